@@ -1,0 +1,84 @@
+"""Convolutions, and the only place that knows how images lie in memory inside the networks.
+
+The networks take and return [N, C, H, W]. Inside they keep channels last on a CPU and channels first on a GPU,
+whichever the convolutions of that device prefer; `image_format()` says which. Kernels are [kh, kw, in, out].
+"""
+
+import functools
+
+import tensorflow as tf
+
+_forced_format = None
+
+
+def image_format():
+    """'NHWC' or 'NCHW': the layout inside the networks of this process."""
+    return _forced_format or _format_of_devices()
+
+
+def set_image_format(value):
+    """Force a layout, for tests and measurements: 'NHWC' or 'NCHW'; None = by device. Call it before a network is built."""
+    global _forced_format
+    if value not in (None, 'NHWC', 'NCHW'):
+        raise ValueError(f"expected None, 'NHWC' or 'NCHW', received {value!r}")
+    _forced_format = value
+
+
+@functools.cache
+def _format_of_devices():
+    return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
+
+
+# ---- Between layouts ----
+
+def from_nchw(x):
+    """[N, C, H, W] -> the layout inside."""
+    return x if image_format() == 'NCHW' else tf.transpose(x, [0, 2, 3, 1])
+
+
+def to_nchw(x):
+    """The layout inside -> [N, C, H, W]."""
+    return x if image_format() == 'NCHW' else tf.transpose(x, [0, 3, 1, 2])
+
+
+def channel_axis():
+    """Index of the channels in the layout inside."""
+    return 1 if image_format() == 'NCHW' else 3
+
+
+def per_channel(x):
+    """[N, C] or [C] -> a shape that broadcasts over the pixels of images in the layout inside."""
+    if image_format() == 'NHWC':
+        return x[..., tf.newaxis, tf.newaxis, :]
+    return x[..., tf.newaxis, tf.newaxis]
+
+
+# ---- Convolutions ----
+
+def conv2d(x, w, stride=1, padding='SAME', data_format=None):
+    """Convolution of images with `w` [kh, kw, in, out].
+
+    Args:
+        x:           Images.
+        w:           Kernel, of the dtype of x.
+        stride:      Step along both axes.
+        padding:     'SAME' or 'VALID'.
+        data_format: Layout of x. None = the layout inside.
+    """
+    data_format = data_format or image_format()
+    return tf.nn.conv2d(x, w, stride, padding, data_format)
+
+
+def conv2d_transpose(x, w, stride, data_format=None):
+    """Transposed convolution with `w` [kh, kw, in, out] and 'VALID' padding: H -> (H - 1) * stride + kh.
+
+    Args as in `conv2d`; x has `in` channels, the result `out`.
+    """
+    data_format = data_format or image_format()
+    axes = (2, 3) if data_format == 'NCHW' else (1, 2)
+    channels = 1 if data_format == 'NCHW' else 3
+    shape = [tf.shape(x)[0], 0, 0, 0]
+    for axis, size in zip(axes, w.shape[:2], strict=True):
+        shape[axis] = (tf.shape(x)[axis] - 1 if x.shape[axis] is None else x.shape[axis] - 1) * stride + size
+    shape[channels] = w.shape[3]
+    return tf.nn.conv2d_transpose(x, tf.transpose(w, [0, 1, 3, 2]), shape, stride, 'VALID', data_format)

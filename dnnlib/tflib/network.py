@@ -1,0 +1,382 @@
+"""The base class of all networks: a Keras model with the verbs of the original's Network."""
+
+import contextlib
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dnnlib.tflib.tfutil import tf_variable
+from dnnlib.util import EasyDict
+
+
+class NetworkVariable:
+    """A variable of a network as `Network.vars` hands it out.
+
+    It converts to a tensor or array wherever one is expected and, unlike a tf.Variable, may be the key of a dict
+    (`tflib.set_vars({var: value})`). `variable` is the tf.Variable itself.
+    """
+
+    def __init__(self, name, variable):
+        self.name = name
+        self.variable = variable
+        self.shape = variable.shape
+        self.dtype = variable.dtype
+        self.trainable = variable.trainable
+
+    def numpy(self):
+        return self.variable.numpy()
+
+    def assign(self, value):
+        self.variable.assign(value)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.numpy(), dtype)
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        return tf.convert_to_tensor(self.variable, dtype, name)
+
+    def __repr__(self):
+        return f'<NetworkVariable {self.name} {tuple(self.shape)}>'
+
+
+class Network(keras.Model):
+    """A network that is built when it is made, from the settings of its class and the arguments given.
+
+    A subclass has a table `settings` of its arguments and their defaults, makes its variables and layers in `build` with
+    `add_var` and `add_layer`, and computes in `call`, where `self.settings_for(kwargs)` merges what the caller gives
+    for this evaluation. Networks take and return images as [N, C, H, W] float32, about [-1, 1].
+
+    Args:
+        name:           Name of the network, 'G', 'D', 'Gs'. None = the class's name.
+        ignore_unknown: Accept and keep arguments that `settings` does not list. Components are made so: they
+                        receive all the arguments of the network that they are part of.
+        static_kwargs:  Settings that differ from the defaults. An unknown one is a ValueError.
+    """
+
+    settings = {}
+    input_names = ()       # of the positional arguments of `call`
+    output_names = ()
+
+    def __init__(self, name=None, ignore_unknown=False, **static_kwargs):
+        super().__init__(name=name or type(self).__name__)
+        # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
+        self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={})
+        self.check_kwargs(static_kwargs, ignore_unknown)
+        self.kw = SimpleNamespace(**{**self.settings, **{k: v for k, v in static_kwargs.items() if k in self.settings}})
+        self.build()
+
+    def __call__(self, *inputs, **kwargs):
+        # Keras refuses settings that mix tensors and plain values; it is needed only where a model of models is put together.
+        if any(keras.backend.is_keras_tensor(x) for x in inputs):
+            return super().__call__(*inputs, **kwargs)
+        return self.call(*inputs, **kwargs)
+
+    # ---- For the subclasses ----
+
+    def known_kwargs(self):
+        """Names of all arguments that mean something to this network."""
+        return set(self.settings)
+
+    def check_kwargs(self, kwargs, ignore_unknown=False):
+        unknown = sorted(set(kwargs) - self.known_kwargs())
+        if unknown and not ignore_unknown:
+            raise ValueError(f'{type(self).__name__}: unknown arguments {unknown}; known are {sorted(self.known_kwargs())}')
+
+    def settings_for(self, dynamic_kwargs):
+        """The settings as a namespace, with those given for one evaluation put over those of the network."""
+        return SimpleNamespace(**{**vars(self.kw), **{k: v for k, v in dynamic_kwargs.items() if k in self.settings}})
+
+    def add_var(self, name, shape, initializer, trainable=False):
+        """Make a variable of the network itself."""
+        var = self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable)
+        self._net.own_vars[name] = var
+        return var
+
+    def add_layer(self, layer, *input_shapes):
+        """Build `layer` for inputs of these shapes (layout inside, None for the batch) and keep it by its scope."""
+        layer.build(*input_shapes)
+        setattr(self, 'layer_' + layer.scope.replace('/', '_'), layer)  # So that Keras knows of it.
+        self._net.layers[layer.scope] = layer
+        for name in layer.var_names:
+            self._net.own_vars[f'{layer.scope}/{name}'] = getattr(layer, name)
+
+    def add_component(self, key, network):
+        setattr(self, f'component_{key}', network)
+        self._net.components[key] = network
+
+    def layer(self, scope):
+        """The layer made under this scope, such as '64x64/Conv0_up'."""
+        return self._net.layers[scope]
+
+    # ---- Settings and variables ----
+
+    @property
+    def static_kwargs(self):
+        """The arguments that the network was made with, without defaults."""
+        return EasyDict(self._net.static_kwargs)
+
+    @property
+    def components(self):
+        """Networks that this one consists of, by name: `G.components.mapping`."""
+        return self._net.components
+
+    def named_variables(self, trainable=None):
+        """OrderedDict of local name -> tf.Variable: own variables, then those of the components.
+
+        Args:
+            trainable: Only those that are (True) or are not (False). None = all.
+        """
+        named = OrderedDict((name, tf_variable(var)) for name, var in self._net.own_vars.items())
+        for component in self.components.values():
+            named.update((f'{component.name}/{name}', var) for name, var in component.named_variables().items())
+        return OrderedDict((name, var) for name, var in named.items() if trainable in (None, var.trainable))
+
+    @property
+    def own_vars(self):
+        """`vars` without those of the components."""
+        return OrderedDict((name, NetworkVariable(name, tf_variable(var))) for name, var in self._net.own_vars.items())
+
+    @property
+    def vars(self):
+        """OrderedDict of local name -> NetworkVariable, in the original's order and with its names."""
+        return OrderedDict((name, NetworkVariable(name, var)) for name, var in self.named_variables().items())
+
+    @property
+    def trainables(self):
+        """The part of `vars` that training changes."""
+        return OrderedDict((name, NetworkVariable(name, var)) for name, var in self.named_variables(trainable=True).items())
+
+    def find_var(self, var_or_local_name):
+        """The NetworkVariable of this name; a variable is returned as it is. KeyError with the nearest names."""
+        if not isinstance(var_or_local_name, str):
+            return var_or_local_name
+        variables = self.vars
+        if var_or_local_name not in variables:
+            raise KeyError(f'{self.name} has no variable {var_or_local_name!r}; it has {list(variables)[:8]} ...')
+        return variables[var_or_local_name]
+
+    def get_var(self, var_or_local_name):
+        """Value of a variable, as numpy array."""
+        return self.find_var(var_or_local_name).numpy()
+
+    def set_var(self, var_or_local_name, new_value):
+        """Assign a value of the variable's shape."""
+        self.find_var(var_or_local_name).assign(np.asarray(new_value, np.float32))
+
+    def copy_vars_from(self, src_net):
+        """Take over the values of all variables of `src_net` that have a counterpart here."""
+        self._copy(src_net, self.named_variables())
+
+    def copy_own_vars_from(self, src_net):
+        """`copy_vars_from` without the components."""
+        self._copy(src_net, {name: tf_variable(var) for name, var in self._net.own_vars.items()})
+
+    def copy_trainables_from(self, src_net):
+        """`copy_vars_from` for trainable variables alone."""
+        self._copy(src_net, self.named_variables(trainable=True))
+
+    @staticmethod
+    def _copy(src_net, targets):
+        sources = src_net.named_variables()
+        for name, var in targets.items():
+            if name in sources:
+                if sources[name].shape != var.shape:
+                    raise ValueError(f'cannot copy {name}: expected shape {tuple(var.shape)}, received {tuple(sources[name].shape)}')
+                var.assign(sources[name])
+
+    def clone(self, name=None, **new_static_kwargs):
+        """A network of the same class, settings and values; `new_static_kwargs` change settings."""
+        net = type(self)(name or self.name, **{**self.static_kwargs, **new_static_kwargs})
+        net.copy_vars_from(self)
+        return net
+
+    # ---- Shapes ----
+
+    def input_spec_shapes(self):
+        """Shapes of the inputs, None for the batch, in the order of `input_names`."""
+        raise NotImplementedError
+
+    @property
+    def input_shapes(self):
+        """List of the inputs' shapes as lists, None for the batch: [[None, 512], [None, 0]]."""
+        return [list(shape) for shape in self.input_spec_shapes()]
+
+    @property
+    def input_shape(self):
+        """Shape of the first input: [None, 512]."""
+        return self.input_shapes[0]
+
+    @property
+    def output_shapes(self):
+        """List of the outputs' shapes as lists, None for the batch: [[None, 3, 1024, 1024]]."""
+        return [list(shape) for shape in self.output_spec_shapes()]
+
+    @property
+    def output_shape(self):
+        """Shape of the first output."""
+        return self.output_shapes[0]
+
+    @property
+    def num_inputs(self):
+        return len(self.input_names)
+
+    @property
+    def num_outputs(self):
+        return len(self.output_names)
+
+    # ---- Evaluation ----
+
+    def get_output_for(self, *in_expr, return_as_list=False, **dynamic_kwargs):
+        """Evaluate on tensors; None stands for zeros where another input tells the batch."""
+        out = self(*self._fill_missing(in_expr, tf.zeros), **dynamic_kwargs)
+        return [*out] if return_as_list and isinstance(out, (tuple, list)) else [out] if return_as_list else out
+
+    def _fill_missing(self, inputs, zeros):
+        shapes = self.input_shapes
+        inputs = [*inputs, *[None] * (len(shapes) - len(inputs))]
+        if len(inputs) > len(shapes):
+            raise ValueError(f'{self.name}: expected {len(shapes)} inputs {self.input_names}, received {len(inputs)}')
+        given = [x for x in inputs if x is not None]
+        if not given:
+            raise ValueError(f'{self.name}: expected at least one input, received None only')
+        batch = given[0].shape[0] if given[0].shape[0] is not None else tf.shape(given[0])[0]
+        return [zeros([batch, *shape[1:]]) if x is None else x for x, shape in zip(inputs, shapes, strict=True)]
+
+    def run(self, *in_arrays, input_transform=None, output_transform=None, return_as_list=False, print_progress=False,
+            minibatch_size=None, num_gpus=1, assume_frozen=False, **dynamic_kwargs):
+        """Evaluate on numpy arrays.
+
+        Args:
+            in_arrays:        One array per input, all with the same first axis; None = zeros.
+            input_transform:  dict(func=f, **kwargs): inputs = f(*inputs, **kwargs) first. None = as they are.
+            output_transform: dict(func=f, **kwargs): outputs = f(*outputs, **kwargs) last. None = as they are.
+            return_as_list:   A list even of one output.
+            print_progress:   Show a bar.
+            minibatch_size:   Items computed at once. None = all.
+            num_gpus:         Accepted for the original's sake: TensorFlow's device placement decides.
+            assume_frozen:    Likewise.
+            dynamic_kwargs:   Settings for this evaluation: truncation_psi, randomize_noise, is_validation, ...
+
+        Returns:
+            Numpy array [N, ...], or a list of them where there are several outputs.
+        """
+        self.check_kwargs(dynamic_kwargs)
+        arrays = self._fill_missing([None if x is None else np.asarray(x, np.float32) for x in in_arrays], np.zeros)
+        num_items = len(arrays[0])
+        if not input_transform:
+            for name, array, shape in zip(self.input_names, arrays, self.input_shapes, strict=True):
+                if list(array.shape) != [num_items, *shape[1:]]:
+                    raise ValueError(f'{self.name}: expected {name} of shape {[num_items, *shape[1:]]}, received {list(array.shape)}')
+        function, tensors = self._function_for(arrays, input_transform, output_transform, dynamic_kwargs)
+        step = minibatch_size or max(num_items, 1)
+        parts = []
+        for begin in tqdm(range(0, max(num_items, 1), step), desc=self.name, disable=not print_progress):
+            parts.append([x.numpy() for x in function([tf.constant(a[begin:begin + step]) for a in arrays], tensors)])
+        outputs = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return outputs if return_as_list or len(outputs) > 1 else outputs[0]
+
+    def _function_for(self, arrays, input_transform, output_transform, dynamic_kwargs):
+        """The traced function for these options, and the options that are fed to it as tensors."""
+        # Numbers go in as tensors: a film that turns truncation_psi slowly must not trace anew for every frame.
+        tensors = {k: tf.constant(v, tf.float32) for k, v in dynamic_kwargs.items() if isinstance(v, (float, np.floating))}
+        static = {k: v for k, v in dynamic_kwargs.items() if k not in tensors}
+        shapes = tuple(a.shape[1:] for a in arrays)
+        key = repr((shapes, _transform_key(input_transform), _transform_key(output_transform), sorted(tensors), sorted(static.items())))
+        if key not in self._net.functions:
+            def evaluate(inputs, tensors):
+                if input_transform:
+                    inputs = _apply_transform(input_transform, inputs)
+                outputs = self(*inputs, **static, **tensors)
+                outputs = [*outputs] if isinstance(outputs, (tuple, list)) else [outputs]
+                return _apply_transform(output_transform, outputs) if output_transform else outputs
+            inputs_spec = [tf.TensorSpec([None, *shape], tf.float32) for shape in shapes]
+            tensors_spec = {k: tf.TensorSpec([], tf.float32) for k in tensors}
+            self._net.functions[key] = tf.function(evaluate, input_signature=[inputs_spec, tensors_spec], autograph=False)
+        return self._net.functions[key], tensors
+
+    # ---- Printing ----
+
+    def list_layers(self):
+        """List of (scope, parameters, output shape, weight shape) in the order of computation."""
+        specs = [tf.TensorSpec(shape, tf.float32) for shape in self.input_shapes]
+        with record_layers() as rows:
+            def evaluate(*inputs):
+                rows.clear()  # TensorFlow may trace a function more than once.
+                return self(*inputs)
+            tf.function(evaluate, autograph=False).get_concrete_function(*specs)
+        return rows
+
+    def print_layers(self, title=None, hide_layers_with_no_params=False):
+        """Print the table of layers as the original does.
+
+        Args:
+            title:                      Head of the first column. None = the name of the network.
+            hide_layers_with_no_params: Leave out what has no trainable parameters.
+        """
+        rows = [[title or self.name, 'Params', 'OutputShape', 'WeightShape'], ['---'] * 4]
+        for scope, params, shape, weight_shape in self.list_layers():
+            if params or not hide_layers_with_no_params:
+                rows.append([scope, str(params) if params else '-', _shape_text(shape), _shape_text(weight_shape) if weight_shape else '-'])
+        total = sum(int(np.prod(var.shape)) for var in self.named_variables(trainable=True).values())
+        rows += [['---'] * 4, ['Total', str(total), '', '']]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        print()
+        for row in rows:
+            print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+        print()
+
+
+def _transform_key(transform):
+    return transform and sorted((k, getattr(v, '__qualname__', None) and id(v) or v) for k, v in transform.items())
+
+
+def _apply_transform(transform, tensors):
+    kwargs = dict(transform)
+    out = kwargs.pop('func')(*tensors, **kwargs)
+    return [*out] if isinstance(out, (tuple, list)) else [out]
+
+
+# ---- What print_layers needs: every layer notes itself while a recording runs ----
+
+_recording = None
+
+
+@contextlib.contextmanager
+def record_layers():
+    """Collect the rows that `note_layer` adds inside the with-block."""
+    global _recording
+    assert _recording is None
+    _recording = SimpleNamespace(rows=[], prefix='')
+    try:
+        yield _recording.rows
+    finally:
+        _recording = None
+
+
+@contextlib.contextmanager
+def layer_prefix(prefix):
+    """Rows noted inside the with-block belong to the component of this name."""
+    if _recording is None:
+        yield
+        return
+    outer, _recording.prefix = _recording.prefix, f'{_recording.prefix}{prefix}/'
+    try:
+        yield
+    finally:
+        _recording.prefix = outer
+
+
+def note_layer(scope, output_shape, params=0, weight_shape=None):
+    """Add a row while a recording runs. `output_shape` is as the user sees it: channels first."""
+    if _recording is not None:
+        _recording.rows.append((_recording.prefix + scope, params, tuple(output_shape), weight_shape and tuple(weight_shape)))
+
+
+def _shape_text(shape):
+    if len(shape) == 1:
+        return f'({"?" if shape[0] is None else shape[0]},)'
+    return '(' + ', '.join('?' if size is None else str(size) for size in shape) + ')'

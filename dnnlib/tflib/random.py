@@ -1,0 +1,42 @@
+"""Random numbers that can be replayed."""
+
+import tensorflow as tf
+
+
+class Random:
+    """Where networks and losses draw from.
+
+    Every draw carries a name, so that a test can put known numbers in the place of random ones; `child` and `at` say
+    which evaluation of a network and which round of an iteration the draws that follow belong to. This class ignores
+    all three.
+
+    Args:
+        generator: tf.random.Generator to draw from. None = the process's, which `init_tf` seeds.
+    """
+
+    def __init__(self, generator=None):
+        self._generator = generator
+
+    @property
+    def generator(self):
+        return self._generator or tf.random.get_global_generator()
+
+    def child(self, name):
+        """The source for the part called `name`."""
+        return self
+
+    def at(self, index):
+        """The source for round `index` (a tensor or an int)."""
+        return self
+
+    def normal(self, name, shape):
+        """float32 N(0, 1)."""
+        return self.generator.normal(shape)
+
+    def uniform(self, name, shape):
+        """float32 U[0, 1)."""
+        return self.generator.uniform(shape)
+
+    def integers(self, name, shape, low, high):
+        """int32, each of low .. high - 1 as likely."""
+        return self.generator.uniform(shape, low, high, tf.int32)

@@ -1,0 +1,92 @@
+"""Start TensorFlow, set many variables, convert images to bytes and back."""
+
+import random
+
+import numpy as np
+
+import dnnlib.tflib.quiet  # noqa: F401  Must come before TensorFlow's first import.
+import keras
+import tensorflow as tf
+
+_initialized = False
+
+
+def init_tf(config_dict=None):
+    """Ready TensorFlow for this project; later calls in the same process do nothing.
+
+    Float32 means float32 (no TF32 in matrix products), GPU memory is taken as needed, everything random is seeded.
+
+    Args:
+        config_dict: Options by the original's names. None = {}. These two count, the others had a meaning in
+                     TensorFlow 1 only and are accepted for the sake of old scripts:
+                     'rnd.np_random_seed': int, or None for a random one (default).
+                     'rnd.tf_random_seed': int, or 'auto' (default) for one drawn from numpy's generator.
+    """
+    global _initialized
+    if _initialized:
+        return
+    config = {'rnd.np_random_seed': None, 'rnd.tf_random_seed': 'auto', **(config_dict or {})}
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    for gpu in tf.config.list_physical_devices('GPU'):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    seed_everything(config['rnd.np_random_seed'], config['rnd.tf_random_seed'])
+    _initialized = True
+
+
+def seed_everything(np_random_seed=None, tf_random_seed='auto'):
+    """Seed Python, numpy, Keras' initializers and TensorFlow. Arguments as in `init_tf`."""
+    np.random.seed(np_random_seed)
+    if tf_random_seed == 'auto':
+        tf_random_seed = np.random.randint(1 << 31)
+    random.seed(tf_random_seed)  # Keras draws the seeds of its initializers from here.
+    tf.random.set_seed(tf_random_seed)
+    tf.random.set_global_generator(tf.random.Generator.from_seed(tf_random_seed))
+
+
+def run(value):
+    """The numpy value of a tensor, variable, or nest of them: what `session.run` was to the original's notebooks."""
+    return tf.nest.map_structure(lambda x: x.numpy() if hasattr(x, 'numpy') else x, value)
+
+
+def set_vars(var_to_value_dict):
+    """Assign every value of {variable: value}; keys are what `Network.vars` holds."""
+    for var, value in var_to_value_dict.items():
+        getattr(var, 'deref', lambda var=var: var)().assign(np.asarray(value, var.dtype.as_numpy_dtype))
+
+
+def tf_variable(var):
+    """The tf.Variable of a Keras variable, which Keras 3 wraps and Keras 2 does not."""
+    return var.value if isinstance(getattr(keras, 'Variable', None), type) and isinstance(var, keras.Variable) else var
+
+
+def lerp(a, b, t):
+    """a at t = 0, b at t = 1, on the line through them elsewhere."""
+    return a + (b - a) * t
+
+
+def convert_images_from_uint8(images, drange=(-1, 1), nhwc_to_nchw=False):
+    """uint8 images, 0..255 -> float32, `drange`. See `convert_images_to_uint8`."""
+    images = tf.cast(images, tf.float32)
+    if nhwc_to_nchw:
+        images = tf.transpose(images, [0, 3, 1, 2])
+    return images * ((drange[1] - drange[0]) / 255) + drange[0]
+
+
+def convert_images_to_uint8(images, drange=(-1, 1), nchw_to_nhwc=False, shrink=1):
+    """Float images -> uint8, 0..255, rounded half up and saturated.
+
+    Args:
+        images:       [N, C, H, W] float.
+        drange:       Values that become 0 and 255.
+        nchw_to_nhwc: Return [N, H, W, C].
+        shrink:       Factor of box downsampling, a divisor of H and W.
+    """
+    images = tf.cast(images, tf.float32)
+    if shrink > 1:
+        n, c, h, w = tf.unstack(tf.shape(images))
+        images = tf.reshape(images, [n, c, h // shrink, shrink, w // shrink, shrink])
+        images = tf.reduce_mean(images, axis=[3, 5])
+    if nchw_to_nhwc:
+        images = tf.transpose(images, [0, 2, 3, 1])
+    scale = 255 / (drange[1] - drange[0])
+    return tf.saturate_cast(images * scale + (0.5 - drange[0] * scale), tf.uint8)

@@ -1,0 +1,34 @@
+"""Where the golden numbers lie and how they are compared (their README explains the files and the tolerances)."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+GOLDEN = pathlib.Path(os.environ.get('STYLEGAN2_GOLDEN', pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'golden')).resolve()
+
+
+def load_json(name):
+    """Contents of the JSON file `name` (path relative to the golden folder)."""
+    path = GOLDEN / name
+    if not path.is_file():
+        raise FileNotFoundError(f'golden file {path} is missing; set STYLEGAN2_GOLDEN to the folder of the golden numbers')
+    return json.loads(path.read_text())
+
+
+def load_npz(name):
+    """Arrays of the npz file `name` as a dict."""
+    with np.load(GOLDEN / name, allow_pickle=False) as data:
+        return dict(data)
+
+
+def assert_close(actual, expected, rtol, what=''):
+    """max |actual - expected| <= rtol * max |expected|, shapes equal; NaNs never pass."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f'{what}: shape {actual.shape}, expected {expected.shape}'
+    if expected.size == 0:
+        return
+    error = np.abs(actual - expected).max()
+    limit = rtol * np.abs(expected).max()
+    assert error <= limit, f'{what}: max error {error:.3g} above {limit:.3g}'

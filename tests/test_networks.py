@@ -1,0 +1,90 @@
+"""The networks against the original's numbers, names, shapes and listings."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from custom_ops import conv2d
+from dnnlib import tflib
+from tests.golden import GOLDEN, assert_close, load_json, load_npz
+from training import misc, registry
+
+SUPPORTED = {cls.__name__ for cls in registry.NETWORKS.values()}
+
+
+def network_cases():
+    """Variants of the golden set; those whose networks the registry does not know are marked with that reason."""
+    cases = []
+    for name, variant in load_json('networks/variants.json').items():
+        funcs = [variant['G_kwargs'].get('func_name', ''), variant['D_kwargs'].get('func_name', ''),
+                 variant['G_kwargs'].get('synthesis_func', '')]
+        missing = [func for func in funcs if func and func.split('.')[-1] not in SUPPORTED]
+        marks = pytest.mark.skip(reason=f'{missing} not built yet: progressive networks of configurations A to D') if missing else ()
+        cases.append(pytest.param(name, marks=marks))
+    return cases
+
+
+@pytest.fixture(scope='module', params=network_cases())
+def variant(request, tmp_path_factory):
+    """(name, networks as read, networks written by us and read back)."""
+    nets = misc.load_pkl(GOLDEN / 'networks' / f'{request.param}.pkl')
+    path = tmp_path_factory.mktemp('networks') / 'again.pkl'
+    misc.save_pkl(nets, path)
+    return request.param, nets, misc.load_pkl(path)
+
+
+@pytest.mark.golden
+def test_names_shapes_and_values_survive(variant):
+    name, nets, again = variant
+    expected = load_json(f'networks/{name}.vars.json')
+    for net, other in zip(nets, again, strict=True):
+        rows = [[key, list(var.shape), var.trainable] for key, var in net.vars.items()]
+        assert rows == expected[net.name]
+        assert [key for key in net.trainables] == [key for key, _, trainable in expected[net.name] if trainable]
+        assert net.name == other.name and list(net.vars) == list(other.vars)
+        for key, var in net.vars.items():
+            np.testing.assert_array_equal(other.get_var(key), var.numpy())
+
+
+@pytest.mark.golden
+def test_listing(variant, capsys):
+    name, (G, D, _Gs), _ = variant
+    G.print_layers()
+    D.print_layers()
+    assert capsys.readouterr().out == (GOLDEN / 'networks' / f'{name}.layers.txt').read_text()
+
+
+def expected_and_actual(name, nets, only=None):
+    """Pairs (key, expected, actual) for every output in the variant's npz, or only those named."""
+    data = load_npz(f'networks/{name}.npz')
+    G, D, Gs = nets
+    z = data['z']
+    labels = data['labels'][:len(z)]
+    calls = {
+        'psi1': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=1),
+        'psi0.5': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=0.5),
+        'psi0.7_cutoff4': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=0.7, truncation_cutoff=4),
+        'default_psi': lambda net: net.run(z, labels, randomize_noise=False),
+        'is_validation': lambda net: net.run(z, labels, randomize_noise=False, is_validation=True),
+        'synthesis': lambda net: net.components.synthesis.run(data['dlatents_in'], randomize_noise=False),
+        'dlatents': lambda net: net.components.mapping.run(z, labels),
+    }
+    inputs = {'z', 'labels', 'dlatents_in', 'images'}
+    for key, expected in data.items():
+        if key in inputs or (only and key not in only):
+            continue
+        which, call = key.split('/')
+        if which == 'D':
+            batch = int(call.split('_b')[1])
+            yield key, expected, D.run(data['images'][:batch], data['labels'][:batch])
+        else:
+            yield key, expected, calls[call]({'G': G, 'Gs': Gs}[which])
+
+
+@pytest.mark.golden
+def test_outputs(variant):
+    name, nets, again = variant
+    for key, expected, actual in expected_and_actual(name, nets):
+        assert_close(actual, expected, 1e-5, f'{name} {key}')
+    for key, expected, actual in expected_and_actual(name, again, only=('Gs/psi0.7_cutoff4', 'D/scores_b4')):
+        assert_close(actual, expected, 1e-5, f'{name} {key}, written by us and read again')

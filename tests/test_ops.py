@@ -1,0 +1,132 @@
+"""upfirdn_2d, fused_bias_act and what is built from them: values, first and second gradients."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import custom_ops
+from custom_ops import conv2d
+from tests.golden import GOLDEN, assert_close, load_json, load_npz
+
+OP_FILES = sorted(path.stem for path in GOLDEN.glob('ops/*.json') if (GOLDEN / 'ops' / f'{path.stem}.npz').exists())
+
+
+def value_and_gradients(op, inputs, ct, kwargs):
+    """y, d sum(y * ct) / d inputs, and the gradients of the sum of their squares with respect to inputs and ct."""
+    sources = [*inputs, ct]
+    with tf.GradientTape() as outer:
+        outer.watch(sources)
+        with tf.GradientTape() as inner:
+            inner.watch(inputs)
+            y = getattr(custom_ops, op)(*inputs, **kwargs)
+            total = tf.reduce_sum(y * ct)
+        first = inner.gradient(total, inputs)
+        squares = tf.add_n([tf.reduce_sum(g ** 2) for g in first])
+    second = outer.gradient(squares, sources, unconnected_gradients='zero')
+    return y, first, second
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize('mode', ['eager', 'graph'])
+@pytest.mark.parametrize('name', OP_FILES)
+def test_golden_values_and_gradients(name, mode):
+    data = load_npz(f'ops/{name}.npz')
+    for case in load_json(f'ops/{name}.json'):
+        key, kwargs = case['key'], {**case['kwargs']}
+        kwargs.pop('kernel', None)
+        inputs = [tf.constant(data[f'{key}/{i}']) for i in case['inputs']]
+        what = f'{name} {key} {case["op"]} {kwargs}'
+        run = tf.function(value_and_gradients, autograph=False) if mode == 'graph' else value_and_gradients
+        y, first, second = run(case['op'], inputs, tf.constant(data[f'{key}/ct']), kwargs)
+        assert_close(y, data[f'{key}/y'], 1e-5, what)
+        for i, grad in zip(case['inputs'], first, strict=True):
+            assert_close(grad, data[f'{key}/grad_{i}'], 5e-5, f'{what} grad_{i}')
+        for i, grad in zip([*case['inputs'], 'ct'], second, strict=True):
+            assert_close(grad, data[f'{key}/grad2_{i}'], 5e-5, f'{what} grad2_{i}')
+
+
+@pytest.mark.golden
+def test_golden_activation_table():
+    table = load_json('ops/activation_funcs.json')
+    assert set(table) == set(custom_ops.ACTIVATIONS)
+    for name, row in table.items():
+        assert custom_ops.ACTIVATIONS[name].def_alpha == row['def_alpha']
+        assert custom_ops.ACTIVATIONS[name].def_gain == row['def_gain']
+
+
+def upfirdn_by_hand(x, k, upx, upy, downx, downy, padx0, padx1, pady0, pady1):
+    """The definition, sample by sample."""
+    n, h, w, c = x.shape
+    wide = np.zeros([n, h * upy, w * upx, c])
+    wide[:, ::upy, ::upx] = x
+    wide = np.pad(wide, [[0, 0], [max(pady0, 0), max(pady1, 0)], [max(padx0, 0), max(padx1, 0)], [0, 0]])
+    wide = wide[:, max(-pady0, 0):wide.shape[1] - max(-pady1, 0), max(-padx0, 0):wide.shape[2] - max(-padx1, 0)]
+    kh, kw = k.shape
+    rows, cols = range(0, wide.shape[1] - kh + 1, downy), range(0, wide.shape[2] - kw + 1, downx)
+    return np.stack([np.stack([np.einsum('nhwc,hw->nc', wide[:, r:r + kh, q:q + kw], k[::-1, ::-1]) for q in cols], 1) for r in rows], 1)
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_upfirdn_is_its_definition(seed):
+    rng = np.random.RandomState(seed)
+    k = rng.randn(rng.randint(1, 4), rng.randint(1, 4))
+    x = rng.randn(2, rng.randint(5, 9), rng.randint(5, 9), 3)
+    kwargs = {name: int(rng.randint(1, 4)) for name in ('upx', 'upy', 'downx', 'downy')}
+    kwargs.update({name: int(rng.randint(-1, 4)) for name in ('padx0', 'padx1', 'pady0', 'pady1')})
+    expected = upfirdn_by_hand(x, k.astype(np.float32), **kwargs)
+    assert_close(custom_ops.upfirdn_2d(tf.constant(x), k, **kwargs), expected, 1e-6, str(kwargs))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, None], tf.float64)])
+    def unknown_shape(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = custom_ops.upfirdn_2d(x, k, **kwargs)
+        return y, tape.gradient(y, x)
+    y, grad = unknown_shape(x)
+    assert_close(y, expected, 1e-6, f'unknown shape {kwargs}')
+    # The operation is linear: sum(y) = sum(x * grad).
+    np.testing.assert_allclose(np.sum(x * grad), expected.sum(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('op', ['upsample_2d', 'downsample_2d'])
+def test_resampling_keeps_the_mean(op):
+    x = tf.ones([1, 8, 8, 2])
+    y = getattr(custom_ops, op)(x, k=[1, 3, 3, 1], data_format='NHWC').numpy()
+    np.testing.assert_allclose(y[:, 2:-2, 2:-2], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('kwargs, expected', [
+    (dict(act='gelu'), "expected one of .*received 'gelu'"),
+    (dict(b=tf.zeros([4])), r'expected b of shape \[3\]'),
+])
+def test_fused_bias_act_refuses(kwargs, expected):
+    with pytest.raises(ValueError, match=expected):
+        custom_ops.fused_bias_act(tf.zeros([2, 3]), **kwargs)
+
+
+@pytest.mark.parametrize('call, expected', [
+    (lambda x: custom_ops.upfirdn_2d(x, [1.0, 2.0]), r'expected a filter \[kh, kw\]'),
+    (lambda x: custom_ops.upfirdn_2d(x[0], [[1.0]]), r'expected x \[major'),
+    (lambda x: custom_ops.upfirdn_2d(x, [[1.0]], upx=0), 'at least 1'),
+    (lambda x: custom_ops.filter_2d(x, [1, -1]), 'sum to zero'),
+    (lambda x: custom_ops.filter_2d(x, np.ones([2, 3])), r'\[size, size\]'),
+])
+def test_upfirdn_refuses(call, expected):
+    with pytest.raises(ValueError, match=expected):
+        call(tf.zeros([1, 4, 4, 2]))
+
+
+def test_layout_can_be_forced_and_defaults_to_the_device():
+    assert conv2d.image_format() == ('NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC')
+    x = tf.random.normal([2, 3, 4, 5])
+    try:
+        for name, axis in [('NHWC', 3), ('NCHW', 1)]:
+            conv2d.set_image_format(name)
+            assert conv2d.from_nchw(x).shape[conv2d.channel_axis()] == 3 and conv2d.channel_axis() == axis
+            np.testing.assert_array_equal(conv2d.to_nchw(conv2d.from_nchw(x)), x)
+            scaled = conv2d.to_nchw(conv2d.from_nchw(x) * conv2d.per_channel(x[:, :, 0, 0]))
+            np.testing.assert_allclose(scaled, x * x[:, :, :1, :1], rtol=1e-6)
+        with pytest.raises(ValueError, match='NHWC'):
+            conv2d.set_image_format('CHWN')
+    finally:
+        conv2d.set_image_format(None)

@@ -1,0 +1,245 @@
+"""The layers that StyleGAN2's networks are made of.
+
+Images are in the layout inside (custom_ops/conv2d.py); shape comments write them [N, H, W, C]. Every layer stands at a
+`scope` of the original's tree of names ('64x64/Conv0_up'), and `var_names` lists its variables in the original's order.
+
+Weights with an equalized learning rate (Karras et al. 2018, arXiv:1710.10196, Section 4.1) are stored as N(0, 1 / lrmul)
+and multiplied by lrmul / sqrt(fan_in) at run time.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from custom_ops import conv2d as conv
+from custom_ops import conv_downsample_2d, fused_bias_act, upsample_conv_2d
+from dnnlib.tflib.network import note_layer
+from dnnlib.tflib.tfutil import tf_variable
+
+
+class ScopedLayer(keras.layers.Layer):
+    """A layer with a place in the tree of names.
+
+    Args:
+        scope: '64x64/Conv0_up'. The layer's variables are called scope/weight, scope/bias, ...
+    """
+
+    def __init__(self, scope):
+        super().__init__(name=scope.replace('/', '_'))
+        self.scope = scope
+        self.var_names = []
+
+    def add_var(self, name, shape, initializer='zeros'):
+        """Make a trainable variable and keep it as the attribute of this name."""
+        setattr(self, name, self.add_weight(name=name, shape=tuple(shape), initializer=initializer))
+        self.var_names.append(name)
+
+    def add_equalized(self, name, shape, lrmul=1.0):
+        """Make a weight [..., in, out] with an equalized learning rate; returns its run-time factor."""
+        self.add_var(name, shape, keras.initializers.RandomNormal(0.0, 1.0 / lrmul))
+        return float(lrmul / np.sqrt(np.prod(shape[:-1])))
+
+    def note(self, x, is_image=True):
+        """Add this layer to a listing, with `x` as its output; returns x."""
+        variables = [tf_variable(getattr(self, name)) for name in self.var_names]
+        params = sum(int(np.prod(var.shape)) for var in variables)
+        note_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, variables[0].shape if variables else None)
+        return x
+
+    def get_config(self):
+        return {'scope': self.scope}
+
+
+def note_op(scope, x):
+    """Add an image without weights to a listing; returns x."""
+    note_layer(scope, _nchw_shape(x))
+    return x
+
+
+def _nchw_shape(x):
+    shape = tuple(x.shape)
+    return shape if conv.image_format() == 'NCHW' or len(shape) != 4 else (shape[0], shape[3], shape[1], shape[2])
+
+
+def image_shape(size, channels):
+    """Shape of a batch of images in the layout inside: size x size pixels."""
+    return (None, size, size, channels) if conv.image_format() == 'NHWC' else (None, channels, size, size)
+
+
+class Dense(ScopedLayer):
+    """y = act(x @ weight + bias), for x [N, ...], flattened as channels-first.
+
+    Args:
+        scope: Place in the tree of names.
+        fmaps: Number of outputs.
+        act:   Activation, a key of custom_ops.ACTIVATIONS.
+        lrmul: Multiplier of the learning rate of weight and bias.
+    """
+
+    def __init__(self, scope, fmaps, act='linear', lrmul=1.0):
+        super().__init__(scope)
+        self.fmaps, self.act, self.lrmul = fmaps, act, lrmul
+
+    def get_config(self):
+        return {'scope': self.scope, 'fmaps': self.fmaps, 'act': self.act, 'lrmul': self.lrmul}
+
+    def build(self, input_shape):
+        self.coef = self.add_equalized('weight', [int(np.prod(input_shape[1:])), self.fmaps], self.lrmul)
+        self.add_var('bias', [self.fmaps])
+        self.built = True
+
+    def call(self, x, labels=None):
+        """x [N, ...] -> [N, fmaps]; with labels [N, fmaps] -> [N, 1], the sum of the outputs weighted by them."""
+        if x.shape.rank > 2:
+            x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
+        x = tf.matmul(x, self.weight * self.coef)
+        x = fused_bias_act(x, self.bias * self.lrmul, act=self.act)
+        if labels is not None:
+            x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
+        return self.note(x, is_image=False)
+
+
+class Conv2D(ScopedLayer):
+    """Convolution with optional resampling, bias and activation.
+
+    Args:
+        scope:           Place in the tree of names.
+        fmaps:           Number of output channels.
+        kernel:          Size of the kernel.
+        down:            Downsample by 2 after the convolution.
+        act:             Activation, a key of custom_ops.ACTIVATIONS. None = neither bias nor activation.
+        resample_kernel: Filter of the downsampling. None = box.
+        up:              Upsample by 2 before the convolution.
+    """
+
+    def __init__(self, scope, fmaps, kernel, down=False, act=None, resample_kernel=None, up=False):
+        super().__init__(scope)
+        assert not (up and down)
+        self.fmaps, self.kernel, self.down, self.act, self.up = fmaps, kernel, down, act, up
+        self.resample_kernel = resample_kernel and tuple(resample_kernel)
+
+    def get_config(self):
+        return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'down': self.down, 'act': self.act,
+                'resample_kernel': self.resample_kernel, 'up': self.up}
+
+    def build(self, input_shape):
+        self.coef = self.add_equalized('weight', [self.kernel, self.kernel, input_shape[conv.channel_axis()], self.fmaps])
+        if self.act is not None:
+            self.add_var('bias', [self.fmaps])
+        self.built = True
+
+    def call(self, x):
+        w = self.weight * self.coef
+        if self.up:
+            x = upsample_conv_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
+        elif self.down:
+            x = conv_downsample_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
+        else:
+            x = conv.conv2d(x, w)
+        if self.act is not None:
+            x = fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=self.act)
+        return self.note(x)
+
+
+class ModulatedConv2D(ScopedLayer):
+    """Convolution whose weights are scaled per image by a style (StyleGAN2, Section 2.2, Equations 1 to 3).
+
+    Scaling the weights by the style s and normalising them to unit length is the same as scaling the input by s and the
+    output by sigma^-1, which needs no convolution per image:
+
+        w'_ijk = s_i w_ijk,   w''_ijk = w'_ijk / sqrt(sum_ik w'_ijk^2 + 1e-8)
+
+    Args:
+        scope:           Place in the tree of names.
+        fmaps:           Number of output channels.
+        kernel:          Size of the kernel.
+        up:              Upsample by 2 before the convolution.
+        demodulate:      Normalise the weights (Equation 3).
+        noise:           Add noise times a learned strength.
+        act:             Activation after the bias.
+        resample_kernel: Filter of the upsampling. None = box.
+    """
+
+    def __init__(self, scope, fmaps, kernel, up=False, demodulate=True, noise=True, act='linear', resample_kernel=None):
+        super().__init__(scope)
+        self.fmaps, self.kernel, self.up, self.demodulate, self.use_noise, self.act = fmaps, kernel, up, demodulate, noise, act
+        self.resample_kernel = resample_kernel and tuple(resample_kernel)
+
+    def get_config(self):
+        return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'up': self.up, 'demodulate': self.demodulate,
+                'noise': self.use_noise, 'act': self.act, 'resample_kernel': self.resample_kernel}
+
+    def build(self, input_shape, dlatent_shape):
+        in_fmaps = input_shape[conv.channel_axis()]
+        self.coef = self.add_equalized('weight', [self.kernel, self.kernel, in_fmaps, self.fmaps])
+        self.mod_coef = self.add_equalized('mod_weight', [dlatent_shape[-1], in_fmaps])
+        self.add_var('mod_bias', [in_fmaps])
+        if self.use_noise:
+            self.add_var('noise_strength', [])
+        self.add_var('bias', [self.fmaps])
+        self.built = True
+
+    def call(self, x, dlatents, noise=None):
+        """x [N, H, W, in], dlatents [N, dlatent], noise [N or 1, 1, H', W'] (channels first) or None -> [N, H', W', out]."""
+        w = self.weight * self.coef
+        style = tf.matmul(dlatents, self.mod_weight * self.mod_coef) + self.mod_bias + 1  # [N, in]
+        x = x * conv.per_channel(style)
+        if self.up:
+            x = upsample_conv_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
+        else:
+            x = conv.conv2d(x, w)
+        if self.demodulate:
+            energy = tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1]))  # [N, out]
+            x = x * conv.per_channel(tf.math.rsqrt(energy + 1e-8))
+        if noise is not None:
+            x = x + conv.from_nchw(noise) * self.noise_strength
+        return self.note(fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=self.act))
+
+
+class Const(ScopedLayer):
+    """The learned 4x4 image that synthesis starts from, stored as const [1, C, 4, 4]."""
+
+    def __init__(self, scope, fmaps):
+        super().__init__(scope)
+        self.fmaps = fmaps
+
+    def get_config(self):
+        return {'scope': self.scope, 'fmaps': self.fmaps}
+
+    def build(self):
+        self.add_var('const', [1, self.fmaps, 4, 4], keras.initializers.RandomNormal(0.0, 1.0))
+        self.built = True
+
+    def call(self, dlatents):
+        """dlatents [N, layers, dlatent] only tells the batch -> [N, 4, 4, C]."""
+        x = conv.from_nchw(tf.convert_to_tensor(self.const))
+        x = tf.tile(x, [tf.shape(dlatents)[0], 1, 1, 1])
+        return self.note(tf.ensure_shape(x, [dlatents.shape[0], *x.shape[1:]]))
+
+
+def minibatch_stddev(x, group_size=4, num_new_features=1):
+    """Append the standard deviation over groups of images as new channels (Karras et al. 2018, Section 3).
+
+    Args:
+        x:                [N, H, W, C].
+        group_size:       Images compared with each other; image i is in group i mod (N / group_size). A smaller batch is one group.
+        num_new_features: Channels to append; each is the mean over its share of the C channels.
+
+    Returns:
+        [N, H, W, C + num_new_features].
+    """
+    group_size = tf.minimum(group_size, tf.shape(x)[0])
+    y = conv.to_nchw(x)
+    _, c, h, w = y.shape
+    y = tf.reshape(y, [group_size, -1, num_new_features, c // num_new_features, h, w])
+    y -= tf.reduce_mean(y, axis=0, keepdims=True)
+    y = tf.sqrt(tf.reduce_mean(tf.square(y), axis=0) + 1e-8)
+    y = tf.reduce_mean(y, axis=[2, 3, 4])
+    y = tf.tile(y[:, :, tf.newaxis, tf.newaxis], [group_size, 1, h, w])
+    y = conv.from_nchw(tf.ensure_shape(y, [x.shape[0], num_new_features, h, w]))
+    return tf.concat([x, y], axis=conv.channel_axis())
+
+
+def normalize_2nd_moment(x, epsilon=1e-8):
+    """x / sqrt(mean of x^2 over the last axis), for latents [N, C] (Karras et al. 2018, Section 4.2)."""
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=1, keepdims=True) + epsilon)

@@ -1,0 +1,191 @@
+"""Network pickles, the way of real images into training, and grids of images."""
+
+import os
+
+import numpy as np
+import PIL.Image
+
+from dnnlib import legacy_pickle
+from dnnlib.cli import UserError
+
+
+# ---- Network pickles ----
+
+def load_pkl(path):
+    """Open a network pickle, the original's or ours.
+
+    Args:
+        path: File name.
+
+    Returns:
+        What the file holds, each network as a `dnnlib.tflib.Network`: usually the tuple (G, D, Gs).
+
+    Raises:
+        UserError: The file is damaged, asks for classes it has no business with, or holds a network unknown here.
+    """
+    return _map_networks(legacy_pickle.load(path), legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
+
+
+def save_pkl(obj, path):
+    """Write networks (in tuples, lists or dicts) in the original's format; readers of that format open it."""
+    from dnnlib.tflib import Network
+    legacy_pickle.dump(_map_networks(obj, Network, _state_from_network), path)
+
+
+def _map_networks(obj, cls, func):
+    if isinstance(obj, cls):
+        return func(obj)
+    if isinstance(obj, (tuple, list)):
+        return type(obj)(_map_networks(x, cls, func) for x in obj)
+    if isinstance(obj, dict):
+        return {key: _map_networks(value, cls, func) for key, value in obj.items()}
+    return obj
+
+
+def _network_from_state(state, path):
+    from training import registry
+    try:
+        cls = registry.find_network(state.build_func_name)
+        net = cls(state.name, ignore_unknown=True, **state.static_kwargs)
+    except (ValueError, TypeError) as err:
+        raise UserError(f'{path}: cannot rebuild network {state.name!r}: {err}',
+                        'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
+    unknown = sorted(set(state.static_kwargs) - net.known_kwargs())
+    if unknown:
+        print(f'Note: {path}: network {state.name!r} has settings unknown here, which are ignored: {", ".join(unknown)}')
+    values = _named_values(state)
+    variables = net.named_variables()
+    missing, extra = sorted(set(variables) - set(values)), sorted(set(values) - set(variables))
+    if missing or extra:
+        raise UserError(f'{path}: network {state.name!r} does not fit its settings: '
+                        f'missing variables {missing[:3]}, unexpected variables {extra[:3]}',
+                        'The file is damaged or was made by a modified network.')
+    for name, value in values.items():
+        value = np.asarray(value)
+        if value.shape != tuple(variables[name].shape):
+            raise UserError(f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
+                            'The file is damaged or was made by a modified network.')
+        variables[name].assign(value.astype(np.float32))
+    return net
+
+
+def _named_values(state):
+    """Full local name -> array, of a NetworkState and its components."""
+    values = dict(state.variables)
+    for component in state.components.values():
+        values.update((f'{component.name}/{name}', value) for name, value in _named_values(component).items())
+    return values
+
+
+# Settings that the readers of the original's format in other frameworks know; further ones make them refuse the file.
+_PORTABLE_KWARGS = {
+    'G_main': set('latent_size label_size dlatent_size resolution num_channels mapping_layers mapping_fmaps mapping_nonlinearity '
+                  'mapping_lrmul fmap_base fmap_max architecture resample_kernel nonlinearity truncation_psi truncation_cutoff '
+                  'style_mixing_prob structure'.split()),
+    'D_stylegan2': set('label_size resolution num_channels architecture fmap_base fmap_max mapping_fmaps nonlinearity resample_kernel '
+                       'mapping_layers mapping_lrmul mbstd_group_size mbstd_num_features structure'.split()),
+}
+
+
+def _state_from_network(net):
+    func_name = type(net).__name__
+    kwargs = dict(net.static_kwargs)
+    if func_name in _PORTABLE_KWARGS:
+        if 'mbstd_group_size' in net.settings:
+            kwargs.setdefault('mbstd_group_size', net.kw.mbstd_group_size)  # Its default elsewhere is another.
+        defaults = dict(net.settings)
+        for component in net.components.values():
+            defaults.update(component.settings)
+        kwargs = {k: v for k, v in kwargs.items()
+                  if k in _PORTABLE_KWARGS[func_name] or k not in defaults or v != defaults[k]}
+    return legacy_pickle.NetworkState(
+        name=net.name, static_kwargs=kwargs, build_func_name=func_name,
+        components={key: _state_from_network(component) for key, component in net.components.items()},
+        variables=[(name, var.numpy()) for name, var in net.own_vars.items()])
+
+
+# ---- Real images ----
+
+def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, rng=None):
+    """Real images as the discriminator gets them.
+
+    Args:
+        images:         [N, C, H, W] uint8 or float, of the dataset's level floor(lod).
+        labels:         [N, label_size], passed on.
+        lod:            Level of detail, a Python float or scalar tensor: its fraction fades towards the next lower level,
+                        and the result has 2^floor(lod) times the width of `images`.
+        mirror_augment: Flip each image left to right with probability 1/2.
+        drange_data:    Range of the dataset's values, [0, 255].
+        drange_net:     Range of the result, [-1, 1].
+        rng:            Random, for the flips. None = a new one.
+
+    Returns:
+        (images [N, C, H', W'] float32, labels).
+    """
+    import tensorflow as tf
+    from dnnlib.tflib import Random, lerp
+    images = adjust_dynamic_range(tf.cast(images, tf.float32), drange_data, drange_net)
+    if mirror_augment:
+        flip = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
+        images = tf.where(flip, images, images[..., ::-1])
+    if isinstance(lod, (int, float)) and lod == 0:
+        return images, labels
+    level = int(np.floor(lod))
+    if lod != level:
+        n, c, h, w = images.shape
+        coarse = tf.reduce_mean(tf.reshape(images, [-1, c, h // 2, 2, w // 2, 2]), axis=[3, 5])
+        coarse = tf.repeat(tf.repeat(coarse, 2, axis=2), 2, axis=3)
+        images = lerp(images, coarse, lod - level)
+    if level:
+        images = tf.repeat(tf.repeat(images, 2 ** level, axis=2), 2 ** level, axis=3)
+    return images, labels
+
+
+def adjust_dynamic_range(data, drange_in, drange_out):
+    """Map the range [lo, hi] of `data` to another, linearly."""
+    if list(drange_in) == list(drange_out):
+        return data
+    scale = np.float32((np.float32(drange_out[1]) - np.float32(drange_out[0])) / (np.float32(drange_in[1]) - np.float32(drange_in[0])))
+    bias = np.float32(np.float32(drange_out[0]) - np.float32(drange_in[0]) * scale)
+    return data * scale + bias
+
+
+# ---- Pictures ----
+
+def create_image_grid(images, grid_size=None):
+    """Tile images [N, H, W] or [N, C, H, W] into one, row by row.
+
+    Args:
+        images:    Numpy array.
+        grid_size: (columns, rows). None = about as many columns as rows. Cells left over are zero.
+    """
+    assert images.ndim in (3, 4)
+    num, (height, width) = images.shape[0], images.shape[-2:]
+    if grid_size is not None:
+        columns, rows = grid_size
+    else:
+        columns = max(int(np.ceil(np.sqrt(num))), 1)
+        rows = max((num - 1) // columns + 1, 1)
+    grid = np.zeros([*images.shape[1:-2], rows * height, columns * width], images.dtype)
+    for idx in range(num):
+        x, y = (idx % columns) * width, (idx // columns) * height
+        grid[..., y:y + height, x:x + width] = images[idx]
+    return grid
+
+
+def convert_to_pil_image(image, drange=(0, 1)):
+    """[H, W], [1, H, W] or [3, H, W] with values in `drange` -> PIL image, rounded and clipped."""
+    assert image.ndim in (2, 3)
+    if image.ndim == 3:
+        image = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    image = adjust_dynamic_range(np.asarray(image, np.float32), drange, [0, 255])
+    return PIL.Image.fromarray(np.rint(image).clip(0, 255).astype(np.uint8), 'RGB' if image.ndim == 3 else 'L')
+
+
+def save_image_grid(images, filename, drange=(0, 1), grid_size=None):
+    """Write images [N, C, H, W] as one PNG; the file appears whole or not at all."""
+    if images.ndim == 4 and images.shape[1] not in (1, 3):
+        images = images[:, :3] if images.shape[1] > 3 else images[:, :1]  # What PNG cannot show is left out.
+    part = f'{filename}.part'
+    convert_to_pil_image(create_image_grid(images, grid_size), drange).save(part, 'png')
+    os.replace(part, filename)

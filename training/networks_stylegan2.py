@@ -1,0 +1,403 @@
+"""The networks of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958).
+
+G_main = G_mapping + G_synthesis_stylegan2 is the generator, D_stylegan2 the discriminator of configurations E and F. The
+`architecture` argument chooses among the three of Figure 7: 'orig' feeds forward, 'skip' sums the RGB of all
+resolutions, 'resnet' has residual blocks.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
+from custom_ops import conv2d as conv
+from dnnlib.tflib import Network, Random, lerp
+from dnnlib.tflib.network import layer_prefix, note_layer
+from training.layers import (Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev,
+                             normalize_2nd_moment, note_op)
+
+
+def num_fmaps(kw, stage):
+    """Channels at a stage: fmap_base / 2^(stage * fmap_decay), within fmap_min .. fmap_max."""
+    return int(np.clip(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_min, kw.fmap_max))
+
+
+def check_image_kwargs(net, architectures):
+    """ValueError for settings of a network on images that cannot work."""
+    kw = net.kw
+    if kw.resolution < 4 or kw.resolution & (kw.resolution - 1):
+        raise ValueError(f'{net.name}: expected a resolution that is a power of two, 4 or more; received {kw.resolution}')
+    if kw.architecture not in architectures:
+        raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
+    if kw.nonlinearity not in ACTIVATIONS:
+        raise ValueError(f'{net.name}: expected a nonlinearity of {list(ACTIVATIONS)}, received {kw.nonlinearity!r}')
+    if kw.dtype != 'float32':
+        raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}")
+
+
+# ---- Generator: both parts ----
+
+class G_main(Network):
+    """Latents and labels -> images: mapping, then style mixing or truncation, then synthesis.
+
+    Besides its own settings it takes those of its two components, both when it is made and when it is evaluated.
+    """
+
+    settings = dict(
+        truncation_psi        = 0.5,                       # scale of the distance from the mean latent; 1 or None = no truncation
+        truncation_cutoff     = None,                      # layers that truncation applies to; None = all
+        truncation_psi_val    = None,                      # truncation_psi for is_validation; None = no truncation
+        truncation_cutoff_val = None,                      # truncation_cutoff for is_validation; None = all
+        dlatent_avg_beta      = 0.995,                     # decay of the moving average of W in training; None = keep it still
+        style_mixing_prob     = 0.9,                       # how often training mixes two latents; None = never
+        is_training           = False,                     # mix styles, move dlatent_avg, do not truncate
+        is_validation         = False,                     # use the *_val settings
+        return_dlatents       = False,                     # return (images, dlatents)
+        is_template_graph     = False,                     # had a meaning in TensorFlow 1; accepted, no effect
+        mapping_func          = 'G_mapping',               # class of the mapping network
+        synthesis_func        = 'G_synthesis_stylegan2',   # class of the synthesis network
+    )
+    input_names = ('latents_in', 'labels_in')
+    output_names = ('images_out',)
+
+    def known_kwargs(self):
+        parts = [self._component_class(key, self._net.static_kwargs) for key in ('mapping', 'synthesis')]
+        return set(self.settings).union(*(part.settings for part in parts))
+
+    def _component_class(self, key, kwargs):
+        name = kwargs.get(f'{key}_func', self.settings[f'{key}_func'])
+        from training import registry  # Here, for the registry imports this module.
+        return registry.find_network(name, near=type(self))
+
+    def build(self, input_shape=None):
+        kwargs = self.static_kwargs
+        synthesis = self._component_class('synthesis', kwargs)('G_synthesis', ignore_unknown=True, **kwargs)
+        mapping = self._component_class('mapping', kwargs)(
+            'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.num_layers, **kwargs})
+        self.add_var('lod', [], 'zeros')
+        self.add_var('dlatent_avg', [mapping.kw.dlatent_size], 'zeros')
+        self.add_component('synthesis', synthesis)
+        self.add_component('mapping', mapping)
+        self.built = True
+
+    def input_spec_shapes(self):
+        return self.components.mapping.input_spec_shapes()
+
+    def output_spec_shapes(self):
+        return self.components.synthesis.output_spec_shapes()
+
+    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+        """latents [N, latent_size], labels [N, label_size] -> images [N, C, H, W], with return_dlatents also [N, layers, dlatent]."""
+        kw = self.settings_for(dynamic_kwargs)
+        rng = rng or Random()
+        mapping, synthesis = self.components.mapping, self.components.synthesis
+        dlatent_avg = self._net.own_vars['dlatent_avg']
+        note_layer('latents_in', latents_in.shape)
+        note_layer('labels_in', labels_in.shape)
+        note_layer('lod', ())
+        note_layer('dlatent_avg', dlatent_avg.shape)
+
+        with layer_prefix('G_mapping'):
+            dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
+        if kw.is_training and kw.dlatent_avg_beta is not None:
+            dlatent_avg.assign(lerp(tf.reduce_mean(dlatents[:, 0], axis=0), tf.convert_to_tensor(dlatent_avg), kw.dlatent_avg_beta))
+        if kw.is_training and kw.style_mixing_prob is not None:
+            dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
+        if not kw.is_training:
+            psi, cutoff = (kw.truncation_psi_val, kw.truncation_cutoff_val) if kw.is_validation else (kw.truncation_psi, kw.truncation_cutoff)
+            dlatents = truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
+
+        with layer_prefix('G_synthesis'):
+            images = synthesis(dlatents, rng=rng, **dynamic_kwargs)
+            for name, var in synthesis.own_vars.items():
+                if '/' not in name:
+                    note_layer(name, var.shape)
+        note_layer('images_out', images.shape)
+        return (images, dlatents) if kw.return_dlatents else images
+
+    def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
+        """With probability `prob`, the layers from a random one on take the styles of a second latent."""
+        dlatents2 = self.components.mapping(rng.normal('latents2', tf.shape(latents)), labels, **dynamic_kwargs)
+        num_layers = dlatents.shape[1]
+        cur_layers = num_layers - 2 * tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        cutoff = tf.where(rng.uniform('mix_u', []) < prob, rng.integers('mix_cutoff', [], 1, cur_layers), cur_layers)
+        return tf.where(tf.range(num_layers)[tf.newaxis, :, tf.newaxis] < cutoff, dlatents, dlatents2)
+
+
+def truncate(dlatents, dlatent_avg, psi, cutoff):
+    """Pull dlatents [N, layers, dlatent] towards their mean (Appendix of Karras et al. 2019, arXiv:1812.04948).
+
+    Args:
+        psi:    Scale of the distance from dlatent_avg, a number or scalar tensor. None or 1 = return them as they are.
+        cutoff: Number of layers, counted from the first, that it applies to. None = all.
+    """
+    if psi is None or (isinstance(psi, (int, float)) and psi == 1):
+        return dlatents
+    if cutoff is None:
+        dlatents = lerp(dlatent_avg, dlatents, psi)
+        note_layer('Truncation/Lerp', dlatents.shape)
+        return dlatents
+    layer_idx = tf.range(dlatents.shape[1])[tf.newaxis, :, tf.newaxis]
+    coefs = tf.where(layer_idx < tf.cast(cutoff, tf.int32), tf.cast(psi, tf.float32), 1.0)
+    dlatents = lerp(dlatent_avg, dlatents, coefs)
+    note_layer('Truncation', dlatents.shape)
+    return dlatents
+
+
+# ---- Generator: mapping ----
+
+class G_mapping(Network):
+    """Latents Z and labels -> intermediate latents W, an MLP (Karras et al. 2019, arXiv:1812.04948, Section 2)."""
+
+    settings = dict(
+        latent_size          = 512,        # size of Z
+        label_size           = 0,          # size of the labels, 0 = unconditional
+        dlatent_size         = 512,        # size of W
+        dlatent_broadcast    = None,       # repeat W for so many layers; None = return [N, dlatent_size]
+        mapping_layers       = 8,          # depth
+        mapping_fmaps        = 512,        # width of the hidden layers
+        mapping_lrmul        = 0.01,       # multiplier of the learning rate
+        mapping_nonlinearity = 'lrelu',    # activation, a key of custom_ops.ACTIVATIONS
+        normalize_latents    = True,       # scale the latents to unit mean square first
+        dtype                = 'float32',  # the only one
+    )
+    input_names = ('latents_in', 'labels_in')
+    output_names = ('dlatents_out',)
+
+    def build(self, input_shape=None):
+        kw = self.kw
+        if kw.mapping_nonlinearity not in ACTIVATIONS:
+            raise ValueError(f'{self.name}: expected mapping_nonlinearity of {list(ACTIVATIONS)}, received {kw.mapping_nonlinearity!r}')
+        size = kw.latent_size
+        if kw.label_size:
+            self.add_layer(LabelConcat('LabelConcat', kw.latent_size), (None, kw.label_size))
+            size += kw.latent_size
+        for idx in range(kw.mapping_layers):
+            fmaps = kw.dlatent_size if idx == kw.mapping_layers - 1 else kw.mapping_fmaps
+            self.add_layer(Dense(f'Dense{idx}', fmaps, act=kw.mapping_nonlinearity, lrmul=kw.mapping_lrmul), (None, size))
+            size = fmaps
+        self.built = True
+
+    def input_spec_shapes(self):
+        return (None, self.kw.latent_size), (None, self.kw.label_size)
+
+    def output_spec_shapes(self):
+        kw = self.kw
+        return ((None, kw.dlatent_size) if kw.dlatent_broadcast is None else (None, kw.dlatent_broadcast, kw.dlatent_size),)
+
+    def call(self, latents_in, labels_in, **dynamic_kwargs):
+        """[N, latent_size], [N, label_size] -> [N, dlatent_broadcast, dlatent_size]."""
+        kw = self.settings_for(dynamic_kwargs)
+        note_layer('latents_in', latents_in.shape)
+        note_layer('labels_in', labels_in.shape)
+        x = tf.ensure_shape(latents_in, [None, kw.latent_size])
+        if kw.label_size:
+            x = self.layer('LabelConcat')(x, labels_in)
+        if kw.normalize_latents:
+            x = normalize_2nd_moment(x)
+            note_layer('Normalize', x.shape)
+        for idx in range(kw.mapping_layers):
+            x = self.layer(f'Dense{idx}')(x)
+        if kw.dlatent_broadcast is not None:
+            x = tf.tile(x[:, tf.newaxis], [1, kw.dlatent_broadcast, 1])
+            note_layer('Broadcast', x.shape)
+        note_layer('dlatents_out', x.shape)
+        return x
+
+
+class LabelConcat(ScopedLayer):
+    """Append labels @ weight to the latents: [N, latent], [N, labels] -> [N, 2 * latent]."""
+
+    def __init__(self, scope, fmaps):
+        super().__init__(scope)
+        self.fmaps = fmaps
+
+    def get_config(self):
+        return {'scope': self.scope, 'fmaps': self.fmaps}
+
+    def build(self, labels_shape):
+        self.add_var('weight', [labels_shape[1], self.fmaps], keras.initializers.RandomNormal(0.0, 1.0))
+        self.built = True
+
+    def call(self, latents, labels):
+        return self.note(tf.concat([latents, tf.matmul(labels, self.weight)], axis=1), is_image=False)
+
+
+# ---- Generator: synthesis ----
+
+class G_synthesis_stylegan2(Network):
+    """Intermediate latents, one per layer -> images (Figures 2c and 7). Layers i = 0, 1, 2, ... are 4x4/Conv, 8x8/Conv0_up, 8x8/Conv1, ..."""
+
+    settings = dict(
+        dlatent_size    = 512,           # size of W
+        num_channels    = 3,             # channels of the images
+        resolution      = 1024,          # width and height of the images
+        fmap_base       = 16 << 10,      # channels: see num_fmaps
+        fmap_decay      = 1.0,
+        fmap_min        = 1,
+        fmap_max        = 512,
+        randomize_noise = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
+        architecture    = 'skip',        # 'orig', 'skip', 'resnet'
+        nonlinearity    = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
+        dtype           = 'float32',     # the only one
+        resample_kernel = [1, 3, 3, 1],  # filter of all resampling; None = box
+        fused_modconv   = True,          # chose between two equal ways to compute; accepted, no effect
+    )
+    input_names = ('dlatents_in',)
+    output_names = ('images_out',)
+
+    @property
+    def num_layers(self):
+        """Layers that take a style, the last ToRGB included."""
+        return 2 * int(np.log2(self.kw.resolution)) - 2
+
+    def build(self, input_shape=None):
+        kw = self.kw
+        check_image_kwargs(self, ('orig', 'skip', 'resnet'))
+        for idx in range(self.num_layers - 1):
+            size = 2 ** ((idx + 5) // 2)
+            self.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+        w_shape = (None, kw.dlatent_size)
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        fmaps = num_fmaps(kw, 1)
+        self.add_layer(Const('4x4/Const', fmaps))
+        size = 4
+        while True:
+            stage, last = int(np.log2(size)) - 1, size == kw.resolution
+            if size == 4:
+                self.add_layer(ModulatedConv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps), w_shape)
+            else:
+                in_fmaps, fmaps = fmaps, num_fmaps(kw, stage)
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv0_up', fmaps, 3, up=True, **conv_args),
+                               image_shape(size // 2, in_fmaps), w_shape)
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps), w_shape)
+                if kw.architecture == 'resnet':
+                    self.add_layer(Conv2D(f'{size}x{size}/Skip', fmaps, 1, up=True, resample_kernel=kw.resample_kernel),
+                                   image_shape(size // 2, in_fmaps))
+            if kw.architecture == 'skip' or last:
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/ToRGB', kw.num_channels, 1, demodulate=False, noise=False),
+                               image_shape(size, fmaps), w_shape)
+            if last:
+                break
+            size *= 2
+        self.built = True
+
+    def input_spec_shapes(self):
+        return ((None, self.num_layers, self.kw.dlatent_size),)
+
+    def output_spec_shapes(self):
+        return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
+
+    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+        kw = self.settings_for(dynamic_kwargs)
+        rng = rng or Random()
+        note_layer('dlatents_in', dlatents_in.shape)
+        dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
+
+        def style_layer(scope, x, idx, size):
+            if kw.randomize_noise:
+                noise = rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
+            else:
+                noise = tf.convert_to_tensor(self._net.own_vars[f'noise{idx}'])
+            return self.layer(scope)(x, dlatents_in[:, idx], noise)
+
+        x = self.layer('4x4/Const')(dlatents_in)
+        x = style_layer('4x4/Conv', x, 0, 4)
+        y = self.layer('4x4/ToRGB')(x, dlatents_in[:, 1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
+        for res in range(3, int(np.log2(kw.resolution)) + 1):
+            size, block_in = 2 ** res, x
+            x = style_layer(f'{size}x{size}/Conv0_up', x, 2 * res - 5, size)
+            x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+            if kw.architecture == 'resnet':
+                x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
+            if kw.architecture == 'skip':
+                y = note_op(f'{size}x{size}/Upsample', upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
+            if kw.architecture == 'skip' or size == kw.resolution:
+                rgb = self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3])
+                y = rgb if y is None else y + rgb
+        images = conv.to_nchw(y)
+        note_layer('images_out', images.shape)
+        return images
+
+
+# ---- Discriminator ----
+
+class D_stylegan2(Network):
+    """Images and labels -> scores, higher for what looks real (Figure 7)."""
+
+    settings = dict(
+        num_channels       = 3,             # channels of the images
+        resolution         = 1024,          # width and height of the images
+        label_size         = 0,             # size of the labels, 0 = unconditional
+        fmap_base          = 16 << 10,      # channels: see num_fmaps
+        fmap_decay         = 1.0,
+        fmap_min           = 1,
+        fmap_max           = 512,
+        architecture       = 'resnet',      # 'orig', 'skip', 'resnet'
+        nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
+        mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
+        mbstd_num_features = 1,             # channels that it appends
+        dtype              = 'float32',     # the only one
+        resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
+    )
+    input_names = ('images_in', 'labels_in')
+    output_names = ('scores_out',)
+
+    def build(self, input_shape=None):
+        kw = self.kw
+        check_image_kwargs(self, ('orig', 'skip', 'resnet'))
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        size = kw.resolution
+        while size >= 4:
+            stage = int(np.log2(size)) - 1
+            fmaps, out_fmaps = num_fmaps(kw, stage), num_fmaps(kw, stage - 1)
+            if kw.architecture == 'skip' or size == kw.resolution:
+                self.add_layer(Conv2D(f'{size}x{size}/FromRGB', fmaps, 1, act=kw.nonlinearity), image_shape(size, kw.num_channels))
+            if size > 4:
+                self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
+                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args), image_shape(size, fmaps))
+                if kw.architecture == 'resnet':
+                    self.add_layer(Conv2D(f'{size}x{size}/Skip', out_fmaps, 1, down=True, resample_kernel=kw.resample_kernel),
+                                   image_shape(size, fmaps))
+            size //= 2
+        features = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
+        self.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, features))
+        self.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
+        self.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+        self.built = True
+
+    def input_spec_shapes(self):
+        return (None, self.kw.num_channels, self.kw.resolution, self.kw.resolution), (None, self.kw.label_size)
+
+    def output_spec_shapes(self):
+        return ((None, 1),)
+
+    def call(self, images_in, labels_in, **dynamic_kwargs):
+        """[N, C, H, W], [N, label_size] -> [N, 1]. With labels, the outputs are weighted by them and summed."""
+        kw = self.settings_for(dynamic_kwargs)
+        note_layer('images_in', images_in.shape)
+        note_layer('labels_in', labels_in.shape)
+        y = conv.from_nchw(tf.ensure_shape(images_in, [None, *self.input_spec_shapes()[0][1:]]))
+        x = None
+        for res in range(int(np.log2(kw.resolution)), 1, -1):
+            size = 2 ** res
+            if kw.architecture == 'skip' or size == kw.resolution:
+                features = self.layer(f'{size}x{size}/FromRGB')(y)
+                x = features if x is None else x + features
+            if size == 4:
+                break
+            block_in = x
+            x = self.layer(f'{size}x{size}/Conv0')(x)
+            x = self.layer(f'{size}x{size}/Conv1_down')(x)
+            if kw.architecture == 'resnet':
+                x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
+            if kw.architecture == 'skip':
+                y = note_op(f'{size}x{size}/Downsample', downsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
+        if kw.mbstd_group_size > 1:
+            x = note_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
+        x = self.layer('4x4/Conv')(x)
+        x = self.layer('4x4/Dense0')(x)
+        x = self.layer('Output')(x, labels_in if kw.label_size else None)
+        note_layer('scores_out', x.shape)
+        return x
