@@ -10,8 +10,13 @@ GOLDEN = pathlib.Path(os.environ.get('STYLEGAN2_GOLDEN', pathlib.Path(__file__).
 
 
 def load_json(name):
-    """Contents of the JSON file `name` (path relative to the golden folder)."""
+    """Contents of the JSON file `name` (path relative to the golden folder); {} where there is no such folder at all.
+
+    Without the folder there are no cases, and conftest.py marks the golden tests as skipped for that reason.
+    """
     path = GOLDEN / name
+    if not GOLDEN.is_dir():
+        return {}
     if not path.is_file():
         raise FileNotFoundError(f'golden file {path} is missing; set STYLEGAN2_GOLDEN to the folder of the golden numbers')
     return json.loads(path.read_text())

@@ -63,6 +63,7 @@ class Network(keras.Model):
 
     def __init__(self, name=None, ignore_unknown=False, **static_kwargs):
         super().__init__(name=name or type(self).__name__)
+        tf.random.get_global_generator()  # It must exist before a function that draws from it is traced.
         # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
         self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={})
         self.check_kwargs(static_kwargs, ignore_unknown)
@@ -265,7 +266,7 @@ class Network(keras.Model):
             Numpy array [N, ...], or a list of them where there are several outputs.
         """
         self.check_kwargs(dynamic_kwargs)
-        arrays = self._fill_missing([None if x is None else np.asarray(x, np.float32) for x in in_arrays], np.zeros)
+        arrays = self._fill_missing([None if x is None else np.asarray(x, np.float32) for x in in_arrays], lambda shape: np.zeros(shape, np.float32))
         num_items = len(arrays[0])
         if not input_transform:
             for name, array, shape in zip(self.input_names, arrays, self.input_shapes, strict=True):

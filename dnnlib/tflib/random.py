@@ -40,3 +40,7 @@ class Random:
     def integers(self, name, shape, low, high):
         """int32, each of low .. high - 1 as likely."""
         return self.generator.uniform(shape, low, high, tf.int32)
+
+    def rows(self, name, table, n):
+        """n rows of `table`, each as likely, with replacement."""
+        return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))

@@ -1,0 +1,68 @@
+# The two commands to start with: `make demo` and `make test`. `make help` lists all.
+
+PYTHON    ?= python3
+DEMO_DIR  ?= .demo
+DEMO_KIMG ?= 29
+
+PY = .venv/bin/python
+
+.PHONY: help demo demo-train demo-pictures test lint bench clean
+
+help: ## list what make can do
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+
+# ---- The virtual environment, set up again only when pyproject.toml has changed ----
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
+	    "Error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d. Name another, e.g.: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
+	@echo 'Installing TensorFlow and the rest into .venv (once; several hundred MB to download, a few minutes)'
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# ---- The demo: pictures -> dataset -> trained networks -> pictures ----
+
+# The latest folder of results whose name holds $(1).
+latest = $(shell ls -d $(DEMO_DIR)/results/*-$(1)* 2>/dev/null | tail -n 1)
+
+$(DEMO_DIR)/datasets/faces32: | .venv/.installed
+	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
+
+demo-train: | $(DEMO_DIR)/datasets/faces32
+	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_DIR)/results \
+	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=10 --metrics=none \
+	    --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
+	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.0025 --gamma=0.5 --g-smoothing-kimg=0.5
+
+demo-pictures: demo-train
+	$(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
+	    --seeds=0-31 --truncation-psi=0.7
+	$(PY) run_generator.py style-mixing-example --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
+	    --row-seeds=0-3 --col-seeds=4-8 --col-styles=0-3 --truncation-psi=0.7
+
+demo: demo-pictures ## train on 1,000 small faces for a few minutes and draw new ones
+	@echo
+	@echo 'Done. Where to look:'
+	@echo '  $(call latest,stylegan2)/reals.png, fakes*.png    the faces it learned from, and how its own became better'
+	@echo '  $(call latest,generate-images)/seed*.png    new faces, one per seed'
+	@echo '  $(call latest,style-mixing-example)/grid.png    mixed faces: coarse styles of the column, fine ones of the row'
+	@echo 'What next:'
+	@echo '  $(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --seeds=100-199'
+	@echo '  $(PY) dataset_tool.py create_from_images datasets/mine FOLDER_OF_SQUARE_IMAGES'
+	@echo '  $(PY) run_training.py --dataset=mine'
+
+# ---- The checks ----
+
+test: .venv/.installed ## run all tests
+	$(PY) -m pytest -q
+
+lint: .venv/.installed ## check the style of the code with ruff
+	$(PY) -m ruff check .
+
+bench: ## measure speed (no benchmarks yet)
+	@echo 'There are no benchmarks yet: their pages arrive with the folder bench/.' >&2; exit 1
+
+clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
+	rm -rf .venv $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

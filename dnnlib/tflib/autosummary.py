@@ -1,0 +1,81 @@
+"""Scalars of a run: averaged between two reports, then written for TensorBoard and as JSON lines."""
+
+import json
+import math
+import os
+import time
+
+import numpy as np
+
+
+class Summaries:
+    """Collects scalars by tag; `save` writes the mean of each since the last save, and starts afresh.
+
+    Args:
+        run_dir: Folder that receives TensorBoard's event file and stats.jsonl. A later run appends to stats.jsonl.
+
+    A value that is not finite is left out of its mean, as in the original; a tag that saw no finite value is null in
+    stats.jsonl and NaN in TensorBoard. A tag that got no value at all since the last save is not written.
+
+    Example:
+        stats = Summaries(run_dir)
+        stats.add('Loss/scores/real', scores)
+        means = stats.save(cur_nimg, tick=1, kimg=4.0, seconds=12.5)
+    """
+
+    def __init__(self, run_dir):
+        self._run_dir = run_dir
+        self._moments = {}  # tag -> float64 [count, sum, sum of squares]
+        self._writer = None  # made by the first save, so that TensorFlow loads late
+
+    def add(self, name, value):
+        """Take in a number or an array of any shape (all its elements), and return it unchanged."""
+        array = np.asarray(value, np.float64)
+        self.add_moments(name, (array.size, array.sum(), np.square(array).sum()))
+        return value
+
+    def add_moments(self, name, moments):
+        """Take in many values by their moments, (count, sum, sum of squares), for example computed inside a tf.function.
+
+        Raises: ValueError unless there are three numbers.
+        """
+        moments = np.array(moments, np.float64)
+        if moments.shape != (3,):
+            raise ValueError(f'moments of {name!r}: expected (count, sum, sum of squares). Received: shape {moments.shape}')
+        total = self._moments.setdefault(name, np.zeros(3))
+        if np.isfinite(moments).all():
+            total += moments
+
+    def save(self, step, **fields):
+        """Write the means and forget the values.
+
+        Args:
+            step:   Images shown so far; TensorBoard's horizontal axis.
+            fields: Further entries of the line in stats.jsonl, e.g. tick, kimg, seconds. A timestamp (Unix time) is added.
+
+        Returns: {tag: mean}, float, NaN where no value was finite.
+        """
+        means = {name: float(total / count) if count else math.nan for name, (count, total, _) in self._moments.items()}
+        self._moments.clear()
+        self._write_events(step, means)
+        line = {**fields, 'timestamp': time.time(), **means}
+        line = json.dumps({key: _json_value(value) for key, value in line.items()}, allow_nan=False)
+        with open(os.path.join(self._run_dir, 'stats.jsonl'), 'a', encoding='utf-8') as file:
+            file.write(line + '\n')
+        return means
+
+    def _write_events(self, step, means):
+        import tensorflow as tf
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._run_dir)
+        # The original's plain form of a scalar; tf.summary.scalar would need the package tensorboard, which not every TensorFlow brings.
+        values = [tf.compat.v1.Summary.Value(tag=name, simple_value=mean) for name, mean in means.items()]
+        with self._writer.as_default():
+            tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=values).SerializeToString(), step=int(step))
+        self._writer.flush()
+
+
+def _json_value(value):
+    """JSON has no NaN and no infinity: they become null. numpy scalars become Python's."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,82 @@
+"""The official pretrained networks by their names, and loading of any network pickle from a name, URL or file.
+
+The networks are NVIDIA's, under their own non-commercial licence; they are downloaded from NVIDIA, and kept in the cache
+folder of `dnnlib.util.open_url`.
+"""
+
+import difflib
+import itertools
+import os
+
+from dnnlib.cli import UserError
+from dnnlib.util import is_url, open_url
+
+_ROOT = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2/'
+
+# Configurations trained per dataset, as letters of config-a ... config-f. 1024x1024 ffhq, 512x384 car, others 256x256.
+_CONFIGS = {'car': 'abcdef', 'cat': 'af', 'church': 'af', 'ffhq': 'abcdef', 'horse': 'af'}
+
+# Table 2 of the paper: config-e with each architecture of the generator and of the discriminator.
+_TABLE2_DATASETS = ('car', 'ffhq')
+_ARCHITECTURES = ('orig', 'resnet', 'skip')
+
+
+def _official_files():
+    for dataset, letters in _CONFIGS.items():
+        for letter in letters:
+            yield f'networks/stylegan2-{dataset}-config-{letter}.pkl'
+    for dataset, G, D in itertools.product(_TABLE2_DATASETS, _ARCHITECTURES, _ARCHITECTURES):
+        yield f'networks/table2/stylegan2-{dataset}-config-e-G{G}-D{D}.pkl'
+
+
+# 'gdrive:networks/stylegan2-ffhq-config-f.pkl' -> URL. The names still say gdrive, where the files were at first.
+gdrive_urls = {f'gdrive:{file}': _ROOT + file for file in _official_files()}
+
+
+def get_path_or_url(path_or_gdrive_path):
+    """URL of an official network (`gdrive:networks/...`); anything else is returned as it is.
+
+    Raises:
+        UserError: The argument begins with 'gdrive:' and is not the name of an official network.
+    """
+    name = os.fspath(path_or_gdrive_path)
+    if not name.startswith('gdrive:'):
+        return name
+    if name not in gdrive_urls:
+        nearest = difflib.get_close_matches(name, gdrive_urls, n=3, cutoff=0.0)
+        raise UserError(f'{name}: there is no official network of this name', f'The nearest names are {", ".join(nearest)}')
+    return gdrive_urls[name]
+
+
+_cached_networks = {}  # URL, or path and time of change -> (G, D, Gs)
+
+
+def load_networks(path_or_gdrive_path):
+    """Load the three networks of a pickle.
+
+    Args:
+        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl'), URL, or path of a network pickle.
+
+    Returns:
+        Tuple (G, D, Gs) of `dnnlib.tflib.Network`: generator and discriminator as training left them, and the moving average
+        of the generator's weights, which is the one to make pictures with. The same pickle gives the same three objects for
+        the life of the process; a file that has changed is read anew.
+
+    Raises:
+        UserError: There is no such name or file, it cannot be downloaded, or it holds no three networks.
+    """
+    source = get_path_or_url(path_or_gdrive_path)
+    if is_url(source):
+        key = source
+    elif os.path.isfile(source):
+        key = os.path.abspath(source), os.stat(source).st_mtime_ns
+    else:
+        raise UserError(f'{source}: there is no such file', "Give the path of a network pickle, a URL, or a name like "
+                        "'gdrive:networks/stylegan2-ffhq-config-f.pkl'.")
+    if key not in _cached_networks:
+        if is_url(source):
+            with open_url(source, kind='pickle') as file:
+                source = file.name
+        from training import misc
+        _cached_networks[key] = misc.load_pkl(source)
+    return _cached_networks[key]

@@ -1,0 +1,210 @@
+"""Command line: pictures from a trained network, by seed or by mixing the styles of two seeds."""
+
+import argparse
+import os
+
+import numpy as np
+
+from dnnlib import cli
+from dnnlib.run_dir import RunDir
+
+_EXAMPLES = '''examples:
+  # Pictures of cars, one for each of the seeds 6000 to 6025
+  python run_generator.py generate-images --network=gdrive:networks/stylegan2-car-config-f.pkl --seeds=6000-6025
+
+  # From a network of your own
+  python run_generator.py generate-images --network=results/00000-stylegan2-demo-1gpu-config-f/network-final.pkl --seeds=0-15
+
+  # A grid of mixed styles: structure from the row's seed, layers 0 to 6 from the column's
+  python run_generator.py style-mixing-example --network=gdrive:networks/stylegan2-ffhq-config-f.pkl \\
+      --row-seeds=85,100,75,458,1500 --col-seeds=55,821,1789,293 --truncation-psi=1.0
+'''
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog='run_generator.py', description='Pictures from a trained StyleGAN2 network.', epilog=_EXAMPLES,
+        formatter_class=cli.help_formatter, allow_abbrev=False)
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+
+    one = commands.add_parser('generate-images', help='one picture per seed: seed0000.png, ...',
+                              formatter_class=cli.help_formatter, allow_abbrev=False)
+    one.add_argument('--seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='such as 1,5,7 or 0-9')
+    _add_common_flags(one)
+
+    mix = commands.add_parser('style-mixing-example', help='a grid of pictures that mix two seeds each: R-C.png, grid.png',
+                              formatter_class=cli.help_formatter, allow_abbrev=False)
+    mix.add_argument('--row-seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='seed of each row, such as 1,5,7 or 0-9')
+    mix.add_argument('--col-seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='seed of each column')
+    mix.add_argument('--col-styles', type=cli.num_range, default='0-6', metavar='LAYERS',
+                     help="layers that take the column's style (default: %(default)s)")
+    _add_common_flags(mix)
+    return parser
+
+
+def _add_common_flags(parser):
+    parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
+                        help='network pickle: a path, a URL or gdrive:networks/...')
+    parser.add_argument('--truncation-psi', type=cli.finite_float, default=0.5, metavar='PSI',
+                        help='1 = full variety, towards 0 = closer to the average picture (default: %(default)s)')
+    parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, metavar='N',
+                        help='class to draw, for a network trained with labels (default: none, a zero label vector)')
+    parser.add_argument('--result-dir', default='results', metavar='DIR', help='where each run makes its folder (default: %(default)s)')
+    cli.add_debug_flag(parser)
+
+
+def main(argv):
+    kwargs = vars(_parser().parse_args(argv))
+    command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
+    if command is None:
+        raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
+    result_dir = kwargs.pop('result_dir')
+    func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
+    with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:
+        func(run_dir.path, **kwargs)
+
+
+# ---- The two commands ----
+
+def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=None):
+    """Write seed%04d.png for each seed.
+
+    One RandomState(seed) gives the latent vector and then each noise buffer in the network's order, so a seed means the
+    same picture whichever seeds are drawn with it.
+
+    Args:
+        run_dir:        Folder for the pictures.
+        network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
+        seeds:          List of int.
+        truncation_psi: Scale of the deviation from the average in W.
+        class_idx:      Class to draw. None = a zero label vector.
+
+    Raises: cli.UserError on a pickle that cannot be read, or a class that the network does not have.
+    """
+    from dnnlib import tflib
+    Gs = _load_generator(network_pkl)
+    labels = _one_hot(Gs, class_idx)
+    noise_vars = [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
+    stored_noise = {var: var.numpy() for var in noise_vars}
+    for idx, seed in enumerate(seeds):
+        print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
+        rnd = np.random.RandomState(seed)
+        z = rnd.randn(1, *Gs.input_shape[1:])
+        tflib.set_vars({var: rnd.randn(*var.shape) for var in noise_vars})
+        images = Gs.run(z, labels, truncation_psi=truncation_psi, **_picture_kwargs())
+        _save(_to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
+    tflib.set_vars(stored_noise)  # load_networks may hand the same network to the next who asks
+
+
+def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles, truncation_psi=0.5, class_idx=None):
+    """Write R-C.png for each row seed R and column seed C, S-S.png for each seed alone, and grid.png with all of them.
+
+    The picture R-C takes W of C in the layers `col_styles` and W of R in the others. The noise is that of the pickle.
+
+    Args:
+        run_dir:        Folder for the pictures.
+        network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
+        row_seeds:      List of int.
+        col_seeds:      List of int.
+        col_styles:     List of int, layers of the synthesis network counted from 0.
+        truncation_psi: Scale of the deviation from the average in W.
+        class_idx:      Class to draw. None = a zero label vector.
+
+    Raises: cli.UserError on a pickle that cannot be read, a layer or a class that the network does not have.
+    """
+    from tqdm import tqdm
+    Gs = _load_generator(network_pkl)
+    label = _one_hot(Gs, class_idx)
+
+    print('Generating W vectors...')
+    seeds = list(dict.fromkeys(row_seeds + col_seeds))
+    z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
+    w = Gs.components.mapping.run(z, None if label is None else label.repeat(len(seeds), axis=0))  # [seed, layer, dlatent]
+    _check_layers(col_styles, w.shape[1])
+    w_avg = Gs.get_var('dlatent_avg')
+    w = dict(zip(seeds, w_avg + (w - w_avg) * truncation_psi))
+
+    print('Generating images...')
+    pictures = dict(zip([(seed, seed) for seed in seeds], _synthesize(Gs, [w[seed] for seed in seeds])))
+
+    print('Generating style-mixed images...')
+    for row in tqdm(row_seeds, disable=None, leave=False, unit='row'):
+        mixed = np.stack([w[row]] * len(col_seeds))
+        mixed[:, col_styles] = np.stack([w[col] for col in col_seeds])[:, col_styles]
+        pictures.update(zip([(row, col) for col in col_seeds], _synthesize(Gs, mixed)))
+
+    print('Saving images...')
+    for (row, col), picture in pictures.items():
+        _save(picture, os.path.join(run_dir, f'{row}-{col}.png'))
+
+    print('Saving image grid...')
+    _save(_grid(pictures, row_seeds, col_seeds), os.path.join(run_dir, 'grid.png'))
+
+
+# ---- Parts of them ----
+
+def _load_generator(network_pkl):
+    import pretrained_networks
+    print(f'Loading networks from "{network_pkl}"...')
+    _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
+    channels = Gs.output_shape[1]
+    if channels not in (1, 3):
+        raise cli.UserError(f'--network: {network_pkl} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',
+                            'Call Gs.run() from Python to get them as arrays.')
+    return Gs
+
+
+def _picture_kwargs():
+    from dnnlib import tflib
+    return dict(randomize_noise=False, minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
+
+
+def _synthesize(Gs, dlatents):
+    """W [N, layers, dlatent] -> list of N pictures."""
+    return [_to_pil(image) for image in Gs.components.synthesis.run(np.stack(dlatents), **_picture_kwargs())]
+
+
+def _one_hot(Gs, class_idx):
+    """Label [1, classes] float32 of a class; None for no class."""
+    if class_idx is None:
+        return None
+    num_classes = Gs.input_shapes[1][1]
+    if num_classes == 0:
+        raise cli.UserError(f'--class={class_idx}: this network was trained without labels', 'Leave --class out.')
+    if class_idx >= num_classes:
+        raise cli.UserError(f'--class={class_idx}: this network has {num_classes} classes', f'Choose from 0 to {num_classes - 1}.')
+    return np.eye(num_classes, dtype=np.float32)[[class_idx]]
+
+
+def _check_layers(layers, num_layers):
+    if max(layers) >= num_layers:
+        raise cli.UserError(f'--col-styles: there is no layer {max(layers)}, this network has {num_layers}',
+                            f'Choose from 0 to {num_layers - 1}, for example --col-styles=0-{num_layers // 2}.')
+
+
+def _to_pil(image):
+    """uint8 [H, W, 1 or 3] -> picture in mode L or RGB."""
+    from PIL import Image
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _grid(pictures, row_seeds, col_seeds):
+    """Column seeds alone on top, row seeds alone at the left, mixtures between, a black corner."""
+    from PIL import Image
+    first = pictures[row_seeds[0], row_seeds[0]]
+    canvas = Image.new(first.mode, (first.width * (len(col_seeds) + 1), first.height * (len(row_seeds) + 1)), 'black')
+    for y, row in enumerate([None, *row_seeds]):
+        for x, col in enumerate([None, *col_seeds]):
+            if x or y:
+                key = (row if y else col, col if x else row)
+                canvas.paste(pictures[key], (x * first.width, y * first.height))
+    return canvas
+
+
+def _save(picture, path):
+    picture.save(path + '.tmp', 'png')
+    os.replace(path + '.tmp', path)
+
+
+if __name__ == '__main__':
+    cli.run(main)

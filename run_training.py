@@ -1,0 +1,136 @@
+"""Command line: train StyleGAN2 on a dataset of multi-resolution TFRecords."""
+
+import argparse
+import glob
+import json
+import os
+import sys
+
+from dnnlib import cli
+from dnnlib.run_dir import RunDir
+from training import configs
+
+_EXAMPLES = '''examples:
+  # Train StyleGAN2 on the faces in datasets/ffhq, on 4 GPUs
+  python run_training.py --dataset=ffhq --mirror-augment=true --num-gpus=4
+
+  # See what would be done, without doing it
+  python run_training.py --dataset=ffhq --config=config-e --gamma=50 --dry-run
+
+  # A small network for small images, on a machine without GPU
+  python run_training.py --dataset=demo --total-kimg=30 --gamma=0.5 --fmap-base=1024 --fmap-max=64 --latent-size=128 \\
+      --mapping-layers=4 --minibatch-size=8 --minibatch-gpu=8 --lrate=0.0025 --g-smoothing-kimg=0.5 --tick-kimg=1
+
+  # Go on from a snapshot
+  python run_training.py --dataset=ffhq --resume-pkl=results/00000-stylegan2-ffhq-1gpu-config-f/network-snapshot-004000.pkl \\
+      --resume-kimg=4000
+
+valid configurations:
+  config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
+  config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
+'''
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog='run_training.py', description='Train StyleGAN2 on a dataset made by dataset_tool.py.', epilog=_EXAMPLES,
+        formatter_class=cli.help_formatter, allow_abbrev=False)
+
+    group = parser.add_argument_group('what to train')
+    group.add_argument('--dataset', required=True, metavar='NAME', help='dataset to train on, a folder in --data-dir')
+    group.add_argument('--data-dir', default='datasets', metavar='DIR', help='where the datasets are (default: %(default)s)')
+    group.add_argument('--result-dir', default='results', metavar='DIR', help='where runs make their folders (default: %(default)s)')
+    group.add_argument('--config', default='config-f', metavar='NAME', help='configuration, see below (default: %(default)s)')
+    group.add_argument('--mirror-augment', type=cli.boolean, default=False, metavar='BOOL', help='flip images at random (default: false)')
+    group.add_argument('--resume-pkl', metavar='PKL', help='network pickle to start from (default: random weights)')
+    group.add_argument('--resume-kimg', type=cli.non_negative_float, metavar='KIMG', help='kimg that it was trained for (default: 0)')
+
+    group = parser.add_argument_group('length and speed (1 kimg = a thousand images shown)')
+    group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
+    group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
+    group.add_argument('--minibatch-size', type=cli.positive_int, metavar='N', help='images per update (default: 32)')
+    group.add_argument('--minibatch-gpu', type=cli.positive_int, metavar='N', help='images per GPU at a time (default: 4)')
+    group.add_argument('--lrate', type=cli.positive_float, metavar='RATE', help='learning rate of both networks (default: 0.002)')
+    group.add_argument('--gamma', type=cli.non_negative_float, metavar='WEIGHT', help="R1 weight (default: the configuration's)")
+    group.add_argument('--g-smoothing-kimg', type=cli.non_negative_float, metavar='KIMG',
+                       help="half-life of the generator's moving average (default: 10)")
+    group.add_argument('--seed', type=cli.seed, default=1000, metavar='N', help='seed of all random numbers (default: 1000)')
+
+    group = parser.add_argument_group('size of the networks')
+    group.add_argument('--fmap-base', type=cli.positive_int, metavar='N',
+                       help='feature maps of a layer = 2 * N / resolution ... (default: 16384, config-e 8192)')
+    group.add_argument('--fmap-max', type=cli.positive_int, metavar='N', help='... but at most N (default: 512)')
+    group.add_argument('--latent-size', type=cli.positive_int, metavar='N', help='size of Z, W and the mapping layers (default: 512)')
+    group.add_argument('--mapping-layers', type=cli.positive_int, metavar='N', help='layers from Z to W (default: 8)')
+
+    group = parser.add_argument_group('reports (1 tick = one line of progress)')
+    group.add_argument('--metrics', type=_metric_names, default='fid50k', metavar='LIST', help='comma-separated, or none (default: fid50k)')
+    group.add_argument('--tick-kimg', type=cli.positive_float, metavar='KIMG', help='kimg per tick (default: 4 to 28, by resolution)')
+    group.add_argument('--image-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per image (default: 10)')
+    group.add_argument('--network-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per pickle (default: 10)')
+    group.add_argument('--dry-run', action='store_true', help='check everything, print the configuration, train nothing')
+    cli.add_debug_flag(parser)
+    return parser
+
+
+def main(argv):
+    args = _parser().parse_args(argv)
+    metric_arg_list, note = _metric_args(args.metrics)
+    run = configs.training_run(
+        dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
+        total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
+        minibatch_size=args.minibatch_size, minibatch_gpu=args.minibatch_gpu, lrate=args.lrate, fmap_base=args.fmap_base,
+        fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
+        image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
+        G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg)
+    _check_dataset(args.data_dir, args.dataset)
+    _check_resume_pkl(args.resume_pkl)
+    if args.dry_run:
+        print(json.dumps(run, indent=2))
+        print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
+        return
+    with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus) as run_dir:
+        print(note, end='')
+        from training import training_loop  # here, because TensorFlow takes seconds to load
+        training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, **run.run_func_kwargs)
+
+
+def _check_dataset(data_dir, dataset):
+    folder = os.path.join(data_dir, dataset)
+    if not os.path.isdir(folder):
+        found = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(os.path.join(glob.escape(data_dir), '*', '')))
+        remedy = f'In {data_dir} there is {", ".join(found)}.' if found else 'Check --data-dir, or make it with dataset_tool.py.'
+        raise cli.UserError(f'--dataset: there is no folder {folder}', remedy)
+    if not glob.glob(os.path.join(glob.escape(folder), '*.tfrecords')):
+        raise cli.UserError(f'--dataset: expected .tfrecords files in {folder}, found none',
+                            f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
+
+
+def _check_resume_pkl(path):
+    if path is not None and not os.path.isfile(path):
+        raise cli.UserError(f'--resume-pkl: there is no file {path}', 'Give the path of a network-snapshot-*.pkl.')
+
+
+# ---- Metrics ----
+
+def _metric_names(text):
+    """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend']; 'none' and '' -> []."""
+    return [] if text.lower() in ('none', '') else text.split(',')
+
+
+def _metric_args(names):
+    """(arguments of each named metric, line to print or ''). Without the table of metrics, training goes on without them."""
+    if not names:
+        return [], ''
+    try:
+        from metrics.metric_defaults import metric_defaults
+    except ModuleNotFoundError:
+        return [], f'Metrics are not available yet: training without {", ".join(names)}.\n'
+    unknown = [name for name in names if name not in metric_defaults]
+    if unknown:
+        raise cli.UserError(f'--metrics: there is no {unknown[0]!r}', f'Valid: none, {", ".join(metric_defaults)}.')
+    return [metric_defaults[name] for name in names], ''
+
+
+if __name__ == '__main__':
+    cli.run(main)

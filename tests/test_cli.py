@@ -1,0 +1,105 @@
+import argparse
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from dnnlib import cli
+
+
+def exit_code(main, argv=()):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, list(argv))
+    return caught.value.code
+
+
+def fail_with(err):
+    def main(argv):
+        raise err
+    return main
+
+
+def test_success_exits_with_0():
+    assert exit_code(lambda argv: None) == 0
+
+
+def test_main_chooses_its_exit_code_and_gets_the_arguments():
+    assert exit_code(lambda argv: len(argv), ['a', 'b', 'c']) == 3
+
+
+def test_user_error_is_two_lines_on_stderr_and_exit_code_1(capsys):
+    assert exit_code(fail_with(cli.UserError('no such file: x.pkl', 'Check --network.'))) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ('', 'Error: no such file: x.pkl\nCheck --network.\n')
+
+
+def test_user_error_without_remedy_is_one_line(capsys):
+    exit_code(fail_with(cli.UserError('no such file')))
+    assert capsys.readouterr().err == 'Error: no such file\n'
+
+
+def test_debug_keeps_the_traceback():
+    with pytest.raises(cli.UserError):
+        cli.run(fail_with(cli.UserError('fact', 'remedy')), ['--debug'])
+
+
+def test_interrupt_exits_with_130(capsys):
+    assert exit_code(fail_with(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == 'Interrupted.\n'
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(fail_with(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize('read, text, value', [
+    (cli.num_range, '3', [3]),
+    (cli.num_range, '5,1,5', [5, 1, 5]),
+    (cli.num_range, '2-5', [2, 3, 4, 5]),
+    (cli.num_range, '7-7', [7]),
+    (cli.seed, '4294967295', 4294967295),
+    (cli.seed_range, '0,4294967295', [0, 4294967295]),
+    (cli.boolean, 'True', True),
+    (cli.boolean, 'no', False),
+    (cli.positive_int, '32', 32),
+    (cli.non_negative_int, '0', 0),
+    (cli.finite_float, '-0.5', -0.5),
+    (cli.positive_float, '1e-3', 0.001),
+    (cli.non_negative_float, '0', 0.0),
+])
+def test_argument_types_accept(read, text, value):
+    result = read(text)
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize('read, text', [
+    *((cli.num_range, text) for text in ('', '1,3-5', '5-2', '-1', 'a', '1,,2', '1-2-3', '1.5')),
+    (cli.seed, '4294967296'),
+    (cli.seed, '-1'),
+    (cli.seed_range, '0-99999999999999'),
+    (cli.seed_range, 'x'),
+    (cli.boolean, 'maybe'),
+    *((cli.positive_int, text) for text in ('0', '-1', '1.5', '')),
+    *((cli.non_negative_int, text) for text in ('-1', '1.5', '')),
+    *((cli.finite_float, text) for text in ('nan', 'inf', '-inf', 'x', '')),
+    *((cli.positive_float, text) for text in ('0', '-1', 'nan', 'inf', 'x')),
+    *((cli.non_negative_float, text) for text in ('-0.1', 'nan', 'inf', 'x')),
+])
+def test_argument_types_refuse_and_quote_what_they_got(read, text):
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        read(text)
+    assert repr(text) in str(caught.value) or text.split('-')[-1] in str(caught.value)
+
+
+def test_output_cut_short_by_its_reader_is_no_traceback():
+    code = "from dnnlib import cli\ncli.run(lambda argv: [print('x' * 100) for _ in range(10 ** 4)] and None)"
+    child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             cwd=pathlib.Path(cli.__file__).parents[1])
+    child.stdout.readline()
+    child.stdout.close()
+    with child.stderr:
+        assert child.stderr.read() == ''
+    assert child.wait() == 1

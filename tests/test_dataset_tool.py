@@ -1,0 +1,401 @@
+"""The command line: the original's records, pictures and lines; a mistake costs one clear line and leaves nothing."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import dataset_tool
+from dnnlib import cli
+from tests import golden
+from training import tfrecords
+
+SCRIPT = pathlib.Path(dataset_tool.__file__)
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv):
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(dataset_tool.main, [str(arg) for arg in argv])
+    return ended.value.code
+
+
+def random_pixels(seed=0, channels=3, height=8, width=8):
+    shape = [height, width] if channels == 1 else [height, width, channels]
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+def save_images(folder, count=3, channels=3):
+    os.makedirs(folder)
+    for number in range(count):
+        PIL.Image.fromarray(random_pixels(number, channels)).save(f'{folder}/{number}.png')
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+# ---- Golden: every command of the original that is here ----
+
+COMMANDS = golden.load_json('dataset/commands.json') if golden.GOLDEN.is_dir() else {}
+CASES = sorted(name for name, case in COMMANDS.items() if hasattr(dataset_tool, case['argv'][0]))
+
+
+@pytest.fixture
+def golden_case(request):
+    """Argument list, golden exit status and golden lines of a case; its input folders are linked into the working folder."""
+    case = COMMANDS[request.param]
+    argv = case['argv']
+    output = {'extract': 2, 'compare': None}.get(argv[0], 1)
+    for index, arg in enumerate(argv):
+        if arg.startswith('--'):
+            break
+        if index not in (0, output) and not os.path.exists(arg):
+            source = golden.GOLDEN / 'dataset' / arg
+            os.makedirs(os.path.dirname(arg) or '.', exist_ok=True)
+            os.symlink(source, arg) if source.exists() else os.mkdir(arg)  # 'empty' is not among the golden files
+    lines = [line.split('\r')[-1] for line in case['stdout'].split('\n') if line]  # what a terminal shows after the counters
+    return argv, output and argv[output], case['exit'], lines
+
+
+@pytest.mark.golden
+def test_there_are_golden_cases():
+    assert CASES
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize('golden_case', [name for name in CASES if COMMANDS[name]['exit'] == 0], indirect=True)
+def test_command_gives_the_originals_lines_and_files(golden_case, capsys):
+    argv, output, _, lines = golden_case
+    assert run(*argv) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    if argv[0].startswith('create_'):
+        assert digests_of_records(output) == golden_digests(output)
+    if argv[0] == 'extract':
+        assert_pictures_are_the_records(output, golden.GOLDEN / 'dataset' / argv[1])
+
+
+def golden_digests(name):
+    digests = golden.load_json('dataset/records_sha256.json')
+    named = {key.removeprefix('(not kept) '): value for key, value in digests.items()}
+    return {key: value for key, value in named.items() if key.startswith(f'{name}/')}
+
+
+def digests_of_records(folder):
+    """As in records_sha256.json, read by TensorFlow."""
+    import tensorflow as tf
+    digests = {}
+    for path in sorted(pathlib.Path(folder).iterdir()):
+        if path.suffix == '.labels':
+            digests[f'{folder}/{path.name}'] = ['labels file bytes', hashlib.sha256(path.read_bytes()).hexdigest()]
+            continue
+        digest = hashlib.sha256()
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        for record in records:
+            features = tf.train.Example.FromString(record).features.feature
+            digest.update(np.asarray(features['shape'].int64_list.value, '<i8').tobytes() + features['data'].bytes_list.value[0])
+        digests[f'{folder}/{path.name}'] = [len(records), digest.hexdigest()]
+    return digests
+
+
+def assert_pictures_are_the_records(folder, dataset):
+    names = [key.split('/')[-1] for key in golden.load_json('dataset/sha256.json') if f' {folder}/' in key]
+    images = list(tfrecords.read_images(tfrecords.find_dataset(dataset).largest))
+    assert sorted(os.listdir(folder)) == names and len(images) == len(names)
+    for name, image in zip(names, images, strict=True):
+        picture = PIL.Image.open(f'{folder}/{name}')
+        assert picture.mode == {1: 'L', 3: 'RGB'}[len(image)]
+        np.testing.assert_array_equal(np.atleast_3d(picture).transpose(2, 0, 1), image)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize('golden_case', [name for name in CASES if COMMANDS[name]['exit'] != 0], indirect=True)
+def test_command_that_failed_fails_in_one_clear_line_and_leaves_nothing(golden_case, capsys):
+    argv, _, exit_code, lines = golden_case
+    before = sorted(os.listdir())
+    assert run(*argv) == 1
+    out, err = capsys.readouterr()
+    fact, _remedy = err.splitlines()
+    error = [line for line in lines if line.startswith('Error: ')]
+    assert len(error) == (1 if exit_code == 1 else 0)  # in one case the original ended in a traceback
+    assert fact.startswith(error[0] if error else 'Error: Input images must') and argv[2] in fact
+    assert out.splitlines() == [line for line in lines if not line.startswith(('Error: ', 'Added '))]
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.golden
+def test_official_extraction_is_the_shuffled_source():
+    source = golden.GOLDEN / 'dataset' / 'src_rgb'
+    assert run('create_from_images', 'data', source) == run('extract', 'data', 'out') == 0
+    paths = sorted(map(str, source.iterdir()))
+    order = golden.load_json('dataset/shuffle_orders.json')[str(len(paths))]['first20']
+    for index, original in enumerate(order):
+        np.testing.assert_array_equal(PIL.Image.open(f'out/img{index:08d}.png'), PIL.Image.open(paths[original]))
+
+
+# ---- create_from_images ----
+
+def test_same_images_same_bytes_from_folder_and_zip():
+    save_images('images', 5)
+    os.mkdir('images/.hidden')
+    with zipfile.ZipFile('images.zip', 'w') as archive:
+        for number in (3, 0, 4, 1, 2):
+            archive.write(f'images/{number}.png', f'top/{number}.png')
+        for junk in ('__MACOSX/top/._0.png', 'top/.DS_Store', '.hidden'):
+            archive.writestr(junk, b'junk')
+        archive.mkdir('top/empty') if hasattr(archive, 'mkdir') else archive.writestr('top/empty/', b'')
+    for parent, source in [('one', 'images'), ('two', 'images'), ('three', 'images.zip')]:
+        assert run('create_from_images', f'{parent}/data', source) == 0
+    assert files_of('one/data') == files_of('two/data') == files_of('three/data')
+    assert sorted(files_of('one/data')) == ['data-r02.tfrecords', 'data-r03.tfrecords']
+
+
+def test_unshuffled_order_is_that_of_code_points():
+    for number, name in enumerate(['10.png', '9.png', 'Z.png', 'a.png', 'é.png']):
+        os.makedirs('images', exist_ok=True)
+        PIL.Image.fromarray(np.full([4, 4], number, np.uint8)).save(f'images/{name}')
+    assert run('create_from_images', 'data', 'images', '--shuffle', 0) == 0
+    assert [image[0, 0, 0] for image in tfrecords.read_images('data/data-r02.tfrecords')] == [0, 1, 2, 3, 4]
+
+
+def odd_text(folder):
+    pathlib.Path(folder, 'Thumbs.db').write_text('hello')
+    return 'Thumbs.db is not an image that can be read: cannot identify'
+
+
+def odd_truncated(folder):
+    data = pathlib.Path(folder, '1.png').read_bytes()
+    pathlib.Path(folder, '1.png').write_bytes(data[:len(data) // 2])
+    return '1.png is not an image that can be read'
+
+
+def odd_empty_file(folder):
+    pathlib.Path(folder, '1.png').write_bytes(b'')
+    return '1.png is not an image that can be read'
+
+
+def odd_size(folder):
+    PIL.Image.fromarray(random_pixels(0, 3, 16, 16)).save(f'{folder}/1.png')
+    return '1.png is 16x16 RGB, expected 8x8 RGB as images/0.png'
+
+
+def odd_shape(folder):
+    PIL.Image.fromarray(random_pixels(0, 3, 4, 16)).save(f'{folder}/1.png')
+    return '1.png is 16x4 RGB, expected 8x8 RGB as images/0.png'
+
+
+def odd_grayscale(folder):
+    PIL.Image.fromarray(random_pixels(0, 1)).save(f'{folder}/1.png')
+    return '1.png is 8x8 grayscale, expected 8x8 RGB as images/0.png'
+
+
+def odd_palette(folder):
+    PIL.Image.open(f'{folder}/1.png').quantize().save(f'{folder}/1.png')
+    return '1.png is 8x8 palette, expected 8x8 RGB as images/0.png'
+
+
+def odd_palette_first(folder):
+    PIL.Image.open(f'{folder}/0.png').quantize().save(f'{folder}/0.png')
+    return 'must be stored as RGB or grayscale: images/0.png is 8x8 palette'
+
+
+def odd_16_bit(folder):
+    PIL.Image.fromarray(random_pixels(0, 1).astype(np.uint16)).save(f'{folder}/0.png')
+    return 'must be stored as RGB or grayscale: images/0.png is 8x8 16-bit grayscale'
+
+
+def odd_tiny(folder):
+    PIL.Image.fromarray(random_pixels(0, 3, 2, 2)).save(f'{folder}/0.png')
+    return 'must be a power-of-two, 4 or above: images/0.png is 2x2 RGB'
+
+
+def odd_subfolder(folder):
+    os.mkdir(f'{folder}/more')
+    return 'more is a folder'
+
+
+@pytest.mark.parametrize('shuffle', [0, 1])
+@pytest.mark.parametrize('spoil', [value for name, value in globals().items() if name.startswith('odd_')])
+def test_one_odd_file_is_named_and_nothing_is_left(spoil, shuffle, capsys):
+    save_images('images', 5)
+    message = spoil('images')
+    assert run('create_from_images', 'new/data', 'images', '--shuffle', shuffle) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('Error: ') and message in err.splitlines()[0] and len(err.splitlines()) == 2
+    assert os.listdir() == ['images']
+
+
+def test_missing_or_impossible_source_is_named(capsys):
+    pathlib.Path('notes.txt').write_text('hello')
+    os.mkdir('empty')
+    with zipfile.ZipFile('empty.zip', 'w'):
+        pass
+    for source, message in [('nowhere', 'image folder nowhere not found'), ('notes.txt', 'notes.txt is neither a folder nor a .zip'),
+                            ('empty', 'No input images found in empty'), ('empty.zip', 'No input images found in empty.zip')]:
+        assert run('create_from_images', 'data', source) == 1
+        assert capsys.readouterr().err.startswith(f'Error: {message}')
+    assert not os.path.exists('data')
+
+
+def test_zip_members_of_absurd_size_or_damaged_are_refused(monkeypatch, capsys):
+    save_images('images', 2)
+    with zipfile.ZipFile('bomb.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.write('images/0.png')
+        archive.writestr('images/1.png', bytes(200_000))
+    monkeypatch.setattr(dataset_tool, '_MAX_FILE_BYTES', 100_000)
+    assert run('create_from_images', 'data', 'bomb.zip') == 1
+    assert 'bomb.zip: images/1.png claims 200000 bytes, more than the 100000 allowed' in capsys.readouterr().err
+    with zipfile.ZipFile('bad.zip', 'w') as archive:
+        archive.write('images/0.png')
+    content = bytearray(pathlib.Path('bad.zip').read_bytes())
+    content[60] ^= 1
+    pathlib.Path('bad.zip').write_bytes(content)
+    assert run('create_from_images', 'data', 'bad.zip') == 1
+    assert 'images/0.png is not an image that can be read: Bad CRC-32' in capsys.readouterr().err
+    assert not os.path.exists('data')
+
+
+def test_existing_target_is_kept_unless_forced(capsys):
+    save_images('images')
+    save_images('others', 4)
+    for _ in range(2):
+        code = run('create_from_images', 'data', 'images')
+    before = files_of('data')
+    assert code == 1 and 'Error: data exists and is not empty' in capsys.readouterr().err
+    pathlib.Path('others/9.png').write_text('odd')
+    assert run('create_from_images', 'data', 'others', '--force') == 1
+    assert files_of('data') == before
+    os.remove('others/9.png')
+    assert run('create_from_images', 'data', 'others', '--force') == 0
+    assert tfrecords.find_dataset('data').num_images == 4
+    assert run('create_from_images', 'others', 'images', '--force') == 1
+    assert 'others holds 0.png, which --force does not replace' in capsys.readouterr().err
+
+
+def test_unwritable_target_is_one_line(capsys):
+    save_images('images')
+    pathlib.Path('file').write_text('')
+    assert run('create_from_images', 'file/data', 'images') == 1
+    assert capsys.readouterr().err.startswith('Error: ') and sorted(os.listdir()) == ['file', 'images']
+
+
+@pytest.mark.parametrize('signum, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_run_leaves_nothing(signum, code):
+    os.mkdir('images')
+    for number in range(3):
+        PIL.Image.fromarray(random_pixels(number, 3, 512, 512)).save(f'images/{number}.png')
+    os.mkfifo('images/9.png')  # The run waits there for its image.
+    process = subprocess.Popen([sys.executable, SCRIPT, 'create_from_images', 'data', 'images', '--shuffle', '0'])
+    deadline = time.monotonic() + 20
+    while not os.path.exists(f'data.partial-{process.pid}/data-r02.tfrecords') and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sorted(os.listdir()) == [f'data.partial-{process.pid}', 'images']
+    process.send_signal(signum)
+    assert process.wait(20) == code and os.listdir() == ['images']
+
+
+# ---- extract, compare, display ----
+
+def test_extracted_images_make_the_same_dataset_again():
+    save_images('images', 4, channels=1)
+    assert run('create_from_images', 'one/data', 'images') == run('extract', 'one/data', 'out') == 0
+    assert run('create_from_images', 'two/data', 'out', '--shuffle=0') == 0
+    assert files_of('one/data') == files_of('two/data')
+
+
+def test_extract_of_a_damaged_dataset_leaves_nothing(capsys):
+    save_images('images')
+    run('create_from_images', 'data', 'images')
+    path = pathlib.Path('data/data-r03.tfrecords')
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert run('extract', 'data', 'out') == 1
+    assert 'Error: data/data-r03.tfrecords: record 1 is damaged' in capsys.readouterr().err
+    assert not os.path.exists('out') and sorted(os.listdir()) == ['data', 'images']
+
+
+def test_compare_sees_one_different_image_label_and_count(capsys):
+    for name, count in [('a', 3), ('b', 4)]:
+        with tfrecords.new_dataset(name) as writer:
+            for number in range(count):
+                writer.add_image(np.full([1, 4, 4], 9 if (name, number) == ('b', 1) else number))
+            writer.add_labels(np.arange(count)[:, None] + (np.arange(count) == 2)[:, None] * (name == 'b'))
+    assert run('compare', 'a', 'b') == 0
+    expected = ['Image 1 is different', 'Label 2 is different', 'Datasets contain different number of images',
+                'Identical images: 2 / 3', 'Identical labels: 2 / 3']
+    assert capsys.readouterr().out.splitlines()[3:] == expected
+    assert run('compare', 'a', 'b', '--ignore-labels', 1) == 0
+    assert capsys.readouterr().out.splitlines()[3:] == [line for line in expected if 'abel' not in line]
+
+
+def test_display_without_a_window_writes_a_contact_sheet(monkeypatch, capsys):
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    save_images('images', 3)
+    run('create_from_images', 'some/data', 'images', '--shuffle', 0)
+    assert run('display', 'some/data/') == 0
+    assert capsys.readouterr().out.endswith('see data-display.png\n')
+    expected = np.concatenate([random_pixels(number) for number in range(3)], axis=1)
+    np.testing.assert_array_equal(PIL.Image.open('data-display.png'), expected)
+
+
+def test_display_uses_the_window_there_is(monkeypatch):
+    shown = []
+    monkeypatch.setenv('DISPLAY', ':0')
+    monkeypatch.setattr(PIL.ImageShow, 'show', lambda image, title: shown.append((image.size, title)) or True)
+    save_images('images', 300, channels=1)
+    run('create_from_images', 'data', 'images')
+    monkeypatch.setattr(dataset_tool, '_SHEET_PIXELS', (8 * 20, 8 * 10))
+    assert run('display', 'data') == 0
+    assert shown == [((160, 80), 'data')] and sorted(os.listdir()) == ['data', 'images']
+
+
+@pytest.mark.parametrize('argv', [('display', 'nowhere'), ('extract', 'nowhere', 'out'), ('compare', 'nowhere', 'nowhere')])
+def test_missing_dataset_is_one_line(argv, capsys):
+    assert run(*argv) == 1
+    assert capsys.readouterr().err.startswith('Error: dataset folder nowhere not found\n') and os.listdir() == []
+
+
+# ---- Command line ----
+
+def test_no_command_gives_usage_and_one_line(capsys):
+    assert run() == 1
+    out, err = capsys.readouterr()
+    assert out.startswith('usage: dataset_tool.py')
+    assert err == 'Error: missing command, one of display, extract, compare, create_from_images\nRe-run with --help for usage.\n'
+
+
+@pytest.mark.parametrize('argv', [('make_cake',), ('display',), ('create_from_images', 'a', 'b', '--shuffle', 'maybe'),
+                                  ('create_from_images', 'a', 'b', '--resolution-of-conflict', '1'), ('extract', 'a')])
+def test_bad_usage_exits_with_2(argv):
+    assert run(*argv) == 2
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(cli.UserError, match='nowhere not found'):
+        cli.run(dataset_tool.main, ['display', 'nowhere', '--debug'])
+
+
+def test_help_answers_at_once():
+    times = []
+    for argv in ([], ['create_from_images']):
+        start = time.monotonic()
+        result = subprocess.run([sys.executable, SCRIPT, *argv, '--help'], capture_output=True, text=True)
+        times.append(time.monotonic() - start)
+        assert result.returncode == 0 and 'usage: dataset_tool.py' in result.stdout
+    assert min(times) < 0.5  # the better of two, as the machine may be busy

@@ -1,0 +1,124 @@
+import ast
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+
+import pytest
+
+from dnnlib import cli
+from dnnlib.run_dir import RunDir, _make_numbered_dir
+
+
+def start(result_dir, desc='test', **kwargs):
+    return RunDir(str(result_dir), desc, 'module.function', kwargs)
+
+
+def read(*path):
+    return pathlib.Path(*path).read_text()
+
+
+def test_first_run_is_number_0_and_the_next_is_one_above_the_largest(tmp_path):
+    assert start(tmp_path / 'results').path == str(tmp_path / 'results' / '00000-test')
+    (tmp_path / 'results' / '00041-other').mkdir()
+    (tmp_path / 'results' / '00099-a-file').write_text('')
+    (tmp_path / 'results' / 'no-number').mkdir()
+    assert start(tmp_path / 'results').path == str(tmp_path / 'results' / '00042-test')
+
+
+def _many(args):
+    result_dir, worker = args
+    return [_make_numbered_dir(result_dir, f'worker{worker}')[1] for _ in range(10)]
+
+
+def test_processes_at_once_never_share_a_number(tmp_path):
+    with concurrent.futures.ProcessPoolExecutor(4, multiprocessing.get_context('spawn')) as pool:
+        numbers = sum(pool.map(_many, [(str(tmp_path), worker) for worker in range(4)]), [])
+    assert len(set(numbers)) == 40
+    assert len(os.listdir(tmp_path)) == 40
+
+
+def test_console_and_log_of_a_run_that_succeeds(tmp_path, capsys):
+    with start(tmp_path) as run:
+        print('hello')
+        print('a warning', file=sys.stderr)
+    out, err = capsys.readouterr()
+    first, *logged = out.splitlines()
+    assert first == f'Local submit - run_dir: {run.path}'
+    assert logged[:-1] == ['dnnlib: Running module.function() on localhost...', 'hello']
+    assert re.fullmatch(r'dnnlib: Finished module\.function\(\) in \d+s\.', logged[-1])
+    assert err == 'a warning\n'
+    log = read(run.path, 'log.txt').splitlines()
+    assert log == [*logged[:-1], 'a warning', logged[-1]]
+
+
+def test_files_of_a_run_that_succeeds(tmp_path):
+    with start(tmp_path) as run:
+        pass
+    assert sorted(os.listdir(run.path)) == ['_finished.txt', 'log.txt', 'run.txt', 'submit_config.json', 'submit_config.txt']
+    assert os.path.getsize(os.path.join(run.path, '_finished.txt')) == 0
+    times = ast.literal_eval(read(run.path, 'run.txt'))
+    assert times['start_time'] <= times['stop_time']
+
+
+def test_log_is_flushed_while_the_run_goes_on(tmp_path):
+    with start(tmp_path) as run:
+        print('step 1')
+        assert read(run.path, 'log.txt').endswith('step 1\n')
+
+
+def test_progress_bars_stay_out_of_the_log(tmp_path):
+    with start(tmp_path) as run:
+        sys.stderr.write('\r 50%|#####     |')
+    assert '50%' not in read(run.path, 'log.txt')
+
+
+def test_submit_config_says_what_was_asked_for_in_both_forms(tmp_path):
+    path = start(tmp_path, seeds=[1, 2], truncation_psi=0.5, network_pkl=None).path
+    as_json = json.loads(read(path, 'submit_config.json'))
+    assert as_json == ast.literal_eval(read(path, 'submit_config.txt'))
+    assert as_json['run_func_kwargs'] == {'seeds': [1, 2], 'truncation_psi': 0.5, 'network_pkl': None}
+    assert (as_json['run_id'], as_json['run_name'], as_json['run_dir']) == (0, '00000-test', path)
+    assert (as_json['run_desc'], as_json['run_func_name'], as_json['num_gpus']) == ('test', 'module.function', 1)
+    assert as_json['host_name'] == 'localhost'
+    assert as_json['versions']['python'] == '.'.join(map(str, sys.version_info[:3]))
+    assert set(as_json['versions']) == {'python', 'tensorflow', 'numpy'}
+    assert as_json['command_line'] == sys.argv
+
+
+def test_failure_is_logged_raised_and_not_called_finished(tmp_path):
+    streams = sys.stdout, sys.stderr
+    with pytest.raises(ZeroDivisionError), start(tmp_path) as run:
+        print(1 / 0)
+    assert (sys.stdout, sys.stderr) == streams
+    log = read(run.path, 'log.txt')
+    assert 'print(1 / 0)' in log and log.endswith('ZeroDivisionError: division by zero\n')
+    assert 'Finished' not in log
+    assert not {'_finished.txt', 'run.txt'} & set(os.listdir(run.path))
+
+
+def test_user_error_before_any_result_leaves_no_folder(tmp_path):
+    with pytest.raises(cli.UserError), start(tmp_path):
+        raise cli.UserError('no such network')
+    assert os.listdir(tmp_path) == []
+
+
+def test_user_error_after_a_result_keeps_it_and_logs_the_error(tmp_path):
+    with pytest.raises(cli.UserError), start(tmp_path) as run:
+        pathlib.Path(run.path, 'fakes.png').touch()
+        raise cli.UserError('disk full', 'Free some space.')
+    assert 'fakes.png' in os.listdir(run.path)
+    assert read(run.path, 'log.txt').endswith('Error: disk full\nFree some space.\n')
+
+
+def test_result_dir_that_is_a_file_is_a_user_error(tmp_path):
+    (tmp_path / 'results').write_text('')
+    with pytest.raises(cli.UserError, match='results'):
+        start(tmp_path / 'results')
+
+
+def test_slashes_in_the_description_do_not_make_folders(tmp_path):
+    assert os.path.basename(start(tmp_path, desc='a/b').path) == '00000-a-b'

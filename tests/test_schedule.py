@@ -1,0 +1,56 @@
+import math
+
+import pytest
+
+from tests.golden import load_json
+from training.schedule import training_schedule
+
+
+def _int_keys(sched_args):
+    """JSON has only string keys; the exceptions by resolution have ints."""
+    return {name: {int(key): item for key, item in value.items()} if isinstance(value, dict) else value
+            for name, value in sched_args.items()}
+
+
+@pytest.mark.golden
+def test_schedule_is_exactly_the_original():
+    runs = load_json('schedule/run_training_kwargs.json')
+    for case, rows in load_json('schedule/training_schedule.json').items():
+        config, resolution = case.split('/res')
+        sched_args = _int_keys(runs[config]['run_func_kwargs']['sched_args'])
+        for row in rows:
+            actual = training_schedule(row['cur_nimg'], resolution_log2=int(math.log2(int(resolution))), **sched_args)
+            assert {'cur_nimg': row['cur_nimg'], **actual} == row, case
+
+
+def test_defaults_are_full_resolution_from_the_start():
+    sched = training_schedule(0, resolution_log2=5)
+    assert sched == dict(kimg=0.0, lod=0.0, resolution=32, minibatch_size=32, minibatch_gpu=4, G_lrate=0.002, D_lrate=0.002, tick_kimg=20)
+
+
+@pytest.mark.parametrize('kimg, lod, resolution', [
+    (0, 3.0, 8), (599, 3.0, 8), (600, 3.0, 8), (900, 2.5, 16), (1200, 2.0, 16), (2400, 1.0, 32), (3300, 0.5, 64), (3600, 0.0, 64),
+    (9999, 0.0, 64)])
+def test_growing_trains_600_kimg_then_fades_for_600(kimg, lod, resolution):
+    sched = training_schedule(kimg * 1000, resolution_log2=6, lod_initial_resolution=8)
+    assert (sched.lod, sched.resolution) == (lod, resolution)
+
+
+def test_growing_without_fading_switches_at_once():
+    args = dict(resolution_log2=4, lod_initial_resolution=8, lod_training_kimg=10, lod_transition_kimg=0)
+    assert [training_schedule(nimg, **args).lod for nimg in (9999, 10000)] == [1.0, 0.0]
+
+
+def test_exceptions_follow_the_current_resolution():
+    args = dict(resolution_log2=4, lod_initial_resolution=8, minibatch_size_dict={8: 64}, minibatch_gpu_dict={8: 16},
+                G_lrate_dict={8: 0.1}, D_lrate_dict={8: 0.2}, tick_kimg_dict={8: 3})
+    early, late = training_schedule(0, **args), training_schedule(10 ** 7, **args)
+    assert (early.minibatch_size, early.minibatch_gpu, early.G_lrate, early.D_lrate, early.tick_kimg) == (64, 16, 0.1, 0.2, 3)
+    assert (late.minibatch_size, late.minibatch_gpu, late.G_lrate, late.D_lrate, late.tick_kimg) == (32, 4, 0.002, 0.002, 4)
+
+
+def test_learning_rates_ramp_up():
+    args = dict(resolution_log2=5, lrate_rampup_kimg=10, D_lrate_base=0.004)
+    sched = [training_schedule(nimg, **args) for nimg in (0, 5000, 10000, 20000)]
+    assert [s.G_lrate for s in sched] == [0.0, 0.001, 0.002, 0.002]
+    assert [s.D_lrate for s in sched] == [0.0, 0.002, 0.004, 0.004]

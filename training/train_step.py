@@ -1,0 +1,185 @@
+"""One iteration of training: gradients of G and D, Adam, and the moving average Gs."""
+
+import tensorflow as tf
+
+from dnnlib.tflib import Random, lerp
+from training import loss as loss_table
+
+
+class Adam(tf.Module):
+    """Adam as TensorFlow 1 computes it (Kingma and Ba 2015, arXiv:1412.6980, with the epsilon of their Section 2's last lines).
+
+        v <- v - lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
+
+    Args:
+        variables: List of tf.Variable.
+        mb_ratio:  Lazy regularisation's factor c = k / (k + 1): scales the learning rate, and betas are taken to its power
+                   (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = without.
+    """
+
+    def __init__(self, variables, beta1=0.0, beta2=0.99, epsilon=1e-8, mb_ratio=1.0):
+        super().__init__()
+        self.variables_to_train = variables
+        self.beta1, self.beta2, self.epsilon, self.mb_ratio = beta1 ** mb_ratio, beta2 ** mb_ratio, epsilon, mb_ratio
+        self.m = [tf.Variable(tf.zeros_like(var)) for var in variables]
+        self.v = [tf.Variable(tf.zeros_like(var)) for var in variables]
+        self.beta1_power = tf.Variable(self.beta1, dtype=tf.float32)
+        self.beta2_power = tf.Variable(self.beta2, dtype=tf.float32)
+        self.skipped = tf.Variable(0, dtype=tf.int64)
+
+    def apply(self, grads, lrate):
+        """One step. If any gradient is not finite, none is made, and `skipped` counts it."""
+        all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+        tf.cond(all_finite, lambda: self._apply(grads, lrate), lambda: self.skipped.assign_add(1))
+
+    def _apply(self, grads, lrate):
+        for var, m, v, grad in zip(self.variables_to_train, self.m, self.v, grads, strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=var.handle, m=m.handle, v=v.handle, beta1_power=self.beta1_power, beta2_power=self.beta2_power,
+                lr=lrate * self.mb_ratio, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, grad=grad)
+        self.beta1_power.assign(self.beta1_power * self.beta1)
+        self.beta2_power.assign(self.beta2_power * self.beta2)
+        return self.skipped.read_value()
+
+    def reset(self):
+        """Forget all moments, as when layers come in."""
+        for var in (*self.m, *self.v):
+            var.assign(tf.zeros_like(var))
+        self.beta1_power.assign(self.beta1)
+        self.beta2_power.assign(self.beta2)
+
+
+class TrainStep(tf.Module):
+    """The four phases of an iteration and the update of Gs, each one traced function.
+
+    The order is G, G_reg, Gs, D, D_reg. Gradients are averaged over `rounds` minibatches of `minibatch_gpu` images.
+
+    Args:
+        G, D, Gs:            Networks; Gs follows G.
+        G_loss, D_loss:      Names from training/loss.py.
+        G_loss_args, ...:    Settings of the losses.
+        G_opt_args, ...:     beta1, beta2, epsilon of Adam.
+        lazy_regularization: Minimise the regularisers in passes of their own, every *_reg_interval-th iteration, with
+                             their value multiplied by the interval. False = add them to the losses.
+        label_table:         [n, label_size] labels of the training set. None = unlabeled.
+        rng:                 Random. None = a new one.
+    """
+
+    def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
+                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None):
+        super().__init__()
+        self.G, self.D, self.Gs = G, D, Gs
+        self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
+        self._label_table = tf.zeros([1, D.input_shapes[1][1]]) if label_table is None else tf.constant(label_table, tf.float32)
+        self._rng = rng or Random()
+        self.lazy = lazy_regularization
+        self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
+        self._optimizers = {}
+        for key, net, opt_args in (('G', G, G_opt_args), ('D', D, D_opt_args)):
+            ratio = self.reg_intervals[key] / (self.reg_intervals[key] + 1) if self.has_lazy_reg(key) else 1.0
+            self._optimizers[key] = Adam(list(net.named_variables(trainable=True).values()), mb_ratio=ratio, **(opt_args or {}))
+        self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
+        self.pl_mean = tf.Variable(0.0, trainable=False)
+        self._functions = {}
+
+    def has_lazy_reg(self, key):
+        """Whether 'G' or 'D' has passes of its own for a regulariser."""
+        return self.lazy and self.reg_intervals[key] is not None and self._losses[key][0].reg is not None
+
+    def phases(self, iteration):
+        """Names of the phases of this iteration, in order."""
+        names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg']
+        due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
+        return [name for name in names if due.get(name, True)]
+
+    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None):
+        """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
+
+        Args:
+            minibatch_gpu: Images per round.
+            rounds:        Minibatches whose gradients are averaged.
+            lrate:         Learning rate of the network, before lazy regularisation's factor.
+            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D. None for G.
+            labels:        [rounds * minibatch_gpu, label_size], of the reals.
+
+        Returns:
+            Tag -> tensor [3], the count, sum and sum of squares of what the loss reports.
+        """
+        key = phase[0]
+        if key == 'D' and phase.endswith('reg'):
+            # The original fetches no new reals for this phase: every round sees those of the last round before. Where the
+            # regulariser depends on nothing else, the rounds are equal, and one is enough.
+            reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
+            if self._losses['D'][0].reg == 'reals':
+                rounds = 1
+        spec = (phase, minibatch_gpu, rounds)
+        if spec not in self._functions:
+            self._functions[spec] = tf.function(lambda *args: self._phase(*spec, *args), autograph=False)
+        args = [tf.constant(lrate, tf.float32)] if key == 'G' else [tf.constant(lrate, tf.float32), reals, labels]
+        return self._functions[spec](*args)
+
+    def _phase(self, phase, minibatch_gpu, rounds, lrate, reals=None, labels=None):
+        key, part = phase.split('_')
+        row, loss_args = self._losses[key]
+        optimizer = self._optimizers[key]
+        parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
+        rng = self._rng.child(phase)
+
+        def one_round(index):
+            images = None if reals is None else _part(reals, index, minibatch_gpu)
+            step = loss_table.Step(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
+                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(optimizer.variables_to_train)
+                terms = row.func(step, parts, **loss_args)
+                total = 0.0
+                if terms.loss is not None:
+                    total += tf.reduce_mean(terms.loss)
+                    terms.stats[f'Loss/{key}/loss'] = terms.loss
+                if terms.reg is not None:
+                    total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
+                    terms.stats[f'Loss/{key}/reg'] = terms.reg
+            grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
+            return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
+
+        grads, stats = _sum_over_rounds(one_round, rounds)
+        optimizer.apply([g / rounds for g in grads] if rounds > 1 else grads, lrate)
+        return stats
+
+    def update_Gs(self, beta):
+        """Gs <- lerp(G, Gs, beta); what is not trained is copied."""
+        if 'Gs' not in self._functions:
+            self._functions['Gs'] = tf.function(self._update_Gs, autograph=False)
+        self._functions['Gs'](tf.constant(beta, tf.float32))
+
+    def _update_Gs(self, beta):
+        sources = self.G.named_variables()
+        for name, var in self.Gs.named_variables().items():
+            var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
+
+    def num_traces(self):
+        """Phase and sizes -> how often it was traced: 1, unless something is wrong."""
+        return {spec: function.experimental_get_tracing_count() for spec, function in self._functions.items()}
+
+
+def _part(x, index, size):
+    """Rows of round `index`; all rounds see the same where there are no more."""
+    return x if x.shape[0] == size else x[index * size:(index + 1) * size]
+
+
+def _moments(x):
+    x = tf.cast(tf.reshape(x, [-1]), tf.float32)
+    return tf.stack([tf.cast(tf.size(x), tf.float32), tf.reduce_sum(x), tf.reduce_sum(tf.square(x))])
+
+
+def _sum_over_rounds(one_round, rounds):
+    """Sum of the nests one_round(0), ..., one_round(rounds - 1), traced once and computed one after the other."""
+    if rounds == 1:
+        return one_round(0)
+    traced = tf.function(one_round, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+    total = traced(0)
+
+    def body(index, total):
+        return index + 1, tf.nest.map_structure(tf.add, total, traced(index))
+    # One at a time: two rounds side by side would double the memory.
+    return tf.while_loop(lambda index, _: index < rounds, body, [tf.constant(1), total], parallel_iterations=1)[1]
