@@ -91,7 +91,8 @@ def main(argv):
         return
     with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus) as run_dir:
         print(note, end='')
-        from training import training_loop  # here, because TensorFlow takes seconds to load
+        import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
+        from training import training_loop
         training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, **run.run_func_kwargs)
 
 

@@ -37,6 +37,7 @@ class TFRecordDataset:
         label_file:      Path of the labels in use. None = there are none.
         label_size:      Components of a label, 0 without labels.
         label_dtype:     'float32'.
+        labels:          float32 [num_images, label_size], in the order of the files.
 
     Raises:
         UserError:  The folder, one of its files, the resolution or the label file is missing or not as it should be.
@@ -61,11 +62,11 @@ class TFRecordDataset:
         self.dynamic_range = [0, 255]
         self.num_images = files.num_images if max_images is None else min(files.num_images, max_images)
         self.label_file = self._find_label_file(files, label_file)
-        self._np_labels = self._load_labels(files.num_images, max_label_size)  # [num_images, label_size]
-        self.label_size = self._np_labels.shape[1]
-        self.label_dtype = self._np_labels.dtype.name
+        self.labels = self._load_labels(files.num_images, max_label_size)  # [num_images, label_size]
+        self.label_size = self.labels.shape[1]
+        self.label_dtype = self.labels.dtype.name
         with tf.device('CPU:0'):  # However many classes, they take no memory of an accelerator.
-            self._tf_labels = tf.constant(self._np_labels)
+            self._tf_labels = tf.constant(self.labels)
         self._levels = files.levels
         self._repeat = repeat
         self._shuffle_mb = shuffle_mb
@@ -152,7 +153,7 @@ class TFRecordDataset:
 
     def get_random_labels_np(self, minibatch_size):
         """Labels of random images, drawn with NumPy's global generator: float32 [minibatch_size, label_size]."""
-        return self._np_labels[np.random.randint(self.num_images, size=[minibatch_size])]
+        return self.labels[np.random.randint(self.num_images, size=[minibatch_size])]
 
     def get_random_labels_tf(self, minibatch_size):
         """Labels of random images, drawn with TensorFlow's global generator: float32 tensor [minibatch_size, label_size]."""

@@ -43,7 +43,7 @@ class Terms(NamedTuple):
 
 # ---- Generator ----
 
-def _G_loss(step, func, minibatch_size=None):
+def _G_loss(step, func):
     labels = step.random_labels('labels0', step.minibatch_size)
     fakes = step.fakes('G0', step.latents('latents', step.minibatch_size), labels)
     scores = step.D(fakes, labels)
@@ -145,7 +145,10 @@ def D_logistic_r2(step, parts, gamma=10.0):
 
 def D_wgan(step, parts, wgan_epsilon=0.001):
     """Wasserstein loss with a small weight on the squared scores of reals (Karras et al. 2018, arXiv:1710.10196, Appendix A.1)."""
-    return _D_terms(step, {'loss'} & set(parts), lambda fake, real: fake - real + wgan_epsilon * tf.square(real))
+    terms = _D_terms(step, {'loss'} & set(parts), lambda fake, real: fake - real + wgan_epsilon * tf.square(real))
+    if terms.loss is not None:
+        terms.stats['Loss/epsilon_penalty'] = tf.square(terms.stats['Loss/scores/real'])
+    return terms
 
 
 def D_wgan_gp(step, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0):
@@ -161,7 +164,7 @@ def D_wgan_gp(step, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0
     if 'loss' in parts:
         fake_scores, real_scores = step.D(fakes, step.labels), step.D(step.reals, step.labels)
         loss = fake_scores - real_scores + wgan_epsilon * tf.square(real_scores)
-        stats.update({'Loss/scores/fake': fake_scores, 'Loss/scores/real': real_scores})
+        stats.update({'Loss/scores/fake': fake_scores, 'Loss/scores/real': real_scores, 'Loss/epsilon_penalty': tf.square(real_scores)})
     if 'reg' in parts:
         mixed = lerp(step.reals, fakes, step.rng.uniform('mixing_factors', [step.minibatch_size, 1, 1, 1]))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -169,7 +172,7 @@ def D_wgan_gp(step, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0
             mixed_scores = step.D(mixed, step.labels)
         norms = tf.sqrt(tf.reduce_sum(tf.square(tape.gradient(mixed_scores, mixed)), axis=[1, 2, 3]))
         reg = tf.square(norms - wgan_target) * (wgan_lambda / wgan_target ** 2)
-        stats.update({'Loss/scores/mixed': mixed_scores, 'Loss/mixed_grad_norms': norms, 'Loss/gradient_penalty': reg})
+        stats.update({'Loss/scores/mixed': mixed_scores, 'Loss/mixed_norms': norms, 'Loss/gradient_penalty': reg})
     return Terms(loss, reg, stats)
 
 

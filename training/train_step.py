@@ -28,9 +28,10 @@ class Adam(tf.Module):
         self.skipped = tf.Variable(0, dtype=tf.int64)
 
     def apply(self, grads, lrate):
-        """One step. If any gradient is not finite, none is made, and `skipped` counts it."""
+        """One step, and True; or none, and False, if any gradient is not finite. `skipped` counts the latter."""
         all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
         tf.cond(all_finite, lambda: self._apply(grads, lrate), lambda: self.skipped.assign_add(1))
+        return all_finite
 
     def _apply(self, grads, lrate):
         for var, m, v, grad in zip(self.variables_to_train, self.m, self.v, grads, strict=True):
@@ -143,8 +144,10 @@ class TrainStep(tf.Module):
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
         grads, stats = _sum_over_rounds(one_round, rounds)
-        optimizer.apply([g / rounds for g in grads] if rounds > 1 else grads, lrate)
-        return stats
+        all_finite = optimizer.apply([g / rounds for g in grads] if rounds > 1 else grads, lrate)
+        name = f'{part.capitalize()}{key}'
+        return {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
+                f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
 
     def update_Gs(self, beta):
         """Gs <- lerp(G, Gs, beta); what is not trained is copied."""

@@ -1,0 +1,102 @@
+"""Names of the official networks, and what is loaded once, anew, or not at all."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+import pretrained_networks
+from dnnlib.cli import UserError
+
+FFHQ = 'gdrive:networks/stylegan2-ffhq-config-f.pkl'
+FFHQ_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/stylegan2-ffhq-config-f.pkl'
+
+
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """Paths that were loaded and URLs that were opened, with a loader and a downloader that need neither TensorFlow nor a network."""
+    calls = []
+
+    def open_url(url, kind):
+        assert kind == 'pickle'
+        calls.append(url)
+        (tmp_path / 'cached').write_bytes(b'')
+        return open(tmp_path / 'cached', 'rb')
+
+    def load_pkl(path):
+        calls.append(path)
+        return object(), object(), object()
+
+    misc = types.ModuleType('training.misc')
+    misc.load_pkl = load_pkl
+    monkeypatch.setitem(sys.modules, 'training.misc', misc)
+    monkeypatch.setattr('training.misc', misc, raising=False)
+    monkeypatch.setattr(pretrained_networks, 'open_url', open_url)
+    monkeypatch.setattr(pretrained_networks, '_cached_networks', {})
+    return calls
+
+
+def test_official_names():
+    names = pretrained_networks.gdrive_urls
+    assert len(names) == 36
+    assert names[FFHQ] == FFHQ_URL
+    assert pretrained_networks.get_path_or_url('gdrive:networks/table2/stylegan2-car-config-e-Gskip-Dresnet.pkl') == \
+        'https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/table2/stylegan2-car-config-e-Gskip-Dresnet.pkl'
+    assert 'gdrive:networks/stylegan2-horse-config-a.pkl' in names and 'gdrive:networks/stylegan2-horse-config-b.pkl' not in names
+
+
+@pytest.mark.parametrize('name', ['results/00001/network-final.pkl', 'http://host/net.pkl', 'networks/stylegan2-ffhq-config-f.pkl'])
+def test_other_names_are_left_alone(name):
+    assert pretrained_networks.get_path_or_url(name) == name
+
+
+def test_unknown_official_name_brings_the_nearest():
+    with pytest.raises(UserError, match='fhq-config-g') as caught:
+        pretrained_networks.load_networks('gdrive:networks/stylegan2-fhq-config-g.pkl')
+    assert FFHQ in caught.value.remedy
+
+
+def test_missing_file_is_named(tmp_path):
+    for path in (tmp_path / 'missing.pkl', tmp_path):
+        with pytest.raises(UserError, match='no such file') as caught:
+            pretrained_networks.load_networks(path)
+        assert str(path) in caught.value.fact
+
+
+def test_official_network_is_downloaded_and_loaded_once(loaded, tmp_path):
+    first = pretrained_networks.load_networks(FFHQ)
+    assert pretrained_networks.load_networks(FFHQ) is first
+    assert pretrained_networks.load_networks(FFHQ_URL) is first
+    assert loaded == [FFHQ_URL, str(tmp_path / 'cached')]
+
+
+def test_file_is_loaded_once_and_again_when_it_changes(loaded, tmp_path):
+    path = tmp_path / 'net.pkl'
+    path.write_bytes(b'a')
+    first = pretrained_networks.load_networks(path)
+    assert pretrained_networks.load_networks(str(path)) is first and loaded == [str(path)]
+    os.utime(path, (1, 1))
+    assert pretrained_networks.load_networks(path) is not first and loaded == [str(path)] * 2
+
+
+def test_failed_load_is_not_remembered(loaded, monkeypatch, tmp_path):
+    path = tmp_path / 'net.pkl'
+    path.write_bytes(b'a')
+
+    def fail(path):
+        raise UserError('damaged')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules['training.misc'], 'load_pkl', fail)
+        with pytest.raises(UserError, match='damaged'):
+            pretrained_networks.load_networks(path)
+    assert len(pretrained_networks.load_networks(path)) == 3
+
+
+def test_names_need_no_tensorflow():
+    code = 'import sys, pretrained_networks; print([name for name in sys.modules if name in ("tensorflow", "requests", "tqdm")])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
+                          cwd=os.path.dirname(pretrained_networks.__file__))
+    assert done.stdout.strip() == '[]'
