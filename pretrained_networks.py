@@ -77,6 +77,10 @@ def load_networks(path_or_gdrive_path):
         if is_url(source):
             with open_url(source, kind='pickle') as file:
                 source = file.name
-        from training import misc
-        _cached_networks[key] = misc.load_pkl(source)
+        from training import misc  # imports TensorFlow
+        networks = misc.load_pkl(source)
+        if not isinstance(networks, (tuple, list)) or len(networks) != 3 or not all(hasattr(network, 'run') for network in networks):
+            raise UserError(f'{source}: expected the three networks (G, D, Gs), found something else',
+                            'Give a network-snapshot-*.pkl or network-final.pkl of a training run, or an official network.')
+        _cached_networks[key] = tuple(networks)
     return _cached_networks[key]

@@ -304,7 +304,7 @@ class Reader:
         data = self.array_bytes(dtype, data)
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise Refusal(f'has an array of shape {str(shape)[:100]} and type {dtype} with {len(data)} bytes of data', DAMAGED)
-        array.__setstate__((1, shape, dtype, bool(is_fortran), data))
+        array.__setstate__((1, shape, dtype, bool(is_fortran), data))  # keeps `data` as its memory, without a copy
 
     def make_array_of_buffer(self, data, dtype, shape, order):
         array = np.empty([0], np.int8)
@@ -385,8 +385,8 @@ class Reader:
         if not all(isinstance(component, NetworkState) for component in network.components.values()):
             raise Refusal(f'holds a network ({_show(network.name)}) with a component that is no network', DAMAGED)
         for item in network.variables:
-            if not isinstance(item, (tuple, list)) or [len(item), type(item[0])] != [2, str] \
-                    or not isinstance(item[1], (np.ndarray, np.generic)):
+            if not (isinstance(item, (tuple, list)) and len(item) == 2 and type(item[0]) is str
+                    and isinstance(item[1], (np.ndarray, np.generic))):
                 raise Refusal(f'holds a network ({_show(network.name)}) with a variable that is no pair of name and array', DAMAGED)
         network.static_kwargs = dict(network.static_kwargs)
         network.components = dict(network.components)

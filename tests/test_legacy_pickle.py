@@ -151,6 +151,7 @@ def test_new_versions_need_their_components(version):
     dict(version=1), dict(version=6), dict(version='4'), dict(version=None), dict(version=4.0), dict(name=3), dict(name=None),
     dict(static_kwargs=[]), dict(components=[]), dict(components={'mapping': 3}), dict(components={'mapping': {}}),
     dict(build_func_name=None), dict(build_module_src=b''), dict(variables={}), dict(variables=[3]), dict(variables=[('lod',)]),
+    dict(variables=[()]),
     dict(variables=[(1, np.zeros(1))]), dict(variables=[('lod', 'x')]), dict(variables=['ab']), dict(variables=None),
 ])
 def test_wrong_network_state_is_refused(changes):

@@ -27,7 +27,7 @@ def loaded(monkeypatch, tmp_path):
 
     def load_pkl(path):
         calls.append(path)
-        return object(), object(), object()
+        return tuple(types.SimpleNamespace(run=None) for _ in range(3))
 
     misc = types.ModuleType('training.misc')
     misc.load_pkl = load_pkl
@@ -93,6 +93,16 @@ def test_failed_load_is_not_remembered(loaded, monkeypatch, tmp_path):
         with pytest.raises(UserError, match='damaged'):
             pretrained_networks.load_networks(path)
     assert len(pretrained_networks.load_networks(path)) == 3
+
+
+@pytest.mark.parametrize('content', [None, (), {'a': 1}, (types.SimpleNamespace(run=None),) * 2, ('G', 'D', 'Gs')])
+def test_pickle_of_something_else_is_refused(content, loaded, monkeypatch, tmp_path):
+    path = tmp_path / 'net.pkl'
+    path.write_bytes(b'a')
+    monkeypatch.setattr(sys.modules['training.misc'], 'load_pkl', lambda path: content)
+    with pytest.raises(UserError, match='three networks') as caught:
+        pretrained_networks.load_networks(path)
+    assert str(path) in caught.value.fact
 
 
 def test_names_need_no_tensorflow():

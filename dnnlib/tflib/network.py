@@ -273,11 +273,13 @@ class Network(keras.Model):
                 if list(array.shape) != [num_items, *shape[1:]]:
                     raise ValueError(f'{self.name}: expected {name} of shape {[num_items, *shape[1:]]}, received {list(array.shape)}')
         function, tensors = self._function_for(arrays, input_transform, output_transform, dynamic_kwargs)
-        step = minibatch_size or max(num_items, 1)
+        if num_items == 0:  # Not every kernel of TensorFlow takes an empty batch: the shapes are those of one item.
+            arrays = [np.zeros([1, *a.shape[1:]], np.float32) for a in arrays]
+        step = minibatch_size or len(arrays[0])
         parts = []
-        for begin in tqdm(range(0, max(num_items, 1), step), desc=self.name, disable=not print_progress):
+        for begin in tqdm(range(0, len(arrays[0]), step), desc=self.name, disable=not print_progress):
             parts.append([x.numpy() for x in function([tf.constant(a[begin:begin + step]) for a in arrays], tensors)])
-        outputs = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        outputs = [np.concatenate(part)[:num_items] for part in zip(*parts, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
 
     def _function_for(self, arrays, input_transform, output_transform, dynamic_kwargs):
