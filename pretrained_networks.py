@@ -78,9 +78,5 @@ def load_networks(path_or_gdrive_path):
             with open_url(source, kind='pickle') as file:
                 source = file.name
         from training import misc  # imports TensorFlow
-        networks = misc.load_pkl(source)
-        if not isinstance(networks, (tuple, list)) or len(networks) != 3 or not all(hasattr(network, 'run') for network in networks):
-            raise UserError(f'{source}: expected the three networks (G, D, Gs), found something else',
-                            'Give a network-snapshot-*.pkl or network-final.pkl of a training run, or an official network.')
-        _cached_networks[key] = tuple(networks)
+        _cached_networks[key] = misc.load_networks(source)
     return _cached_networks[key]

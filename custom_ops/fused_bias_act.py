@@ -1,7 +1,8 @@
 """Bias, activation and gain in one call."""
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 

@@ -104,6 +104,14 @@ def test_a_pickle_that_does_not_fit_is_one_clear_error(tmp_path, spoil, expected
     assert 'bad.pkl' in err.value.fact and err.value.remedy
 
 
+@pytest.mark.parametrize('content', [None, (), {'a': 1}, ('G', 'D', 'Gs'), (1, 2)])
+def test_a_pickle_of_something_else_than_three_networks(tmp_path, content):
+    legacy_pickle.dump(content, tmp_path / 'net.pkl')
+    with pytest.raises(UserError, match='three networks') as err:
+        misc.load_networks(tmp_path / 'net.pkl')
+    assert 'net.pkl' in err.value.fact
+
+
 def test_settings_unknown_here_are_ignored_with_a_note(tmp_path, capsys):
     misc.save_pkl(small_networks(), tmp_path / 'net.pkl')
     states = legacy_pickle.load(tmp_path / 'net.pkl')

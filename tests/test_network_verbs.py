@@ -21,7 +21,8 @@ def test_a_notebook_of_the_original(networks):
     """The lines of run_generator.py and of the usual notebooks, in one piece."""
     _G, _D, Gs = networks
     noise_vars = [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
-    Gs_kwargs = dict(output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True), randomize_noise=False, truncation_psi=0.5)
+    fmt = dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)
+    Gs_kwargs = dict(output_transform=fmt, randomize_noise=False, truncation_psi=0.5)
     rnd = np.random.RandomState(0)
     z = rnd.randn(1, *Gs.input_shape[1:])
     tflib.set_vars({var: rnd.randn(*var.shape.as_list()) for var in noise_vars})
@@ -30,7 +31,7 @@ def test_a_notebook_of_the_original(networks):
     w = Gs.components.mapping.run(z, None)
     w_avg = Gs.get_var('dlatent_avg')
     w = w_avg + (w - w_avg) * 0.5
-    again = Gs.components.synthesis.run(w, output_transform=Gs_kwargs['output_transform'], randomize_noise=False, minibatch_size=4)
+    again = Gs.components.synthesis.run(w, output_transform=fmt, randomize_noise=False, minibatch_size=4)
     assert np.abs(again.astype(int) - images).max() <= 1
     assert tflib.run(noise_vars[0]).shape == (1, 1, 4, 4)
     assert Gs.input_shapes == [[None, 8], [None, 0]] and Gs.output_shape == [None, 3, 8, 8]
@@ -71,7 +72,8 @@ def test_truncation_psi_as_number_and_as_tensor_agree(networks):
     Gs, z = networks[2], np.random.RandomState(1).randn(2, 8)
     Gs.set_var('dlatent_avg', np.linspace(-1, 1, 8))
     kwargs = dict(randomize_noise=False, truncation_cutoff=2)
-    np.testing.assert_allclose(Gs.run(z, None, truncation_psi=1.0, **kwargs), Gs.run(z, None, truncation_psi=1, **kwargs), rtol=1e-4, atol=1e-5)
+    as_tensor, as_number = Gs.run(z, None, truncation_psi=1.0, **kwargs), Gs.run(z, None, truncation_psi=1, **kwargs)
+    np.testing.assert_allclose(as_tensor, as_number, rtol=1e-4, atol=1e-5)
     at_mean = Gs.run(z, None, truncation_psi=0.0, randomize_noise=False)
     np.testing.assert_allclose(at_mean[0], at_mean[1], atol=1e-6)
 

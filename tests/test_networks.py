@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from custom_ops import conv2d
-from dnnlib import tflib
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from training import misc, registry
 

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dnnlib.tflib import Random
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from tests.test_losses import SUPPORTED
-from training import misc, registry
-from training.train_step import Adam, TrainStep
+from training import misc
+from training.train_step import TrainStep
 
 
 def training_cases():

@@ -22,8 +22,8 @@ from training.train_step import Adam, TrainStep
 from training.training_loop import training_loop
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL = ['--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8', '--mapping-layers=1', '--metrics=none',
-         '--tick-kimg=0.016', '--image-snapshot-ticks=2', '--network-snapshot-ticks=2']
+SMALL = ['--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8', '--mapping-layers=1',
+         '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2', '--network-snapshot-ticks=2']
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +40,8 @@ def data_dir(tmp_path_factory):
 
 
 def train(data_dir, result_dir, *args, dataset='tiny', **kwargs):
-    command = [sys.executable, 'run_training.py', f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={result_dir}', *SMALL, *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+    command = [sys.executable, 'run_training.py', f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={result_dir}']
+    return subprocess.run([*command, *SMALL, *args], cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -111,7 +111,8 @@ def test_same_seed_same_run(run, data_dir, tmp_path):
 
 def test_resume_from_a_pickle(run, data_dir, tmp_path):
     folder, _ = run
-    done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064', '--total-kimg=0.08', '--lrate=1e-9')
+    done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064', '--total-kimg=0.08',
+                 '--lrate=1e-9')
     assert done.returncode == 0, done.stderr
     before, after = misc.load_pkl(folder / 'network-final.pkl'), misc.load_pkl(next(tmp_path.glob('0*')) / 'network-final.pkl')
     for old, new in zip(before[:2], after[:2], strict=True):
@@ -137,7 +138,8 @@ def test_ctrl_c_leaves_a_snapshot_and_says_how_to_go_on(data_dir, tmp_path):
 
 
 def test_gray_images_and_another_architecture(data_dir, tmp_path):
-    done = train(data_dir, tmp_path, '--config=config-e-Gorig-Dskip', '--total-kimg=0.016', '--mirror-augment=true', '--gamma=1', dataset='gray')
+    done = train(data_dir, tmp_path, '--config=config-e-Gorig-Dskip', '--total-kimg=0.016', '--mirror-augment=true', '--gamma=1',
+                 dataset='gray')
     assert done.returncode == 0, done.stderr
     folder = next(tmp_path.glob('0*'))
     Gs = misc.load_pkl(folder / 'network-final.pkl')[2]
@@ -199,7 +201,8 @@ def test_accumulated_rounds_are_the_mean_of_the_rounds():
         rng.feed({name: list(value[rounds]) for name, value in values.items()})
         copies = [net.clone() for net in nets]
         trainer = TrainStep(*copies, 'G_logistic_ns', 'D_logistic_r1', rng=rng)
-        trainer.run('D_train', 2, len(rounds), 0.0, tf.gather(reals, [i for r in rounds for i in (2 * r, 2 * r + 1)]), labels[:2 * len(rounds)])
+        images = tf.gather(reals, [i for r in rounds for i in (2 * r, 2 * r + 1)])
+        trainer.run('D_train', 2, len(rounds), 0.0, images, labels[:2 * len(rounds)])
         moments.append([m.numpy() for m in trainer.D_opt.m])
     for both, first, second in zip(*moments, strict=True):
         np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,8 @@ A loss is a function (step, parts, **settings) -> Terms. `parts` says what is wa
 is computed, for with lazy regularisation the two are minimised in separate passes.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 

@@ -8,7 +8,6 @@ import PIL.Image
 from dnnlib import legacy_pickle
 from dnnlib.cli import UserError
 
-
 # ---- Network pickles ----
 
 def load_pkl(path):
@@ -24,6 +23,15 @@ def load_pkl(path):
         UserError: The file is damaged, asks for classes it has no business with, or holds a network unknown here.
     """
     return _map_networks(legacy_pickle.load(path), legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
+
+
+def load_networks(path):
+    """The tuple (G, D, Gs) of a network pickle. Raises as `load_pkl`, and if the file holds something else."""
+    networks = load_pkl(path)
+    if not isinstance(networks, (tuple, list)) or len(networks) != 3 or not all(hasattr(network, 'run') for network in networks):
+        raise UserError(f'{path}: expected the three networks (G, D, Gs), found something else',
+                        'Give a network-snapshot-*.pkl or network-final.pkl of a training run, or an official network.')
+    return tuple(networks)
 
 
 def save_pkl(obj, path):
@@ -123,6 +131,7 @@ def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, 
         (images [N, C, H', W'] float32, labels).
     """
     import tensorflow as tf
+
     from dnnlib.tflib import Random, lerp
     images = adjust_dynamic_range(tf.cast(images, tf.float32), drange_data, drange_net)
     if mirror_augment:

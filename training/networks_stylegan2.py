@@ -13,8 +13,7 @@ from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
 from dnnlib.tflib.network import layer_prefix, note_layer
-from training.layers import (Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev,
-                             normalize_2nd_moment, note_op)
+from training.layers import Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
 
 
 def num_fmaps(kw, stage):
@@ -104,7 +103,8 @@ class G_main(Network):
         if kw.is_training and kw.style_mixing_prob is not None:
             dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
         if not kw.is_training:
-            psi, cutoff = (kw.truncation_psi_val, kw.truncation_cutoff_val) if kw.is_validation else (kw.truncation_psi, kw.truncation_cutoff)
+            psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
+            cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
             dlatents = truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
 
         with layer_prefix('G_synthesis'):
@@ -226,7 +226,7 @@ class LabelConcat(ScopedLayer):
 # ---- Generator: synthesis ----
 
 class G_synthesis_stylegan2(Network):
-    """Intermediate latents, one per layer -> images (Figures 2c and 7). Layers i = 0, 1, 2, ... are 4x4/Conv, 8x8/Conv0_up, 8x8/Conv1, ..."""
+    """Intermediate latents, one per layer -> images (Figures 2c and 7). Layers 0, 1, 2, ... are 4x4/Conv, 8x8/Conv0_up, 8x8/Conv1, ..."""
 
     settings = dict(
         dlatent_size    = 512,           # size of W

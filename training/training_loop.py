@@ -3,7 +3,6 @@
 import os
 import time
 
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -152,9 +151,7 @@ def _make_networks(G_args, D_args, training_set, resume_pkl):
     """G, D, Gs for the training set: new, or those of the pickle, whose own settings then count."""
     if resume_pkl is not None:
         print(f'Loading networks from "{resume_pkl}"...')
-        networks = misc.load_pkl(resume_pkl)
-        if not (isinstance(networks, tuple) and len(networks) == 3 and all(isinstance(net, tflib.Network) for net in networks)):
-            raise UserError(f'{resume_pkl}: expected three networks G, D, Gs, found something else', 'Use a network-snapshot-*.pkl.')
+        networks = misc.load_networks(resume_pkl)
         found, expected = networks[1].input_shapes, [[None, *training_set.shape], [None, training_set.label_size]]
         if found != expected:
             raise UserError(f'{resume_pkl} is for images {found[0][1:]} with {found[1][1]} labels, '

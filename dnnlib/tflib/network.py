@@ -266,7 +266,8 @@ class Network(keras.Model):
             Numpy array [N, ...], or a list of them where there are several outputs.
         """
         self.check_kwargs(dynamic_kwargs)
-        arrays = self._fill_missing([None if x is None else np.asarray(x, np.float32) for x in in_arrays], lambda shape: np.zeros(shape, np.float32))
+        arrays = [None if x is None else np.asarray(x, np.float32) for x in in_arrays]
+        arrays = self._fill_missing(arrays, lambda shape: np.zeros(shape, np.float32))
         num_items = len(arrays[0])
         if not input_transform:
             for name, array, shape in zip(self.input_names, arrays, self.input_shapes, strict=True):

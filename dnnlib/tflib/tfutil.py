@@ -2,10 +2,8 @@
 
 import random
 
-import numpy as np
-
-import dnnlib.tflib.quiet  # noqa: F401  Must come before TensorFlow's first import.
 import keras
+import numpy as np
 import tensorflow as tf
 
 _initialized = False
