@@ -2,7 +2,7 @@
 
 PYTHON    ?= python3
 DEMO_DIR  ?= .demo
-DEMO_KIMG ?= 29
+DEMO_KIMG ?= 35
 
 PY = .venv/bin/python
 
@@ -33,7 +33,7 @@ demo-train: | $(DEMO_DIR)/datasets/faces32
 	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_DIR)/results \
 	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=10 --metrics=none \
 	    --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
-	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.0025 --gamma=0.5 --g-smoothing-kimg=0.5
+	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5
 
 demo-pictures: demo-train
 	$(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
@@ -55,7 +55,7 @@ demo: demo-pictures ## train on 1,000 small faces for a few minutes and draw new
 # ---- The checks ----
 
 test: .venv/.installed ## run all tests
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -rs
 
 lint: .venv/.installed ## check the style of the code with ruff
 	$(PY) -m ruff check .
