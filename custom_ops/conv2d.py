@@ -41,6 +41,16 @@ def to_nchw(x):
     return x if image_format() == 'NCHW' else tf.transpose(x, [0, 3, 1, 2])
 
 
+def from_nhwc(x):
+    """[N, H, W, C] -> the layout inside."""
+    return x if image_format() == 'NHWC' else tf.transpose(x, [0, 3, 1, 2])
+
+
+def to_nhwc(x):
+    """The layout inside -> [N, H, W, C]."""
+    return x if image_format() == 'NHWC' else tf.transpose(x, [0, 2, 3, 1])
+
+
 def channel_axis():
     """Index of the channels in the layout inside."""
     return 1 if image_format() == 'NCHW' else 3
@@ -69,8 +79,8 @@ def conv2d(x, w, stride=1, padding='SAME', data_format=None):
     return tf.nn.conv2d(x, w, stride, padding, data_format)
 
 
-def conv2d_transpose(x, w, stride, data_format=None):
-    """Transposed convolution with `w` [kh, kw, in, out] and 'VALID' padding: H -> (H - 1) * stride + kh.
+def conv2d_transpose(x, w, stride, padding='VALID', data_format=None):
+    """Transposed convolution with `w` [kh, kw, in, out]: H -> (H - 1) * stride + kh with 'VALID', H * stride with 'SAME' padding.
 
     Args as in `conv2d`; x has `in` channels, the result `out`.
     """
@@ -79,6 +89,7 @@ def conv2d_transpose(x, w, stride, data_format=None):
     channels = 1 if data_format == 'NCHW' else 3
     shape = [tf.shape(x)[0], 0, 0, 0]
     for axis, size in zip(axes, w.shape[:2], strict=True):
-        shape[axis] = (tf.shape(x)[axis] - 1 if x.shape[axis] is None else x.shape[axis] - 1) * stride + size
+        in_size = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+        shape[axis] = (in_size - 1) * stride + size if padding == 'VALID' else in_size * stride
     shape[channels] = w.shape[3]
-    return tf.nn.conv2d_transpose(x, tf.transpose(w, [0, 1, 3, 2]), shape, stride, 'VALID', data_format)
+    return tf.nn.conv2d_transpose(x, tf.transpose(w, [0, 1, 3, 2]), shape, stride, padding, data_format)

@@ -71,6 +71,10 @@ def expected_and_actual(name, nets, only=None):
         if key in inputs or (only and key not in only):
             continue
         which, call = key.split('/')
+        call, _, lod = call.partition('_lod')
+        for net in (D, Gs):
+            if 'lod' in net.vars:
+                net.set_var('lod', float(lod or 0))
         if which == 'D':
             batch = int(call.split('_b')[1])
             yield key, expected, D.run(data['images'][:batch], data['labels'][:batch])

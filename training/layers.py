@@ -30,20 +30,34 @@ class ScopedLayer(keras.layers.Layer):
         self.var_names = []
 
     def add_var(self, name, shape, initializer='zeros'):
-        """Make a trainable variable and keep it as the attribute of this name."""
-        setattr(self, name, self.add_weight(name=name, shape=tuple(shape), initializer=initializer))
+        """Make a trainable variable and keep it as the attribute of this name, with _ for /."""
+        attribute = name.replace('/', '_')
+        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer))
         self.var_names.append(name)
 
-    def add_equalized(self, name, shape, lrmul=1.0):
-        """Make a weight [..., in, out] with an equalized learning rate; returns its run-time factor."""
-        self.add_var(name, shape, keras.initializers.RandomNormal(0.0, 1.0 / lrmul))
-        return float(lrmul / np.sqrt(np.prod(shape[:-1])))
+    def var(self, name):
+        """The variable made under this name."""
+        return getattr(self, name.replace('/', '_'))
 
-    def note(self, x, is_image=True):
-        """Add this layer to a listing, with `x` as its output; returns x."""
-        variables = [tf_variable(getattr(self, name)) for name in self.var_names]
+    def add_equalized(self, name, shape, lrmul=1.0, gain=1.0, use_wscale=True):
+        """Make a weight [..., in, out] with an equalized learning rate; returns its run-time factor.
+
+        Args:
+            lrmul:      Multiplier of the learning rate.
+            gain:       Standard deviation of the output for unit input, in place of 1.
+            use_wscale: False = put the scale into the initial values, as without equalized learning rates.
+        """
+        std = gain / np.sqrt(np.prod(shape[:-1]))
+        init_std, coef = (1.0 / lrmul, std * lrmul) if use_wscale else (std / lrmul, lrmul)
+        self.add_var(name, shape, keras.initializers.RandomNormal(0.0, init_std))
+        return float(coef)
+
+    def note(self, x, is_image=True, weight=None):
+        """Add this layer to a listing, with `x` as its output; returns x. weight: the one listed; None = the first."""
+        variables = [tf_variable(self.var(name)) for name in self.var_names]
         params = sum(int(np.prod(var.shape)) for var in variables)
-        note_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, variables[0].shape if variables else None)
+        weight = variables[0] if weight is None else weight
+        note_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
         return x
 
     def get_config(self):

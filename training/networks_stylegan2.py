@@ -2,7 +2,8 @@
 
 G_main = G_mapping + G_synthesis_stylegan2 is the generator, D_stylegan2 the discriminator of configurations E and F. The
 `architecture` argument chooses among the three of Figure 7: 'orig' feeds forward, 'skip' sums the RGB of all
-resolutions, 'resnet' has residual blocks.
+resolutions, 'resnet' has residual blocks. G_synthesis_stylegan_revised and D_stylegan are those of configurations B to D,
+which grow progressively.
 """
 
 import keras
@@ -13,6 +14,7 @@ from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
 from dnnlib.tflib.network import layer_prefix, note_layer
+from training import progressive
 from training.layers import Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
 
 
@@ -21,12 +23,12 @@ def num_fmaps(kw, stage):
     return int(np.clip(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_min, kw.fmap_max))
 
 
-def check_image_kwargs(net, architectures):
-    """ValueError for settings of a network on images that cannot work."""
+def check_image_kwargs(net, architectures=None):
+    """ValueError for settings of a network on images that cannot work. architectures: the known ones; None = no such setting."""
     kw = net.kw
     if kw.resolution < 4 or kw.resolution & (kw.resolution - 1):
         raise ValueError(f'{net.name}: expected a resolution that is a power of two, 4 or more; received {kw.resolution}')
-    if kw.architecture not in architectures:
+    if architectures and kw.architecture not in architectures:
         raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
     if kw.nonlinearity not in ACTIVATIONS:
         raise ValueError(f'{net.name}: expected a nonlinearity of {list(ACTIVATIONS)}, received {kw.nonlinearity!r}')
@@ -91,6 +93,8 @@ class G_main(Network):
         rng = rng or Random()
         mapping, synthesis = self.components.mapping, self.components.synthesis
         dlatent_avg = self._net.own_vars['dlatent_avg']
+        if 'lod' in synthesis.own_vars:
+            synthesis.own_vars['lod'].assign(tf.convert_to_tensor(self._net.own_vars['lod']))
         note_layer('latents_in', latents_in.shape)
         note_layer('labels_in', labels_in.shape)
         note_layer('lod', ())
@@ -105,7 +109,7 @@ class G_main(Network):
         if not kw.is_training:
             psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
             cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
-            dlatents = truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
+            dlatents = self.truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
 
         with layer_prefix('G_synthesis'):
             images = synthesis(dlatents, rng=rng, **dynamic_kwargs)
@@ -114,6 +118,11 @@ class G_main(Network):
                     note_layer(name, var.shape)
         note_layer('images_out', images.shape)
         return (images, dlatents) if kw.return_dlatents else images
+
+    @staticmethod
+    def truncate(dlatents, dlatent_avg, psi, cutoff):
+        """Function `truncate`; StyleGAN's differs."""
+        return truncate(dlatents, dlatent_avg, psi, cutoff)
 
     def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
         """With probability `prob`, the layers from a random one on take the styles of a second latent."""
@@ -163,18 +172,27 @@ class G_mapping(Network):
     )
     input_names = ('latents_in', 'labels_in')
     output_names = ('dlatents_out',)
+    norm_name = 'Normalize'  # in the listing of layers
+
+    def check(self):
+        """ValueError for settings that cannot work."""
+        if self.kw.mapping_nonlinearity not in ACTIVATIONS:
+            raise ValueError(f'{self.name}: expected mapping_nonlinearity of {list(ACTIVATIONS)}, '
+                             f'received {self.kw.mapping_nonlinearity!r}')
+
+    def dense(self, scope, fmaps):
+        return Dense(scope, fmaps, act=self.kw.mapping_nonlinearity, lrmul=self.kw.mapping_lrmul)
 
     def build(self, input_shape=None):
         kw = self.kw
-        if kw.mapping_nonlinearity not in ACTIVATIONS:
-            raise ValueError(f'{self.name}: expected mapping_nonlinearity of {list(ACTIVATIONS)}, received {kw.mapping_nonlinearity!r}')
+        self.check()
         size = kw.latent_size
         if kw.label_size:
             self.add_layer(LabelConcat('LabelConcat', kw.latent_size), (None, kw.label_size))
             size += kw.latent_size
         for idx in range(kw.mapping_layers):
             fmaps = kw.dlatent_size if idx == kw.mapping_layers - 1 else kw.mapping_fmaps
-            self.add_layer(Dense(f'Dense{idx}', fmaps, act=kw.mapping_nonlinearity, lrmul=kw.mapping_lrmul), (None, size))
+            self.add_layer(self.dense(f'Dense{idx}', fmaps), (None, size))
             size = fmaps
         self.built = True
 
@@ -195,7 +213,7 @@ class G_mapping(Network):
             x = self.layer('LabelConcat')(x, labels_in)
         if kw.normalize_latents:
             x = normalize_2nd_moment(x)
-            note_layer('Normalize', x.shape)
+            note_layer(self.norm_name, x.shape)
         for idx in range(kw.mapping_layers):
             x = self.layer(f'Dense{idx}')(x)
         if kw.dlatent_broadcast is not None:
@@ -296,11 +314,7 @@ class G_synthesis_stylegan2(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
         def style_layer(scope, x, idx, size):
-            if kw.randomize_noise:
-                noise = rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
-            else:
-                noise = tf.convert_to_tensor(self._net.own_vars[f'noise{idx}'])
-            return self.layer(scope)(x, dlatents_in[:, idx], noise)
+            return self.layer(scope)(x, dlatents_in[:, idx], layer_noise(self, rng, kw, idx, x, size))
 
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0, 4)
@@ -319,6 +333,92 @@ class G_synthesis_stylegan2(Network):
         images = conv.to_nchw(y)
         note_layer('images_out', images.shape)
         return images
+
+
+class G_synthesis_stylegan_revised(Network):
+    """The same layers without skip connections, growing progressively (Figure 2c; configurations B to D)."""
+
+    settings = dict(
+        dlatent_size      = 512,           # size of W
+        num_channels      = 3,             # channels of the images
+        resolution        = 1024,          # width and height of the images
+        fmap_base         = 16 << 10,      # channels: see num_fmaps
+        fmap_decay        = 1.0,
+        fmap_min          = 1,
+        fmap_max          = 512,
+        randomize_noise   = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
+        nonlinearity      = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
+        dtype             = 'float32',     # the only one
+        resample_kernel   = [1, 3, 3, 1],  # filter of all resampling; None = box
+        fused_modconv     = True,          # chose between two equal ways to compute; accepted, no effect
+        structure         = 'auto',        # chose between equal graphs; accepted, no effect
+        is_template_graph = False,         # accepted, no effect
+        force_clean_graph = False,         # accepted, no effect
+        lod_stage         = None,          # whole part of lod; None = not known, compute for any (training/progressive.py)
+        full_resolution   = True,          # repeat the pixels of a coarse stage up to `resolution`
+    )
+    input_names = ('dlatents_in',)
+    output_names = ('images_out',)
+    num_layers = G_synthesis_stylegan2.num_layers
+    input_spec_shapes = G_synthesis_stylegan2.input_spec_shapes
+    output_spec_shapes = G_synthesis_stylegan2.output_spec_shapes
+
+    def build(self, input_shape=None):
+        kw = self.kw
+        check_image_kwargs(self)
+        resolution_log2 = int(np.log2(kw.resolution))
+        self.add_var('lod', [], 'zeros')
+        for idx in range(self.num_layers - 1):
+            size = 2 ** ((idx + 5) // 2)
+            self.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+        w_shape = (None, kw.dlatent_size)
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)))
+        for res in range(2, resolution_log2 + 1):
+            size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
+            if size == 4:
+                self.add_layer(ModulatedConv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps), w_shape)
+            else:
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv0_up', fmaps, 3, up=True, **conv_args),
+                               image_shape(size // 2, num_fmaps(kw, res - 2)), w_shape)
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps), w_shape)
+            self.add_layer(ModulatedConv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, demodulate=False, noise=False),
+                           image_shape(size, fmaps), w_shape)
+        self.built = True
+
+    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+        kw = self.settings_for(dynamic_kwargs)
+        rng = rng or Random()
+        resolution_log2 = int(np.log2(kw.resolution))
+        note_layer('dlatents_in', dlatents_in.shape)
+        dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
+
+        def style_layer(scope, x, idx, size):
+            return self.layer(scope)(x, dlatents_in[:, idx], layer_noise(self, rng, kw, idx, x, size))
+
+        def block(res, x):
+            size = 2 ** res
+            if size == 4:
+                return style_layer('4x4/Conv', x, 0, size)
+            x = style_layer(f'{size}x{size}/Conv0_up', x, 2 * res - 5, size)
+            return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+
+        def to_rgb(res, x):
+            return self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3])
+
+        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
+        images = conv.to_nchw(progressive.grow_images(self.layer('4x4/Const')(dlatents_in), block, to_rgb, resolution_log2, lod,
+                                                      kw.lod_stage, kw.full_resolution, note_op))
+        note_layer('images_out', images.shape)
+        return images
+
+
+def layer_noise(net, rng, kw, idx, x, size):
+    """Noise [N or 1, 1, size, size] of layer `idx` of a synthesis network: fresh for each of the N items of x, or the fixed one."""
+    if kw.randomize_noise:
+        return rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
+    return tf.convert_to_tensor(net.own_vars[f'noise{idx}'])
 
 
 # ---- Discriminator ----
@@ -394,6 +494,75 @@ class D_stylegan2(Network):
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
                 y = note_op(f'{size}x{size}/Downsample', downsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
+        if kw.mbstd_group_size > 1:
+            x = note_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
+        x = self.layer('4x4/Conv')(x)
+        x = self.layer('4x4/Dense0')(x)
+        x = self.layer('Output')(x, labels_in if kw.label_size else None)
+        note_layer('scores_out', x.shape)
+        return x
+
+
+class D_stylegan(Network):
+    """The same layers without skip connections, growing progressively (configurations B to D)."""
+
+    settings = dict(
+        num_channels       = 3,             # channels of the images
+        resolution         = 1024,          # width and height of the images
+        label_size         = 0,             # size of the labels, 0 = unconditional
+        fmap_base          = 16 << 10,      # channels: see num_fmaps
+        fmap_decay         = 1.0,
+        fmap_min           = 1,
+        fmap_max           = 512,
+        nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
+        mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
+        mbstd_num_features = 1,             # channels that it appends
+        dtype              = 'float32',     # the only one
+        resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
+        structure          = 'auto',        # chose between equal graphs; accepted, no effect
+        is_template_graph  = False,         # accepted, no effect
+        lod_stage          = None,          # whole part of lod; None = not known, compute for any (training/progressive.py)
+    )
+    input_names = ('images_in', 'labels_in')
+    output_names = ('scores_out',)
+    input_spec_shapes = D_stylegan2.input_spec_shapes
+    output_spec_shapes = D_stylegan2.output_spec_shapes
+
+    def build(self, input_shape=None):
+        kw = self.kw
+        check_image_kwargs(self)
+        resolution_log2 = int(np.log2(kw.resolution))
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        self.add_var('lod', [], 'zeros')
+        for res in range(resolution_log2, 1, -1):
+            size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
+            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity), image_shape(size, kw.num_channels))
+            if size > 4:
+                self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
+                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args), image_shape(size, fmaps))
+        features = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
+        self.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, features))
+        self.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
+        self.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+        self.built = True
+
+    def call(self, images_in, labels_in, **dynamic_kwargs):
+        """[N, C, H, W] (full resolution, or that of lod_stage), [N, label_size] -> [N, 1]. With labels: as D_stylegan2."""
+        kw = self.settings_for(dynamic_kwargs)
+        resolution_log2 = int(np.log2(kw.resolution))
+        note_layer('images_in', images_in.shape)
+        note_layer('labels_in', labels_in.shape)
+        note_layer('lod', ())
+
+        def block(res, x):
+            x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
+            return self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x)
+
+        def from_rgb(res, images):
+            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(images)
+
+        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
+        x = progressive.shrink_images(conv.from_nchw(images_in), block, from_rgb, resolution_log2, lod, kw.lod_stage, note_op)
         if kw.mbstd_group_size > 1:
             x = note_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
         x = self.layer('4x4/Conv')(x)

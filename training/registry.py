@@ -1,13 +1,19 @@
 """Names, as they stand in options and network pickles, and what they stand for."""
 
 import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
-from training import networks_stylegan2
+from training import networks_stylegan, networks_stylegan2
 
-NETWORKS = {f'training.networks_stylegan2.{cls.__name__}': cls for cls in (
+NETWORKS = {f'{cls.__module__}.{cls.__name__}': cls for cls in (
     networks_stylegan2.G_main,
     networks_stylegan2.G_mapping,
     networks_stylegan2.G_synthesis_stylegan2,
+    networks_stylegan2.G_synthesis_stylegan_revised,
     networks_stylegan2.D_stylegan2,
+    networks_stylegan2.D_stylegan,
+    networks_stylegan.G_style,
+    networks_stylegan.G_mapping,
+    networks_stylegan.G_synthesis,
+    networks_stylegan.D_basic,
 )}
 
 

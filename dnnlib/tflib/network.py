@@ -103,7 +103,7 @@ class Network(keras.Model):
         setattr(self, 'layer_' + layer.scope.replace('/', '_'), layer)  # So that Keras knows of it.
         self._net.layers[layer.scope] = layer
         for name in layer.var_names:
-            self._net.own_vars[f'{layer.scope}/{name}'] = getattr(layer, name)
+            self._net.own_vars[f'{layer.scope}/{name}'] = layer.var(name)
 
     def add_component(self, key, network):
         setattr(self, f'component_{key}', network)
@@ -231,6 +231,12 @@ class Network(keras.Model):
 
     # ---- Evaluation ----
 
+    def lod_stage(self):
+        """Whole part of the variable lod where the network has layers that depend on it; None = it has none."""
+        if 'lod_stage' not in self.known_kwargs():
+            return None
+        return int(np.floor(self.get_var('lod')))
+
     def get_output_for(self, *in_expr, return_as_list=False, **dynamic_kwargs):
         """Evaluate on tensors; None stands for zeros where another input tells the batch."""
         out = self(*self._fill_missing(in_expr, tf.zeros), **dynamic_kwargs)
@@ -273,6 +279,9 @@ class Network(keras.Model):
             for name, array, shape in zip(self.input_names, arrays, self.input_shapes, strict=True):
                 if list(array.shape) != [num_items, *shape[1:]]:
                     raise ValueError(f'{self.name}: expected {name} of shape {[num_items, *shape[1:]]}, received {list(array.shape)}')
+        stage = self.lod_stage()
+        if stage is not None:
+            dynamic_kwargs = {'lod_stage': stage, **dynamic_kwargs}
         function, tensors = self._function_for(arrays, input_transform, output_transform, dynamic_kwargs)
         if num_items == 0:  # Not every kernel of TensorFlow takes an empty batch: the shapes are those of one item.
             arrays = [np.zeros([1, *a.shape[1:]], np.float32) for a in arrays]
