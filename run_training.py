@@ -56,6 +56,14 @@ def _parser():
                        help="half-life of the generator's moving average (default: 10)")
     group.add_argument('--seed', type=cli.seed, default=1000, metavar='N', help='seed of all random numbers (default: 1000)')
 
+    group = parser.add_argument_group('losses and growing')
+    group.add_argument('--cond', type=cli.boolean, default=False, metavar='BOOL', help="train with the dataset's labels (default: false)")
+    group.add_argument('--g-loss', choices=configs.G_LOSSES, metavar='NAME', help=f"{', '.join(configs.G_LOSSES)} ")
+    group.add_argument('--d-loss', choices=configs.D_LOSSES, metavar='NAME', help=f'{", ".join(configs.D_LOSSES)} (default: D_logistic_r1)')
+    group.add_argument('--lod-training-kimg', type=cli.positive_float, metavar='KIMG',
+                       help='config-a to -d: kimg at each resolution before it grows (default: 600)')
+    group.add_argument('--lod-transition-kimg', type=cli.positive_float, metavar='KIMG', help='... and kimg while it grows (default: 600)')
+
     group = parser.add_argument_group('size of the networks')
     group.add_argument('--fmap-base', type=cli.positive_int, metavar='N',
                        help='feature maps of a layer = 2 * N / resolution ... (default: 16384, config-e 8192)')
@@ -79,6 +87,8 @@ def main(argv):
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
         total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
+        G_loss=args.g_loss, D_loss=args.d_loss, cond=args.cond,
+        lod_training_kimg=args.lod_training_kimg, lod_transition_kimg=args.lod_transition_kimg,
         minibatch_size=args.minibatch_size, minibatch_gpu=args.minibatch_gpu, lrate=args.lrate, fmap_base=args.fmap_base,
         fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,

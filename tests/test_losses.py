@@ -55,15 +55,32 @@ def test_golden_values_and_gradients(name):
         assert_close(G.get_var('dlatent_avg'), data[f'dlatent_avg_after_{part}'], 1e-5, 'dlatent_avg')
         if part == 'reg' and 'pl_mean_after' in data:
             assert_close(pl_mean.numpy(), data['pl_mean_after'], 1e-5, 'pl_mean')
-        # A gradient that is zero but for rounding, in the original too, must be so here; its digits mean nothing.
-        rounding = 1e-7 * max(np.abs(v).max() for k, v in data.items() if k.startswith(f'grad_{part}/'))
-        for key, grad in zip(variables, grads, strict=True):
+        unclear = []
+        for i, (key, grad) in enumerate(zip(variables, grads, strict=True)):
             if key in case[f'zero_grad_{part}']:
                 assert not np.any(grad), f'{name}: {part} has a gradient for {key}, expected none'
-            elif 0 < np.abs(data[f'grad_{part}/{key}']).max() < rounding:
-                assert np.abs(grad).max() < rounding, f'{name}: grad_{part}/{key} is {grad}, expected zero but for rounding'
-            else:
-                assert_close(grad, data[f'grad_{part}/{key}'], 5e-5, f'{name} grad_{part}/{key}')
+            elif np.abs(grad - data[f'grad_{part}/{key}']).max() > 5e-5 * np.abs(data[f'grad_{part}/{key}']).max():
+                unclear.append((i, key))
+        if unclear:
+            spread = rounding_spread(variables, lambda part=part: evaluate((part,))[1])
+            for i, key in unclear:
+                # The tensor is a sum of terms that cancel: it may differ by what rounding of the weights makes of it, no more.
+                error = np.abs(grads[i] - data[f'grad_{part}/{key}']).max()
+                assert error <= 4 * spread[i], f'{name} grad_{part}/{key}: error {error:.3g}, rounding explains {spread[i]:.3g}'
+                assert error <= 1e-6 * max(np.abs(g).max() for g in grads), f'{name} grad_{part}/{key}: error {error:.3g}'
+
+
+def rounding_spread(variables, gradients):
+    """Largest change of each gradient when the weights change by 1e-7 of their size, about float32's rounding."""
+    values, grads, rng = [var.numpy() for var in variables.values()], gradients(), np.random.RandomState(0)
+    spread = np.zeros(len(grads))
+    for _ in range(4):
+        for var, value in zip(variables.values(), values, strict=True):
+            var.assign(value * (1 + 1e-7 * rng.randn(*value.shape)))
+        spread = np.maximum(spread, [np.abs(a - b).max() for a, b in zip(gradients(), grads, strict=True)])
+    for var, value in zip(variables.values(), values, strict=True):
+        var.assign(value)
+    return spread
 
 
 @pytest.mark.parametrize('name', sorted(loss.LOSSES))

@@ -37,6 +37,7 @@ def test_golden_training(name, case):
     rounds = case['mb'] // case['mbg']
     rng = InjectedRandom()
     trainer = make_trainer(case, nets, rng)
+    stage = trainer.set_lod(case['lod'])
     beta = 0.5 ** (case['mb'] / (case['smooth'] * 1000))
     for iteration in range(case['iters']):
         fed = {}
@@ -52,7 +53,7 @@ def test_golden_training(name, case):
             if phase == 'Gs_update':
                 trainer.update_Gs(beta)
                 continue
-            stats = trainer.run(phase, case['mbg'], rounds, case['lr'], *([reals, labels] if phase[0] == 'D' else []))
+            stats = trainer.run(phase, case['mbg'], rounds, case['lr'], *([reals, labels] if phase[0] == 'D' else [None, None]), stage)
             if case['lazy'] or phase != 'D_train':
                 expected = [data[f'value/it{iteration:02d}/{phase}' + (f'_r{r}' if rounds > 1 else '')] for r in range(rounds)]
                 count, total, _ = stats[f'Loss/{phase[0]}/{"reg" if phase.endswith("reg") else "loss"}'].numpy()

@@ -44,6 +44,11 @@ CONFIGS = {
 }
 
 
+# Losses by the names of training/loss.py, which loads TensorFlow and is not imported here.
+G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
+D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
+
+
 # ---- From options to the arguments of the training loop ----
 
 def training_run(
@@ -58,6 +63,11 @@ def training_run(
         gamma                  = None, # R1 weight. None = the configuration's.
         minibatch_size         = None, # Images per update. None = the configuration's.
         minibatch_gpu          = None, # Images per device at a time. None = the configuration's.
+        G_loss                 = None, # Name of the generator's loss, one of G_LOSSES. None = the configuration's.
+        D_loss                 = None, # Name of the discriminator's loss, one of D_LOSSES. None = the configuration's.
+        cond                   = False, # Train with the dataset's labels?
+        lod_training_kimg      = None, # Thousands of images at each resolution before it grows. None = the schedule's default.
+        lod_transition_kimg    = None, # Thousands of images while it grows. None = the schedule's default.
         lrate                  = None, # Learning rate of both networks. None = the configuration's.
         fmap_base              = None, # Feature maps = 2 * fmap_base / resolution, of both networks. None = the configuration's.
         fmap_max               = None, # Most feature maps of a layer, of both networks. None = the networks' default.
@@ -99,7 +109,16 @@ def training_run(
     kwargs.G_args.update(_given(latent_size=latent_size, dlatent_size=latent_size, mapping_fmaps=latent_size,
                                 mapping_layers=mapping_layers, **sizes))
     kwargs.D_args.update(_given(**sizes))
+    for loss_args, name in ((kwargs.G_loss_args, G_loss), (kwargs.D_loss_args, D_loss)):
+        if name is not None and loss_args['func_name'] != f'training.loss.{name}':
+            loss_args.clear()  # The settings were those of the other loss.
+            loss_args['func_name'] = f'training.loss.{name}'
+    if gamma is not None and kwargs.D_loss_args['func_name'].split('.')[-1] not in ('D_logistic_r1', 'D_logistic_r2'):
+        raise cli.UserError(f'--gamma={gamma:g}: {D_loss} has no such weight', 'Leave --gamma out, or use D_logistic_r1 or D_logistic_r2.')
     kwargs.D_loss_args.update(_given(gamma=gamma))
+    if cond:
+        kwargs.dataset_args['max_label_size'] = 'full'
+    kwargs.sched_args.update(_given(lod_training_kimg=lod_training_kimg, lod_transition_kimg=lod_transition_kimg))
     for name, value in dict(minibatch_size=minibatch_size, minibatch_gpu=minibatch_gpu, G_lrate=lrate, D_lrate=lrate,
                             tick_kimg=tick_kimg).items():
         if value is not None:  # a value given by hand holds at every resolution

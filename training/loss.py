@@ -23,6 +23,7 @@ class Step(NamedTuple):
     reals: Any = None      # [minibatch_size, C, H, W] in [-1, 1]
     labels: Any = None     # [minibatch_size, label_size] of the reals
     pl_mean: Any = None    # scalar tf.Variable: state of path-length regularisation
+    stage: int | None = None    # images have 1/2^stage of the full resolution; None = full, as networks without growth have
 
     def latents(self, name, n):
         return self.rng.normal(name, [n, self.G.input_shape[1]])
@@ -32,7 +33,18 @@ class Step(NamedTuple):
 
     def fakes(self, name, latents, labels, **kwargs):
         """Training images of G; `name` ('G0', 'G1') tells its evaluations apart."""
+        if self.stage is not None:
+            kwargs.update(lod_stage=self.stage, full_resolution=False)
         return self.G(latents, labels, is_training=True, rng=self.rng.child(name), **kwargs)
+
+    def scores(self, images, labels):
+        """What D says of images."""
+        return self.D(images, labels, **({} if self.stage is None else {'lod_stage': self.stage}))
+
+    @property
+    def pixel_weight(self):
+        """|d/d images|^2 at full resolution, relative to that at the stage's, whose pixels stand for 4^stage equal ones."""
+        return 0.25 ** (self.stage or 0)
 
 
 class Terms(NamedTuple):
@@ -47,7 +59,7 @@ class Terms(NamedTuple):
 def _G_loss(step, func):
     labels = step.random_labels('labels0', step.minibatch_size)
     fakes = step.fakes('G0', step.latents('latents', step.minibatch_size), labels)
-    scores = step.D(fakes, labels)
+    scores = step.scores(fakes, labels)
     return Terms(loss=func(scores), stats={'Loss/scores/fake': scores})
 
 
@@ -92,7 +104,7 @@ def G_logistic_ns_pathreg(step, parts, pl_minibatch_shrink=2, pl_decay=0.01, pl_
         reg, lengths = path_length(tape, pl_images, pl_dlatents, noise, step.pl_mean, pl_decay, pl_weight)
         stats.update({'Loss/pl_lengths': lengths, 'Loss/pl_mean': tf.convert_to_tensor(step.pl_mean), 'Loss/pl_penalty': reg})
     if 'loss' in parts:
-        scores = step.D(images, labels)
+        scores = step.scores(images, labels)
         loss = tf.nn.softplus(-scores)
         stats['Loss/scores/fake'] = scores
     return Terms(loss, reg, stats)
@@ -101,7 +113,7 @@ def G_logistic_ns_pathreg(step, parts, pl_minibatch_shrink=2, pl_decay=0.01, pl_
 # ---- Discriminator ----
 
 def _D_terms(step, parts, func, penalty=None, on_reals=True):
-    """loss = func(fake scores, real scores); reg = penalty(tape, scores, images) on the reals or on the fakes."""
+    """loss = func(fake scores, real scores); reg = penalty(tape, scores, images, pixel_weight) on the reals or on the fakes."""
     loss, reg, stats = None, None, {}
     need_reals = 'loss' in parts or ('reg' in parts and on_reals)
     need_fakes = 'loss' in parts or ('reg' in parts and not on_reals)
@@ -110,14 +122,14 @@ def _D_terms(step, parts, func, penalty=None, on_reals=True):
             fakes = step.fakes('G0', step.latents('latents', step.minibatch_size), step.labels)
             if not on_reals:
                 tape.watch(fakes)
-            fake_scores = step.D(fakes, step.labels)
+            fake_scores = step.scores(fakes, step.labels)
         if need_reals:
             if on_reals and penalty:
                 tape.watch(step.reals)
-            real_scores = step.D(step.reals, step.labels)
+            real_scores = step.scores(step.reals, step.labels)
     if 'reg' in parts and penalty:
         scores, images = (real_scores, step.reals) if on_reals else (fake_scores, fakes)
-        reg, squares = penalty(tape, scores, images)
+        reg, squares = penalty(tape, scores, images, step.pixel_weight)
         stats['Loss/gradient_penalty'] = squares
     if 'loss' in parts:
         loss = func(fake_scores, real_scores)
@@ -163,15 +175,15 @@ def D_wgan_gp(step, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0
     fakes = step.fakes('G0', step.latents('latents', step.minibatch_size), step.labels)
     loss, reg, stats = None, None, {}
     if 'loss' in parts:
-        fake_scores, real_scores = step.D(fakes, step.labels), step.D(step.reals, step.labels)
+        fake_scores, real_scores = step.scores(fakes, step.labels), step.scores(step.reals, step.labels)
         loss = fake_scores - real_scores + wgan_epsilon * tf.square(real_scores)
         stats.update({'Loss/scores/fake': fake_scores, 'Loss/scores/real': real_scores, 'Loss/epsilon_penalty': tf.square(real_scores)})
     if 'reg' in parts:
         mixed = lerp(step.reals, fakes, step.rng.uniform('mixing_factors', [step.minibatch_size, 1, 1, 1]))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(mixed)
-            mixed_scores = step.D(mixed, step.labels)
-        norms = tf.sqrt(tf.reduce_sum(tf.square(tape.gradient(mixed_scores, mixed)), axis=[1, 2, 3]))
+            mixed_scores = step.scores(mixed, step.labels)
+        norms = tf.sqrt(tf.reduce_sum(tf.square(tape.gradient(mixed_scores, mixed)), axis=[1, 2, 3]) * step.pixel_weight)
         reg = tf.square(norms - wgan_target) * (wgan_lambda / wgan_target ** 2)
         stats.update({'Loss/scores/mixed': mixed_scores, 'Loss/mixed_norms': norms, 'Loss/gradient_penalty': reg})
     return Terms(loss, reg, stats)

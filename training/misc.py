@@ -114,18 +114,19 @@ def _state_from_network(net):
 
 # ---- Real images ----
 
-def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, rng=None):
+def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, rng=None, stage=None):
     """Real images as the discriminator gets them.
 
     Args:
         images:         [N, C, H, W] uint8 or float, of the dataset's level floor(lod).
         labels:         [N, label_size], passed on.
-        lod:            Level of detail, a Python float or scalar tensor: its fraction fades towards the next lower level,
-                        and the result has 2^floor(lod) times the width of `images`.
+        lod:            Level of detail. Its fraction fades towards the next lower level.
         mirror_augment: Flip each image left to right with probability 1/2.
         drange_data:    Range of the dataset's values, [0, 255].
         drange_net:     Range of the result, [-1, 1].
         rng:            Random, for the flips. None = a new one.
+        stage:          floor(lod); lod may be a tensor then, and the result keeps the size of `images`. None = lod is a
+                        number, and the result has full resolution: 2^floor(lod) times the width of `images`.
 
     Returns:
         (images [N, C, H', W'] float32, labels).
@@ -137,15 +138,13 @@ def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, 
     if mirror_augment:
         flip = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
         images = tf.where(flip, images, images[..., ::-1])
-    if isinstance(lod, (int, float)) and lod == 0:
-        return images, labels
-    level = int(np.floor(lod))
-    if lod != level:
-        n, c, h, w = images.shape
+    level = int(np.floor(lod)) if stage is None else stage
+    if stage is not None or lod != level:
+        _n, c, h, w = images.shape
         coarse = tf.reduce_mean(tf.reshape(images, [-1, c, h // 2, 2, w // 2, 2]), axis=[3, 5])
         coarse = tf.repeat(tf.repeat(coarse, 2, axis=2), 2, axis=3)
         images = lerp(images, coarse, lod - level)
-    if level:
+    if stage is None and level:
         images = tf.repeat(tf.repeat(images, 2 ** level, axis=2), 2 ** level, axis=3)
     return images, labels
 

@@ -14,8 +14,8 @@ from custom_ops import fused_bias_act, upfirdn_2d
 from dnnlib.tflib import Network, Random
 from dnnlib.tflib.network import note_layer
 from training import networks_stylegan2, progressive
-from training.layers import ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
-from training.networks_stylegan2 import LabelConcat, check_image_kwargs, layer_noise, truncate
+from training.layers import ScopedLayer, image_shape, minibatch_stddev, note_op
+from training.networks_stylegan2 import check_image_kwargs, layer_noise, truncate
 
 # Gain that goes into the weights before each nonlinearity.
 GAINS = {'relu': np.sqrt(2), 'lrelu': np.sqrt(2)}

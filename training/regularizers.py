@@ -5,20 +5,21 @@ import tensorflow as tf
 from dnnlib.tflib import lerp
 
 
-def gradient_penalty(tape, scores, images, gamma):
+def gradient_penalty(tape, scores, images, pixel_weight, gamma):
     """R1 on real images, R2 on fakes (Mescheder et al. 2018, arXiv:1801.04406, Equation 9).
 
         gamma / 2 * |d scores / d images|^2
 
     Args:
-        tape:   GradientTape that watched `images` [N, C, H, W] while `scores` [N, 1] were computed.
-        gamma:  Weight.
+        tape:         GradientTape that watched `images` [N, C, H, W] while `scores` [N, 1] were computed.
+        pixel_weight: Factor of the squared norm: see training.loss.Step.
+        gamma:        Weight.
 
     Returns:
         (penalty [N], the squared norms alone [N]).
     """
     grads = tape.gradient(scores, images)  # Images do not see each other but through minibatch stddev, as in the original.
-    squares = tf.reduce_sum(tf.square(grads), axis=[1, 2, 3])
+    squares = tf.reduce_sum(tf.square(grads), axis=[1, 2, 3]) * pixel_weight
     return squares * (gamma * 0.5), squares
 
 

@@ -87,21 +87,30 @@ class TrainStep(tf.Module):
         """Whether 'G' or 'D' has passes of its own for a regulariser."""
         return self.lazy and self.reg_intervals[key] is not None and self._losses[key][0].reg is not None
 
+    def set_lod(self, lod):
+        """Set the level of detail of all networks; returns the stage to run the phases with, None for networks without growth."""
+        for net in (self.G, self.D, self.Gs):
+            for name, var in net.named_variables().items():
+                if name.split('/')[-1] == 'lod':
+                    var.assign(lod)
+        return self.D.lod_stage()
+
     def phases(self, iteration):
         """Names of the phases of this iteration, in order."""
         names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg']
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
         return [name for name in names if due.get(name, True)]
 
-    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None):
+    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None):
         """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
 
         Args:
             minibatch_gpu: Images per round.
             rounds:        Minibatches whose gradients are averaged.
             lrate:         Learning rate of the network, before lazy regularisation's factor.
-            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D. None for G.
+            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D, of the stage's resolution. None for G.
             labels:        [rounds * minibatch_gpu, label_size], of the reals.
+            stage:         What `set_lod` returned.
 
         Returns:
             Tag -> tensor [3], the count, sum and sum of squares of what the loss reports.
@@ -113,13 +122,13 @@ class TrainStep(tf.Module):
             reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
             if self._losses['D'][0].reg == 'reals':
                 rounds = 1
-        spec = (phase, minibatch_gpu, rounds)
+        spec = (phase, minibatch_gpu, rounds, stage)
         if spec not in self._functions:
             self._functions[spec] = tf.function(lambda *args: self._phase(*spec, *args), autograph=False)
         args = [tf.constant(lrate, tf.float32)] if key == 'G' else [tf.constant(lrate, tf.float32), reals, labels]
         return self._functions[spec](*args)
 
-    def _phase(self, phase, minibatch_gpu, rounds, lrate, reals=None, labels=None):
+    def _phase(self, phase, minibatch_gpu, rounds, stage, lrate, reals=None, labels=None):
         key, part = phase.split('_')
         row, loss_args = self._losses[key]
         optimizer = self._optimizers[key]
@@ -129,7 +138,7 @@ class TrainStep(tf.Module):
         def one_round(index):
             images = None if reals is None else _part(reals, index, minibatch_gpu)
             step = loss_table.Step(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
-                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean)
+                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
                 terms = row.func(step, parts, **loss_args)

@@ -1,5 +1,7 @@
 """Training: schedule -> steps -> report -> snapshot."""
 
+import functools
+import math
 import os
 import time
 
@@ -39,6 +41,7 @@ def training_loop(
         D_reg_interval          = 16,       # The same for D.
         total_kimg              = 25000,    # Thousands of images to train for.
         mirror_augment          = False,    # Flip real images left to right at random?
+        reset_opt_for_new_lod   = True,     # Forget Adam's moments when layers come in or begin to fade in?
         drange_net              = (-1, 1),  # Range of the images that the networks see.
         image_snapshot_ticks    = 50,       # Ticks between two fakes*.png. None = never.
         network_snapshot_ticks  = 50,       # Ticks between two network-snapshot-*.pkl. None = never.
@@ -74,40 +77,60 @@ def training_loop(
     def schedule():
         return training_schedule(cur_nimg, training_set.resolution_log2, **(sched_args or {}))
 
-    @tf.function(autograph=False, reduce_retracing=False)
-    def prepare(images, labels):
-        return misc.process_reals(images, labels, 0, mirror_augment, training_set.dynamic_range, drange_net)
+    @functools.cache
+    def prepare(stage):
+        """The traced function (images, labels, lod) -> what D sees, for this stage."""
+        def function(images, labels, lod):
+            lod = 0 if stage is None else lod
+            return misc.process_reals(images, labels, lod, mirror_augment, training_set.dynamic_range, drange_net, stage=stage)
+        return tf.function(function, autograph=False)
 
     cur_nimg, cur_tick, iteration = int(resume_kimg * 1000), -1, 0
-    sched = schedule()
+    sched, stream = schedule(), None
+    stage = trainer.set_lod(sched.lod)
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=sched.minibatch_gpu, **(grid_args or {}))
     snapshots.save_reals()
     snapshots.save_fakes(Gs, 'fakes_init.png')
     summaries = Summaries(run_dir)
-    data = training_set.iterate(sched.minibatch_size, seed=seed)
     clock = _Clock(start_time)
+    compiled = set()
     tick_start_nimg, total_nimg = cur_nimg, int(total_kimg * 1000)
     print(f'Training for {total_kimg:g} kimg...\n')
-    print('Compiling the training step: the first iteration takes longer than those that follow.')
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
     bar = tqdm(total=total_nimg, initial=cur_nimg, unit='img', disable=None, dynamic_ncols=True)
     try:
         while cur_nimg < total_nimg:
-            sched = schedule()
+            before, sched = sched, schedule()
+            if sched.lod != before.lod:
+                stage = trainer.set_lod(sched.lod)
+                if reset_opt_for_new_lod and _levels(sched.lod) != _levels(before.lod):
+                    trainer.G_opt.reset()
+                    trainer.D_opt.reset()
+            if stream != (sched.minibatch_size, sched.resolution):
+                stream = sched.minibatch_size, sched.resolution
+                order = None if seed is None else seed + cur_nimg
+                data = training_set.iterate(sched.minibatch_size, lod=math.floor(sched.lod), seed=order)
+            first = (stage, sched.minibatch_gpu) not in compiled
+            compiled.add((stage, sched.minibatch_gpu))
+            if first:
+                tqdm.write(f'Compiling the training step for {sched.resolution}x{sched.resolution}: '
+                           'the first iteration takes longer than those that follow.')
+                compile_start = time.time()
+            lod = tf.constant(sched.lod, tf.float32)
             rounds = sched.minibatch_size // (sched.minibatch_gpu * num_gpus)
             Gs_beta = 0.5 ** (sched.minibatch_size / (G_smoothing_kimg * 1000.0)) if G_smoothing_kimg > 0.0 else 0.0
             stats = []
             for _repeat in range(minibatch_repeats):
-                reals, labels = prepare(*next(data))
+                reals, labels = prepare(stage)(*next(data), lod)
                 for phase in trainer.phases(iteration):
                     if phase == 'Gs_update':
                         trainer.update_Gs(Gs_beta)
                     elif phase.startswith('G'):
-                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.G_lrate))
+                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.G_lrate, stage=stage))
                     else:
-                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.D_lrate, reals, labels))
-                if iteration == 0:
-                    tqdm.write(f'Compiled in {format_time(clock.since_last_tick())}.')
+                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.D_lrate, reals, labels, stage))
+                if first and _repeat == 0:
+                    tqdm.write(f'Compiled in {format_time(time.time() - compile_start)}.')
                 cur_nimg += sched.minibatch_size
                 iteration += 1
                 bar.update(sched.minibatch_size)
@@ -165,6 +188,11 @@ def _make_networks(G_args, D_args, training_set, resume_pkl):
     except ValueError as err:
         raise UserError(f'cannot make the networks: {err}', 'Change the settings of the networks.') from err
     return G, D, G.clone('Gs')
+
+
+def _levels(lod):
+    """The levels of detail that take part at `lod`."""
+    return math.floor(lod), math.ceil(lod)
 
 
 class _Clock:
