@@ -58,8 +58,8 @@ def _parser():
 
     group = parser.add_argument_group('losses and growing')
     group.add_argument('--cond', type=cli.boolean, default=False, metavar='BOOL', help="train with the dataset's labels (default: false)")
-    group.add_argument('--g-loss', choices=configs.G_LOSSES, metavar='NAME', help=f"{', '.join(configs.G_LOSSES)} ")
-    group.add_argument('--d-loss', choices=configs.D_LOSSES, metavar='NAME', help=f'{", ".join(configs.D_LOSSES)} (default: D_logistic_r1)')
+    group.add_argument('--g-loss', choices=configs.G_LOSSES, metavar='NAME', help=', '.join(configs.G_LOSSES))
+    group.add_argument('--d-loss', choices=configs.D_LOSSES, metavar='NAME', help=', '.join(configs.D_LOSSES))
     group.add_argument('--lod-training-kimg', type=cli.positive_float, metavar='KIMG',
                        help='config-a to -d: kimg at each resolution before it grows (default: 600)')
     group.add_argument('--lod-transition-kimg', type=cli.positive_float, metavar='KIMG', help='... and kimg while it grows (default: 600)')
