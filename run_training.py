@@ -11,8 +11,8 @@ from dnnlib.run_dir import RunDir
 from training import configs
 
 _EXAMPLES = '''examples:
-  # Train StyleGAN2 on the faces in datasets/ffhq, on 4 GPUs
-  python run_training.py --dataset=ffhq --mirror-augment=true --num-gpus=4
+  # Train StyleGAN2 on the faces in datasets/ffhq
+  python run_training.py --dataset=ffhq --mirror-augment=true
 
   # See what would be done, without doing it
   python run_training.py --dataset=ffhq --config=config-e --gamma=50 --dry-run
@@ -94,7 +94,9 @@ def main(argv):
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg)
     _check_dataset(args.data_dir, args.dataset)
-    _check_resume_pkl(args.resume_pkl)
+    _check_resume_pkl(args)
+    if args.num_gpus > 1:
+        raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if args.dry_run:
         print(json.dumps(run, indent=2))
         print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
@@ -117,9 +119,15 @@ def _check_dataset(data_dir, dataset):
                             f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
 
 
-def _check_resume_pkl(path):
-    if path is not None and not os.path.isfile(path):
-        raise cli.UserError(f'--resume-pkl: there is no file {path}', 'Give the path of a network-snapshot-*.pkl.')
+def _check_resume_pkl(args):
+    if args.resume_pkl is None:
+        return
+    if not os.path.isfile(args.resume_pkl):
+        raise cli.UserError(f'--resume-pkl: there is no file {args.resume_pkl}', 'Give the path of a network-snapshot-*.pkl.')
+    sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
+    if sizes:
+        raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
+                            f'Leave out {", ".join("--" + name.replace("_", "-") for name in sizes)}.')
 
 
 # ---- Metrics ----

@@ -67,9 +67,11 @@ def test_options_of_one_run_do_not_leak_into_the_next():
 
 
 @pytest.mark.parametrize('options, remedy', [
-    (dict(minibatch_size=6), '--minibatch-gpu=2'),
+    (dict(minibatch_size=6), '--minibatch-gpu=3'),
     (dict(minibatch_size=2), '--minibatch-gpu=2'),
-    (dict(minibatch_gpu=5), '--minibatch-gpu=1'),
+    (dict(minibatch_gpu=5), '--minibatch-gpu=4'),
+    (dict(minibatch_gpu=1), '--minibatch-size=32 --minibatch-gpu=2'),
+    (dict(minibatch_size=6, minibatch_gpu=6), '--minibatch-gpu=3'),
     (dict(num_gpus=3), '--minibatch-size=36'),
     (dict(num_gpus=16), '--minibatch-gpu=2'),
     (dict(config='config-a', num_gpus=16), '--minibatch-gpu=2'),
@@ -78,5 +80,5 @@ def test_minibatch_that_does_not_divide_is_refused_with_a_remedy_that_works(opti
     with pytest.raises(cli.UserError) as caught:
         training_run('ds', **options)
     assert remedy in caught.value.remedy
-    flag, value = re.search(r'--(minibatch-\w+)=(\d+)', caught.value.remedy).groups()
-    training_run('ds', **{**options, flag.replace('-', '_'): int(value)})
+    flags = re.findall(r'--(minibatch-\w+)=(\d+)', caught.value.remedy)
+    training_run('ds', **{**options, **{flag.replace('-', '_'): int(value) for flag, value in flags}})

@@ -1,5 +1,8 @@
 """The original's calls on networks: what a notebook written for it uses."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +10,7 @@ import tensorflow as tf
 from custom_ops import conv2d
 from dnnlib import tflib
 from dnnlib.tflib import Random
+from tests.golden import GOLDEN
 from tests.test_misc import small_networks
 from training import registry
 
@@ -94,6 +98,12 @@ def test_randomize_noise(networks):
     (lambda Gs: Gs.run(None, None), ValueError, 'at least one input'),
     (lambda Gs: Gs.run(np.zeros([1, 8]), None, None), ValueError, 'expected 2 inputs'),
     (lambda Gs: Gs.run(np.zeros([1, 8]), None, trunaction_psi=1), ValueError, 'trunaction_psi'),
+    (lambda Gs: Gs.run(np.zeros([1, 8]), None, resolution=16), ValueError, 'resolution'),
+    (lambda Gs: Gs.run(np.zeros([1, 8]), None, minibatch_size=0), ValueError, 'minibatch_size'),
+    (lambda Gs: Gs.run(np.zeros([1, 8]), None, is_training=True, is_validation=True), ValueError, 'exclude'),
+    (lambda Gs: pickle.dumps(Gs), TypeError, 'save_pkl'),
+    (lambda Gs: pickle.load(open(GOLDEN / 'networks' / 'channels1.pkl', 'rb')) if GOLDEN.is_dir() else type(Gs).__setstate__(Gs, {}),
+     TypeError, 'load_networks'),
     (lambda Gs: Gs.get_var('nosuch'), KeyError, 'nosuch'),
     (lambda Gs: registry.create_network('G', 'G_main', resolutoin=8), ValueError, 'resolutoin'),
     (lambda Gs: registry.create_network('D', 'D_stylegan2', resolution=12), ValueError, 'power of two'),
@@ -106,6 +116,25 @@ def test_randomize_noise(networks):
 def test_a_mistake_is_named(networks, call, error, expected):
     with pytest.raises(error, match=expected):
         call(networks[2])
+
+
+def test_options_that_are_arrays_are_told_apart(networks):
+    Gs, z = networks[2], np.zeros([1, 8])
+    offset = np.zeros(2000)
+    transform = dict(func=lambda x, offset: x * 0 + float(offset[1000]), offset=offset)
+    assert Gs.run(z, None, output_transform=transform).max() == 0
+    offset[1000] = 5
+    assert Gs.run(z, None, output_transform=transform).max() == 5
+
+
+def test_deepcopy_is_a_clone(networks):
+    twin = copy.deepcopy(networks[1])
+    for name in twin.vars:
+        np.testing.assert_array_equal(twin.get_var(name), networks[1].get_var(name))
+
+
+def test_none_stands_for_zeros_in_a_plain_call(networks):
+    assert networks[2](tf.zeros([2, 8]), None).shape == networks[2](tf.zeros([2, 8])).shape == (2, 3, 8, 8)
 
 
 def test_clone_and_copies(networks):

@@ -52,14 +52,13 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
 
 
 def test_every_flag_reaches_the_training_loop(home):
-    (home.path / 'net.pkl').write_bytes(b'')
     run_training.main([
-        '--dataset=ds', '--data-dir=datasets', '--result-dir=out', '--config=config-e-Gskip-Dorig', '--num-gpus=2', '--total-kimg=0.5',
+        '--dataset=ds', '--data-dir=datasets', '--result-dir=out', '--config=config-e-Gskip-Dorig', '--total-kimg=0.5',
         '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
         '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
-        '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--resume-pkl=net.pkl', '--resume-kimg=12.5'])
+        '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7'])
     call, = home.calls
-    assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-2gpu-config-e-Gskip-Dorig')
+    assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
                                   latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4)
     assert call['D_args'] == dict(func_name='training.networks_stylegan2.D_stylegan2', architecture='orig', fmap_base=1024, fmap_max=64)
@@ -67,9 +66,23 @@ def test_every_flag_reaches_the_training_loop(home):
     assert call['sched_args'] == dict(
         G_lrate_base=0.0025, G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, minibatch_size_base=16, minibatch_size_dict={},
         minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
-    expected = dict(num_gpus=2, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
-                    network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, resume_pkl='net.pkl', resume_kimg=12.5)
+    expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
+                    network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7})
     assert {name: call[name] for name in expected} == expected
+
+
+def test_resume_flags_reach_the_training_loop(home):
+    (home.path / 'net.pkl').write_bytes(b'')
+    run_training.main(['--dataset=ds', '--resume-pkl=net.pkl', '--resume-kimg=12.5'])
+    assert (home.calls[0]['resume_pkl'], home.calls[0]['resume_kimg']) == ('net.pkl', 12.5)
+    assert '--fmap-base' in refused_after(home, '--resume-pkl=net.pkl', '--fmap-base=64').remedy
+    assert 'num-gpus=2' in refused_after(home, '--num-gpus=2').fact
+
+
+def refused_after(home, *argv):
+    with pytest.raises(cli.UserError) as caught:
+        run_training.main(['--dataset=ds', *argv])
+    return caught.value
 
 
 def test_submit_config_holds_the_arguments_of_the_loop(home):
@@ -143,7 +156,7 @@ def test_dataset_folder_without_tfrecords(home):
 
 def test_minibatch_that_does_not_divide(home):
     err = refused('--minibatch-size=6')
-    assert '6' in err.fact and '--minibatch-gpu=2' in err.remedy
+    assert '6' in err.fact and '--minibatch-gpu=3' in err.remedy
 
 
 def test_missing_resume_pickle(home):

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 
 from dnnlib import cli
 from dnnlib.util import EasyDict
@@ -124,9 +125,9 @@ def training_run(
         if value is not None:  # a value given by hand holds at every resolution
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
     kwargs.update(_given(G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg))
-    _check_minibatch(kwargs.sched_args, num_gpus)
+    _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)
     return EasyDict(
-        run_desc=f'stylegan2-{dataset}-{num_gpus}gpu-{config}', run_dir_root=result_dir, num_gpus=num_gpus,
+        run_desc=f'stylegan2-{os.path.basename(os.path.normpath(dataset))}-{num_gpus}gpu-{config}', run_dir_root=result_dir, num_gpus=num_gpus,
         run_func_name='training.training_loop.training_loop', run_func_kwargs=kwargs)
 
 
@@ -142,17 +143,27 @@ def _find_config(config):
     return CONFIGS[config]
 
 
-def _check_minibatch(sched, num_gpus):
-    """Each minibatch must split into whole parts of minibatch_gpu on every device, at every resolution that has its own."""
+def _check_minibatch(sched, num_gpus, smallest):
+    """Each minibatch must split into whole parts of minibatch_gpu on every device, at every resolution that has its own.
+
+    A part must have `smallest` images or more, and fall into groups of 4 for minibatch stddev unless it is one group itself.
+    """
+    def fits(part):
+        return part >= smallest and (part <= 4 or part % 4 == 0)
+
     sizes, parts = sched.get('minibatch_size_dict', {}), sched.get('minibatch_gpu_dict', {})
     for resolution in (None, *sorted({*sizes, *parts})):
         size, part = sizes.get(resolution, sched['minibatch_size_base']), parts.get(resolution, sched['minibatch_gpu_base'])
-        whole = part * num_gpus
-        if size % whole == 0:
+        if size % (part * num_gpus) == 0 and fits(part):
             continue
-        fits = f'--minibatch-size={math.ceil(size / whole) * whole}'
-        if size % num_gpus == 0:
-            fits = f'--minibatch-gpu={math.gcd(size // num_gpus, part)}'
+        good = [p for p in range(smallest, part + 1) if fits(p) and size % (p * num_gpus) == 0]
+        if good:
+            remedy = f'--minibatch-gpu={good[-1]}'
+        else:
+            part_that_fits = part if fits(part) else max(smallest, part // 4 * 4)
+            whole = part_that_fits * num_gpus
+            remedy = f'--minibatch-size={math.ceil(size / whole) * whole}' + ('' if fits(part) else f' --minibatch-gpu={part_that_fits}')
         raise cli.UserError(
-            f'a minibatch of {size} images does not split into parts of {part} on {num_gpus} GPU{"s" if num_gpus > 1 else ""}',
-            f'--minibatch-size must be a multiple of --minibatch-gpu times --num-gpus; {fits} would do.')
+            f'a minibatch of {size} images does not split into parts of {part} on {num_gpus} GPU{"s" if num_gpus > 1 else ""}'
+            if fits(part) else f'--minibatch-gpu={part}: expected {smallest} to 4, or a multiple of 4',
+            f'--minibatch-size must be a multiple of --minibatch-gpu times --num-gpus; {remedy} would do.')

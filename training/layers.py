@@ -130,7 +130,7 @@ class Conv2D(ScopedLayer):
         super().__init__(scope)
         assert not (up and down)
         self.fmaps, self.kernel, self.down, self.act, self.up = fmaps, kernel, down, act, up
-        self.resample_kernel = resample_kernel and tuple(resample_kernel)
+        self.resample_kernel = None if resample_kernel is None else tuple(resample_kernel)
 
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'down': self.down, 'act': self.act,
@@ -177,7 +177,7 @@ class ModulatedConv2D(ScopedLayer):
     def __init__(self, scope, fmaps, kernel, up=False, demodulate=True, noise=True, act='linear', resample_kernel=None):
         super().__init__(scope)
         self.fmaps, self.kernel, self.up, self.demodulate, self.use_noise, self.act = fmaps, kernel, up, demodulate, noise, act
-        self.resample_kernel = resample_kernel and tuple(resample_kernel)
+        self.resample_kernel = None if resample_kernel is None else tuple(resample_kernel)
 
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'up': self.up, 'demodulate': self.demodulate,

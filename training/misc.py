@@ -54,11 +54,12 @@ def _network_from_state(state, path):
     from training import registry
     try:
         cls = registry.find_network(state.build_func_name)
-        net = cls(state.name, ignore_unknown=True, **state.static_kwargs)
+        known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
+        net = cls(state.name, **known)
     except (ValueError, TypeError) as err:
         raise UserError(f'{path}: cannot rebuild network {state.name!r}: {err}',
                         'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
-    unknown = sorted(set(state.static_kwargs) - net.known_kwargs())
+    unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
         print(f'Note: {path}: network {state.name!r} has settings unknown here, which are ignored: {", ".join(unknown)}')
     values = _named_values(state)

@@ -121,7 +121,7 @@ class Conv2D(ScopedLayer):
         super().__init__(scope)
         self.fmaps, self.kernel, self.resample, self.act = fmaps, kernel, resample, act
         self.gain, self.use_wscale, self.fused_scale = gain, use_wscale, fused_scale
-        self.blur_filter = blur_filter and tuple(blur_filter)
+        self.blur_filter = None if blur_filter is None else tuple(blur_filter)
 
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'resample': self.resample, 'act': self.act,

@@ -61,14 +61,15 @@ class G_main(Network):
     input_names = ('latents_in', 'labels_in')
     output_names = ('images_out',)
 
-    def known_kwargs(self):
-        parts = [self._component_class(key, self._net.static_kwargs) for key in ('mapping', 'synthesis')]
-        return set(self.settings).union(*(part.settings for part in parts))
+    @classmethod
+    def all_settings(cls, static_kwargs):
+        return set(cls.settings).union(*(cls._component_class(key, static_kwargs).settings for key in ('mapping', 'synthesis')))
 
-    def _component_class(self, key, kwargs):
-        name = kwargs.get(f'{key}_func', self.settings[f'{key}_func'])
+    @classmethod
+    def _component_class(cls, key, kwargs):
+        name = kwargs.get(f'{key}_func', cls.settings[f'{key}_func'])
         from training import registry  # Here, for the registry imports this module.
-        return registry.find_network(name, near=type(self))
+        return registry.find_network(name, near=cls)
 
     def build(self, input_shape=None):
         kwargs = self.static_kwargs
@@ -90,6 +91,8 @@ class G_main(Network):
     def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
         """latents [N, latent_size], labels [N, label_size] -> images [N, C, H, W], with return_dlatents also [N, layers, dlatent]."""
         kw = self.settings_for(dynamic_kwargs)
+        if kw.is_training and kw.is_validation:
+            raise ValueError(f'{self.name}: is_training and is_validation exclude each other')
         rng = rng or Random()
         mapping, synthesis = self.components.mapping, self.components.synthesis
         dlatent_avg = self._net.own_vars['dlatent_avg']

@@ -1,5 +1,6 @@
 """What a run leaves to look at: grids of real and generated images, and network pickles."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -28,19 +29,18 @@ def setup_image_grid(training_set, size='1080p', layout='random'):
     columns = int(np.clip(width // training_set.shape[2], min_columns, 32))
     rows = int(np.clip(height // training_set.shape[1], min_rows, 32))
     if layout == 'random' or training_set.label_size == 0:
-        reals, labels = training_set.get_minibatch_np(columns * rows)
-        return (columns, rows), reals, labels
+        reals, labels = next(training_set.iterate(columns * rows))  # An iterator of its own, whose buffers go with it.
+        return (columns, rows), reals.numpy(), labels.numpy()
     return (columns, rows), *_row_per_class(training_set, columns, rows)
 
 
 def _row_per_class(training_set, columns, rows):
     cells = [[] for _ in range(rows)]
     wanted = min(rows, training_set.label_size)
-    for _ in range(training_set.num_images + 1):
-        images, labels = training_set.get_minibatch_np(1)
+    for _, (images, labels) in zip(range(training_set.num_images), training_set.iterate(1)):
         row = int(np.argmax(labels[0]))
         if row < wanted and len(cells[row]) < columns:
-            cells[row].append((images[0], labels[0]))
+            cells[row].append((images[0].numpy(), labels[0].numpy()))
         if all(len(row) == columns for row in cells[:wanted]):
             break
     empty = (np.zeros(training_set.shape, np.uint8), np.zeros([training_set.label_size], np.float32))
@@ -77,10 +77,15 @@ class Snapshots:
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
     def save_networks(self, networks, name):
-        """Write (G, D, Gs); returns the path. A full disk loses this snapshot, not the run."""
-        path = self.path(name)
-        try:
-            misc.save_pkl(networks, path)
-        except OSError as err:
-            raise UserError(f'cannot write {path}: {err.strerror}', 'Make room on the disk.') from err
-        return path
+        """Write (G, D, Gs); returns the path. UserError if that fails."""
+        misc.save_pkl(networks, self.path(name))
+        return self.path(name)
+
+
+@contextlib.contextmanager
+def keep_going(name):
+    """What cannot be written inside the with-block, on a full disk say, costs that file and not the run."""
+    try:
+        yield
+    except (OSError, UserError) as err:
+        print(f'Note: {name} was not written: {str(err).splitlines()[0]}')

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import sys
 import time
 
 import tensorflow as tf
@@ -15,7 +16,7 @@ from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset, misc, registry
 from training.schedule import training_schedule
-from training.snapshot import Snapshots
+from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
 
 
@@ -57,13 +58,15 @@ def training_loop(
     Raises:
         UserError: The dataset or the pickle cannot be used, or they do not fit each other.
     """
+    if num_gpus != 1:
+        raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
     if metric_arg_list:
         raise ValueError(f'there are no metrics yet, received {metric_arg_list}')
     start_time = time.time() - resume_time
     tflib.init_tf(tf_config)
     seed = (tf_config or {}).get('rnd.np_random_seed')
     seed_everything(seed)
-    _report_device(num_gpus)
+    _report_device()
 
     training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
     G, D, Gs = _make_networks(G_args or {}, D_args or {}, training_set, resume_pkl)
@@ -85,7 +88,10 @@ def training_loop(
             return misc.process_reals(images, labels, lod, mirror_augment, training_set.dynamic_range, drange_net, stage=stage)
         return tf.function(function, autograph=False)
 
-    cur_nimg, cur_tick, iteration = int(resume_kimg * 1000), -1, 0
+    cur_nimg, cur_tick, iteration = round(resume_kimg * 1000), -1, 0
+    tick_start_nimg, total_nimg = cur_nimg, math.ceil(total_kimg * 1000)
+    if cur_nimg >= total_nimg:
+        raise UserError(f'--total-kimg={total_kimg:g} is reached already at --resume-kimg={resume_kimg:g}', 'Raise --total-kimg.')
     sched, stream = schedule(), None
     stage = trainer.set_lod(sched.lod)
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=sched.minibatch_gpu, **(grid_args or {}))
@@ -94,7 +100,6 @@ def training_loop(
     summaries = Summaries(run_dir)
     clock = _Clock(start_time)
     compiled = set()
-    tick_start_nimg, total_nimg = cur_nimg, int(total_kimg * 1000)
     print(f'Training for {total_kimg:g} kimg...\n')
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
     bar = tqdm(total=total_nimg, initial=cur_nimg, unit='img', disable=None, dynamic_ncols=True)
@@ -143,15 +148,19 @@ def training_loop(
                 tick_kimg, tick_start_nimg = (cur_nimg - tick_start_nimg) / 1000.0, cur_nimg
                 tqdm.write(_report_tick(summaries, clock, cur_tick, cur_nimg, tick_kimg, sched))
                 if image_snapshot_ticks is not None and (cur_tick % image_snapshot_ticks == 0 or done):
-                    snapshots.save_fakes(Gs, f'fakes{cur_nimg // 1000:06d}.png')
+                    name = f'fakes{cur_nimg // 1000:06d}.png'
+                    with keep_going(name):
+                        snapshots.save_fakes(Gs, name)
                 if network_snapshot_ticks is not None and (cur_tick % network_snapshot_ticks == 0 or done):
-                    snapshots.save_networks((G, D, Gs), f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
+                    name = f'network-snapshot-{cur_nimg // 1000:06d}.pkl'
+                    with keep_going(name):
+                        snapshots.save_networks((G, D, Gs), name)
                 clock.end_maintenance()
     except KeyboardInterrupt:
         bar.close()
         path = snapshots.save_networks((G, D, Gs), f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
         print(f'Stopped at kimg {cur_nimg / 1000:.1f}. To go on, give the same command with: '
-              f'--resume-pkl={path} --resume-kimg={cur_nimg / 1000:g}')
+              f'--resume-pkl={path} --resume-kimg={cur_nimg / 1000:.3f}')
         raise
     finally:
         bar.close()
@@ -161,10 +170,8 @@ def training_loop(
 
 # ---- Parts of it ----
 
-def _report_device(num_gpus):
+def _report_device():
     gpus = tf.config.list_physical_devices('GPU')
-    if num_gpus > 1:
-        raise UserError(f'--num-gpus={num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if not gpus:
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
@@ -242,4 +249,5 @@ def _peak_memory():
         import resource  # Not on Windows.
     except ImportError:
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

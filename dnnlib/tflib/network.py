@@ -30,6 +30,10 @@ class NetworkVariable:
     def numpy(self):
         return self.variable.numpy()
 
+    def eval(self):
+        """The value, by the name it had in TensorFlow 1."""
+        return self.variable.numpy()
+
     def assign(self, value):
         self.variable.assign(value)
 
@@ -41,6 +45,13 @@ class NetworkVariable:
 
     def __repr__(self):
         return f'<NetworkVariable {self.name} {tuple(self.shape)}>'
+
+
+# Settings that may be given for a single evaluation. The others decide which variables there are.
+PER_CALL_SETTINGS = {
+    'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'dlatent_avg_beta', 'style_mixing_prob',
+    'is_training', 'is_validation', 'return_dlatents', 'randomize_noise', 'normalize_latents', 'lod_stage', 'full_resolution',
+    'is_template_graph', 'fused_modconv', 'structure', 'force_clean_graph'}
 
 
 class Network(keras.Model):
@@ -65,8 +76,10 @@ class Network(keras.Model):
         super().__init__(name=name or type(self).__name__)
         tf.random.get_global_generator()  # It must exist before a function that draws from it is traced.
         # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
-        self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={})
-        self.check_kwargs(static_kwargs, ignore_unknown)
+        self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={},
+                                    is_component=ignore_unknown)
+        if not ignore_unknown:
+            self.check_kwargs(static_kwargs, self.known_kwargs())
         self.kw = SimpleNamespace(**{**self.settings, **{k: v for k, v in static_kwargs.items() if k in self.settings}})
         self.build()
 
@@ -74,18 +87,25 @@ class Network(keras.Model):
         # Keras refuses settings that mix tensors and plain values; it is needed only where a model of models is put together.
         if any(keras.backend.is_keras_tensor(x) for x in inputs):
             return super().__call__(*inputs, **kwargs)
-        return self.call(*inputs, **kwargs)
+        if not self._net.is_component:  # The network that it is part of has checked them.
+            self.check_kwargs(kwargs, (self.known_kwargs() & PER_CALL_SETTINGS) | {'rng'})
+        return self.call(*self._fill_missing(inputs, tf.zeros), **kwargs)
 
     # ---- For the subclasses ----
 
+    @classmethod
+    def all_settings(cls, static_kwargs):
+        """Names of all arguments that mean something to a network made with these."""
+        return set(cls.settings)
+
     def known_kwargs(self):
         """Names of all arguments that mean something to this network."""
-        return set(self.settings)
+        return self.all_settings(self._net.static_kwargs)
 
-    def check_kwargs(self, kwargs, ignore_unknown=False):
-        unknown = sorted(set(kwargs) - self.known_kwargs())
-        if unknown and not ignore_unknown:
-            raise ValueError(f'{type(self).__name__}: unknown arguments {unknown}; known are {sorted(self.known_kwargs())}')
+    def check_kwargs(self, kwargs, known):
+        unknown = sorted(set(kwargs) - known)
+        if unknown:
+            raise ValueError(f'{type(self).__name__}: unknown arguments {unknown}; known are {sorted(known)}')
 
     def settings_for(self, dynamic_kwargs):
         """The settings as a namespace, with those given for one evaluation put over those of the network."""
@@ -195,6 +215,28 @@ class Network(keras.Model):
         net.copy_vars_from(self)
         return net
 
+    # ---- Copies and files ----
+
+    def __deepcopy__(self, memo):
+        return self.clone()
+
+    def __reduce__(self):
+        raise TypeError('networks are not pickled directly: write them with training.misc.save_pkl((G, D, Gs), path)')
+
+    def __reduce_ex__(self, protocol):
+        return self.__reduce__()
+
+    def __setstate__(self, state):
+        raise TypeError('network pickles are not opened by pickle.load, which would run what they contain: '
+                        'use pretrained_networks.load_networks(path) or training.misc.load_pkl(path)')
+
+    def get_config(self):
+        return {'name': self.name, **self.static_kwargs}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: value for name, value in config.items() if name not in ('trainable', 'dtype')})
+
     # ---- Shapes ----
 
     def input_spec_shapes(self):
@@ -239,7 +281,7 @@ class Network(keras.Model):
 
     def get_output_for(self, *in_expr, return_as_list=False, **dynamic_kwargs):
         """Evaluate on tensors; None stands for zeros where another input tells the batch."""
-        out = self(*self._fill_missing(in_expr, tf.zeros), **dynamic_kwargs)
+        out = self(*in_expr, **dynamic_kwargs)
         return [*out] if return_as_list and isinstance(out, (tuple, list)) else [out] if return_as_list else out
 
     def _fill_missing(self, inputs, zeros):
@@ -271,7 +313,9 @@ class Network(keras.Model):
         Returns:
             Numpy array [N, ...], or a list of them where there are several outputs.
         """
-        self.check_kwargs(dynamic_kwargs)
+        self.check_kwargs(dynamic_kwargs, self.known_kwargs() & PER_CALL_SETTINGS)
+        if minibatch_size is not None and minibatch_size < 1:
+            raise ValueError(f'{self.name}: expected a minibatch_size above 0, or None; received {minibatch_size}')
         arrays = [None if x is None else np.asarray(x, np.float32) for x in in_arrays]
         arrays = self._fill_missing(arrays, lambda shape: np.zeros(shape, np.float32))
         num_items = len(arrays[0])
@@ -298,7 +342,7 @@ class Network(keras.Model):
         tensors = {k: tf.constant(v, tf.float32) for k, v in dynamic_kwargs.items() if isinstance(v, (float, np.floating))}
         static = {k: v for k, v in dynamic_kwargs.items() if k not in tensors}
         shapes = tuple(a.shape[1:] for a in arrays)
-        key = repr((shapes, _transform_key(input_transform), _transform_key(output_transform), sorted(tensors), sorted(static.items())))
+        key = _frozen([shapes, input_transform, output_transform, sorted(tensors), static])
         if key not in self._net.functions:
             def evaluate(inputs, tensors):
                 if input_transform:
@@ -343,8 +387,16 @@ class Network(keras.Model):
         print()
 
 
-def _transform_key(transform):
-    return transform and sorted((k, getattr(v, '__qualname__', None) and id(v) or v) for k, v in transform.items())
+def _frozen(value):
+    """A hashable value that is equal for equal options: nests of plain values, arrays, functions (by identity)."""
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, (np.ndarray, tf.Tensor)):
+        array = np.asarray(value)
+        return array.shape, array.dtype.str, array.tobytes()
+    return value if value is None or isinstance(value, (str, int, float, bool)) else id(value)
 
 
 def _apply_transform(transform, tensors):

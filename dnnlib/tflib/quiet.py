@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 
+# Whoever sets the level wants to see what TensorFlow says.
+_hush = 'TF_CPP_MIN_LOG_LEVEL' not in os.environ
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 
@@ -27,7 +29,8 @@ def silent_stderr():
             os.close(saved)
 
 
-if 'tensorflow' not in sys.modules and 'TF_CPP_MIN_VLOG_LEVEL' not in os.environ:
+if _hush and 'tensorflow' not in sys.modules:
     with silent_stderr():
         import tensorflow as tf
         tf.config.list_physical_devices()
+    tf.get_logger().setLevel('ERROR')  # Functions traced once for each set of options are no mistake here.

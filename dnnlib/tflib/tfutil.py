@@ -1,5 +1,6 @@
 """Start TensorFlow, set many variables, convert images to bytes and back."""
 
+import contextlib
 import random
 
 import keras
@@ -8,11 +9,15 @@ import tensorflow as tf
 
 _initialized = False
 
+# Whoever uses the networks gets their numbers: float32 means float32 (no TF32 in matrix products) on every device.
+tf.config.experimental.enable_tensor_float_32_execution(False)
+for _gpu in tf.config.list_physical_devices('GPU'):
+    with contextlib.suppress(RuntimeError):  # The GPU is in use already: its owner has chosen.
+        tf.config.experimental.set_memory_growth(_gpu, True)
+
 
 def init_tf(config_dict=None):
-    """Ready TensorFlow for this project; later calls in the same process do nothing.
-
-    Float32 means float32 (no TF32 in matrix products), GPU memory is taken as needed, everything random is seeded.
+    """Seed everything random; later calls in the same process do nothing.
 
     Args:
         config_dict: Options by the original's names. None = {}. These two count, the others had a meaning in
@@ -24,9 +29,6 @@ def init_tf(config_dict=None):
     if _initialized:
         return
     config = {'rnd.np_random_seed': None, 'rnd.tf_random_seed': 'auto', **(config_dict or {})}
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    for gpu in tf.config.list_physical_devices('GPU'):
-        tf.config.experimental.set_memory_growth(gpu, True)
     seed_everything(config['rnd.np_random_seed'], config['rnd.tf_random_seed'])
     _initialized = True
 
