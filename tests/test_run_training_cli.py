@@ -76,7 +76,7 @@ def test_resume_flags_reach_the_training_loop(home):
     run_training.main(['--dataset=ds', '--resume-pkl=net.pkl', '--resume-kimg=12.5'])
     assert (home.calls[0]['resume_pkl'], home.calls[0]['resume_kimg']) == ('net.pkl', 12.5)
     assert '--fmap-base' in refused_after(home, '--resume-pkl=net.pkl', '--fmap-base=64').remedy
-    assert 'num-gpus=2' in refused_after(home, '--num-gpus=2').fact
+    assert '--num-gpus=2' in refused_after(home, '--num-gpus=2').fact
 
 
 def refused_after(home, *argv):

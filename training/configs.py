@@ -126,8 +126,9 @@ def training_run(
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
     kwargs.update(_given(G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg))
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)
+    name = os.path.basename(os.path.normpath(dataset))
     return EasyDict(
-        run_desc=f'stylegan2-{os.path.basename(os.path.normpath(dataset))}-{num_gpus}gpu-{config}', run_dir_root=result_dir, num_gpus=num_gpus,
+        run_desc=f'stylegan2-{name}-{num_gpus}gpu-{config}', run_dir_root=result_dir, num_gpus=num_gpus,
         run_func_name='training.training_loop.training_loop', run_func_kwargs=kwargs)
 
 
