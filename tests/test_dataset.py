@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from tests import golden
-from training import tfrecords
+from training import dataset_writer, tfrecords
 from training.dataset import TFRecordDataset, load_dataset
 
 NUM_IMAGES = 50
@@ -18,7 +18,7 @@ NUM_IMAGES = 50
 def folder(tmp_path_factory):
     """50 images of 3x8x8 whose pixels rise along W from the number of the image; labels [number, -number, 1]."""
     folder = tmp_path_factory.mktemp('data') / 'counted'
-    with tfrecords.new_dataset(folder) as writer:
+    with dataset_writer.new_dataset(folder) as writer:
         for number in range(NUM_IMAGES):
             writer.add_image(np.broadcast_to(number + np.arange(8) // 2, [3, 8, 8]))
         numbers = np.arange(NUM_IMAGES)
@@ -125,7 +125,7 @@ def test_mirror_flips_about_half_of_the_images_and_nothing_else(folder):
 
 def test_shuffling_keeps_to_its_memory(tmp_path):
     image_bytes = 128 * 128  # 64 of these are 1 MB
-    with tfrecords.new_dataset(tmp_path / 'a') as writer:
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
         for number in range(200):
             writer.add_image(np.full([1, 128, 128], number))
     numbers = first_numbers(TFRecordDataset(tmp_path / 'a', shuffle_mb=1).make_dataset(10, seed=3), 20)
@@ -194,7 +194,7 @@ def test_label_size_is_limited(folder, max_label_size, label_size):
 
 
 def test_dataset_without_labels_gives_empty_ones(tmp_path):
-    with tfrecords.new_dataset(tmp_path / 'a') as writer:
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
         writer.add_image(np.zeros([1, 4, 4]))
     data = TFRecordDataset(tmp_path / 'a', max_label_size='full')
     assert data.label_file is None and data.label_size == 0
@@ -242,7 +242,7 @@ def test_senseless_minibatch_or_lod_is_refused(folder, arguments):
 
 
 def test_damage_in_the_middle_is_reported_with_the_name_of_the_file(tmp_path):
-    with tfrecords.new_dataset(tmp_path / 'a') as writer:
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
         for _ in range(9):
             writer.add_image(np.zeros([1, 8, 8]))
     path = tmp_path / 'a' / 'a-r03.tfrecords'

@@ -330,7 +330,7 @@ def test_extract_of_a_damaged_dataset_leaves_nothing(capsys):
 
 def test_compare_sees_one_different_image_label_and_count(capsys):
     for name, count in [('a', 3), ('b', 4)]:
-        with tfrecords.new_dataset(name) as writer:
+        with dataset_writer.new_dataset(name) as writer:
             for number in range(count):
                 writer.add_image(np.full([1, 4, 4], 9 if (name, number) == ('b', 1) else number))
             writer.add_labels(np.arange(count)[:, None] + (np.arange(count) == 2)[:, None] * (name == 'b'))

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 from training import tfrecords
 
@@ -80,7 +81,7 @@ class TFRecordDataset:
         if label_file is None:
             return files.label_file
         for path in [label_file, os.path.join(self.tfrecord_dir, label_file)]:
-            if os.path.isfile(path):
+            if storage.is_file(path):
                 return path
         raise UserError(f'label file {label_file} not found, neither by itself nor in {self.tfrecord_dir}', 'Check the name.')
 
@@ -110,7 +111,7 @@ class TFRecordDataset:
             raise ValueError(f'expected minibatch_size above 0, got {minibatch_size!r}')
         path, shape = self._level(lod)
         image_bytes = int(np.prod(shape))
-        records = tf.data.TFRecordDataset(path, buffer_size=max(min(self._buffer_mb << 20, os.path.getsize(path)), 1))
+        records = tf.data.TFRecordDataset(path, buffer_size=max(min(self._buffer_mb << 20, storage.size(path)), 1))
         data = tf.data.Dataset.zip(records.take(self.num_images), tf.data.Dataset.range(self.num_images))
         if self._shuffle_mb > 0:
             # Records not yet decoded are what waits in memory: about as many bytes as decoded.
