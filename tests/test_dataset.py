@@ -241,7 +241,8 @@ def test_senseless_minibatch_or_lod_is_refused(folder, arguments):
         TFRecordDataset(folder).make_dataset(*arguments)
 
 
-def test_damage_in_the_middle_is_reported_with_the_name_of_the_file(tmp_path):
+def test_damage_that_opening_misses_is_reported_with_the_name_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)  # as if the file were too large to be checked but for its ends
     with dataset_writer.new_dataset(tmp_path / 'a') as writer:
         for _ in range(9):
             writer.add_image(np.zeros([1, 8, 8]))
@@ -253,3 +254,19 @@ def test_damage_in_the_middle_is_reported_with_the_name_of_the_file(tmp_path):
     data.get_minibatch_np(4, lod=1)
     with pytest.raises(UserError, match='a-r03.tfrecords is damaged: '):
         data.get_minibatch_np(4, lod=0)
+
+
+def test_damaged_and_mixed_datasets_are_refused_before_training(tmp_path):
+    for name, seed in [('a', 0), ('b', 1)]:
+        with dataset_writer.new_dataset(tmp_path / name) as writer:
+            for image in np.random.RandomState(seed).randint(0, 256, [9, 3, 16, 16]):
+                writer.add_image(image)
+    TFRecordDataset(tmp_path / 'a')
+    path = tmp_path / 'a' / 'a-r03.tfrecords'
+    good = path.read_bytes()
+    path.write_bytes((tmp_path / 'b' / 'b-r03.tfrecords').read_bytes())
+    with pytest.raises(UserError, match='a-r03.tfrecords: record 0 is not the image of that record of .*a-r04.tfrecords'):
+        TFRecordDataset(tmp_path / 'a')
+    path.write_bytes(good[:len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1:])
+    with pytest.raises(UserError, match='a-r03.tfrecords: record 4 is damaged'):
+        TFRecordDataset(tmp_path / 'a')
