@@ -61,7 +61,10 @@ def list_folder(path):
 
 
 def walk(path):
-    """Yield (folder, names of its files) for `path` and every folder below it. Links are followed, each folder is visited once."""
+    """Yield (folder, names of its files) for `path` and every folder below it that is not hidden.
+
+    Links are followed, each folder is visited once. Pipes and devices are no files; links that lead nowhere are.
+    """
     if is_remote(path):
         for folder, _folders, names in _gfile().walk(str(path)):
             yield folder, names
@@ -74,7 +77,8 @@ def walk(path):
             folders.clear()
             continue
         seen.add(place)
-        yield folder, names
+        paths = {name: os.path.join(folder, name) for name in names}
+        yield folder, [name for name, path in paths.items() if os.path.isfile(path) or not os.path.exists(path)]
 
 
 def size(path):
