@@ -130,7 +130,7 @@ def _load():
 def _self_test(native):
     """Compare a few small cases with the reference forms, on the current device; raises an ArithmeticError where they differ."""
     from custom_ops.fused_bias_act import ACTIVATIONS
-    from custom_ops.upfirdn_2d import _upfirdn_ref
+    from custom_ops.upfirdn_2d import upfirdn_reference
     rnd = np.random.RandomState(1)
     images = rnd.randn(2, 9, 7, 5).astype(np.float32)
     taps = rnd.randn(4, 3).astype(np.float32)
@@ -138,7 +138,7 @@ def _self_test(native):
     grads = rnd.randn(*images.shape).astype(np.float32)
 
     for up, down, pads in (((1, 1), (1, 1), ((2, 1), (1, 1))), ((2, 2), (1, 1), ((2, 1), (1, 1))), ((1, 1), (2, 2), ((1, 1), (-1, 2)))):
-        expected = _upfirdn_ref(tf.constant(images), taps, up, down, pads)
+        expected = upfirdn_reference(tf.constant(images), taps, up, down, pads)
         for layout, order, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
             y = native.stylegan2_upfirdn2d(x=tf.constant(images.transpose(order)), k=taps, pads=[*pads[0], *pads[1]], up=list(up),
                                            down=list(down), flip=False, data_format=layout)
