@@ -41,6 +41,7 @@ def set_impl(impl):
             _impl, _choice = impl, None
 
 
+@tf.autograph.experimental.do_not_convert  # Building is no part of the function that is being traced.
 def library():
     """The module of native operations, built and loaded if need be; None where the reference forms are to be used.
 
