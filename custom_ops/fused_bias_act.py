@@ -73,7 +73,7 @@ def bias_act_reference(x, b, axis, act, alpha, gain):
 
 def _gradient(op, dy, c, ref, order, ref_is_y, want_db):
     settings = {name: op.get_attr(name) for name in ('axis', 'act', 'alpha', 'gain')}
-    return loader.library().stylegan2_bias_act_grad(
+    return loader.loaded().stylegan2_bias_act_grad(
         dy, c, ref, op.inputs[-1], **settings, order=order, ref_is_y=ref_is_y, want_db=want_db)
 
 

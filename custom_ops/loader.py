@@ -1,5 +1,6 @@
 """Decides, once per process, whether the native operations run or their reference forms, and loads the library."""
 
+import concurrent.futures
 import os
 import threading
 import warnings
@@ -20,6 +21,7 @@ class _Choice(NamedTuple):
 _lock = threading.Lock()
 _impl = None    # As set_impl has it; None = $STYLEGAN2_OPS.
 _choice = None  # None = not decided yet.
+_native = None  # What _load has loaded; TensorFlow cannot unload it.
 
 
 def set_impl(impl):
@@ -39,6 +41,7 @@ def set_impl(impl):
             _impl, _choice = impl, None
 
 
+@tf.autograph.experimental.do_not_convert  # Building is no part of the function that is being traced.
 def library():
     """The module of native operations, built and loaded if need be; None where the reference forms are to be used.
 
@@ -51,6 +54,11 @@ def library():
     if choice.error is not None:
         raise choice.error
     return choice.library
+
+
+def loaded():
+    """The module of native operations that `library` has loaded, whatever is chosen by now: for the gradients of its operations."""
+    return _native
 
 
 def impl_report():
@@ -99,6 +107,7 @@ def _decide(impl):
 
 def _load():
     """(module, GPU architectures) of a library that has been built, loaded and tested; UserError where one of these fails."""
+    global _native
     from custom_ops import build
     path = build.build()
     info = build.describe(path)
@@ -113,57 +122,65 @@ def _load():
     except (tf.errors.OpError, OSError) as err:
         raise UserError(f'{path} cannot be loaded: {err}', f'Build it anew: {again}') from err
     try:
-        with tf.init_scope():  # Out of the function that is being traced.
+        # In a thread of its own, where no function is being traced, no tape records, and no strategy or device is chosen.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
             for device in ('/CPU:0', '/GPU:0') if gpus else ('/CPU:0',):
-                with tf.device(device):
-                    _self_test(native)
+                thread.submit(_self_test, native, device).result()
     except Exception as err:  # Whatever it is, it must not stand in the way of the reference forms.
         first = (str(err).splitlines() or [type(err).__name__])[0]
         raise UserError(f'they fail their self-test: {first}', f'Build them anew: {again}') from err
     if kept_before and not _keeps_denormals():
         raise UserError('loading them makes this process flush denormals to zero', f'Build them without -ffast-math: {again}')
+    _native = native
     return native, info['archs']
 
 
 # ---- Self-test ----
 
-def _self_test(native):
-    """Compare a few small cases with the reference forms, on the current device; raises an ArithmeticError where they differ."""
-    from custom_ops.fused_bias_act import ACTIVATIONS
-    from custom_ops.upfirdn_2d import upfirdn_reference
-    rnd = np.random.RandomState(1)
-    images = rnd.randn(2, 9, 7, 5).astype(np.float32)
-    taps = rnd.randn(4, 3).astype(np.float32)
-    bias = rnd.randn(5).astype(np.float32)
-    grads = rnd.randn(*images.shape).astype(np.float32)
+# dtype -> largest error, relative to the largest number of the result
+_TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 1e-2}
 
-    for up, down, pads in (((1, 1), (1, 1), ((2, 1), (1, 1))), ((2, 2), (1, 1), ((2, 1), (1, 1))), ((1, 1), (2, 2), ((1, 1), (-1, 2)))):
-        expected = upfirdn_reference(tf.constant(images), taps, up, down, pads)
-        for layout, order, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
-            y = native.stylegan2_upfirdn2d(x=tf.constant(images.transpose(order)), k=taps, pads=[*pads[0], *pads[1]], up=list(up),
-                                           down=list(down), flip=False, data_format=layout)
-            _expect_close(f'upfirdn_2d up {up[0]} down {down[0]} {layout}', tf.transpose(y, back), expected)
 
-    for name, spec in ACTIVATIONS.items():
-        alpha, gain = spec.def_alpha or 0.0, spec.def_gain
-        x = tf.constant(images)
+def _self_test(native, device):
+    """Compare a few small cases with the reference forms; raises an ArithmeticError where they differ."""
+    with tf.device(device):
+        for dtype in _TOLERANCES:
+            rnd = np.random.RandomState(1)
+            images, grads = (tf.cast(rnd.randn(2, 9, 7, 5), dtype) for _ in range(2))
+            _test_upfirdn_2d(native, images, rnd.randn(4, 3).astype(np.float32))
+            _test_fused_bias_act(native, images, tf.cast(rnd.randn(5), dtype), grads)
+
+
+def _test_upfirdn_2d(native, images, k):
+    from custom_ops.upfirdn_2d import upfirdn_reference  # Here, because it imports this module.
+    for up, down, pads in ((1, 1, (2, 1, 1, 1)), (2, 1, (2, 1, 1, 1)), (1, 2, (1, 1, -1, 2))):
+        expected = upfirdn_reference(tf.cast(images, tf.float32), k, (up, up), (down, down), (pads[:2], pads[2:]))
+        for layout, there, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
+            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up], down=[down, down], flip=False,
+                                           data_format=layout)
+            _expect_close(f'upfirdn_2d (up {up}, down {down}, {layout})', tf.transpose(y, back), expected)
+
+
+def _test_fused_bias_act(native, x, b, dy):
+    from custom_ops.fused_bias_act import ACTIVATIONS, bias_act_reference
+    for act, spec in ACTIVATIONS.items():
+        settings = dict(axis=3, act=act, alpha=spec.def_alpha or 0.0, gain=spec.def_gain)
+        inputs = [tf.cast(value, tf.float32) for value in (x, b)]
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            expected = spec.func(x + bias, alpha) * gain
-        expected_dx = tape.gradient(expected, x, grads)
-        settings = dict(axis=3, act=name, alpha=alpha, gain=gain)
-        y = native.stylegan2_bias_act(x=x, b=bias, **settings)
-        _expect_close(f'fused_bias_act {name}', y, expected)
-        dx, db = native.stylegan2_bias_act_grad(dy=grads, c=np.zeros(0, np.float32), ref=x, b=bias, order=1, ref_is_y=False, want_db=True,
+            tape.watch(inputs)
+            expected = bias_act_reference(*inputs, **settings)
+        expected_dx, expected_db = tape.gradient(expected, inputs, tf.cast(dy, tf.float32))
+        _expect_close(f'fused_bias_act ({act})', native.stylegan2_bias_act(x=x, b=b, **settings), expected)
+        dx, db = native.stylegan2_bias_act_grad(dy=dy, c=tf.zeros([0], x.dtype), ref=x, b=b, order=1, ref_is_y=False, want_db=True,
                                                 **settings)
-        _expect_close(f'gradient of fused_bias_act {name}', dx, expected_dx)
-        _expect_close(f'bias gradient of fused_bias_act {name}', db, tf.reduce_sum(expected_dx, [0, 1, 2]))
+        _expect_close(f'gradient of fused_bias_act ({act})', dx, expected_dx)
+        _expect_close(f'bias gradient of fused_bias_act ({act})', db, expected_db)
 
 
 def _expect_close(what, result, expected):
-    error = np.max(np.abs(result.numpy() - expected.numpy()))
-    if not error < 1e-4:
-        raise ArithmeticError(f'{what} is off by {error:g}')
+    error = np.max(np.abs(result.numpy().astype(np.float32) - expected.numpy())) / np.max(np.abs(expected.numpy()))
+    if not error <= _TOLERANCES[result.dtype]:
+        raise ArithmeticError(f'{what} in {result.dtype.name} is off by {error:.2g}')
 
 
 def _keeps_denormals():

@@ -143,7 +143,7 @@ def _native_gradient(op, dy):
     for i, axis in enumerate((1, 2) if data_format == 'NHWC' else (2, 3)):
         in_size = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
         grad_pads += _pads_of_gradient(in_size, k.shape[i], up[i], down[i], (pads[2 * i], pads[2 * i + 1]))
-    dx = loader.library().stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
+    dx = loader.loaded().stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
     dx.set_shape(x.shape)
     return dx, None, None
 
