@@ -50,6 +50,7 @@ def _add_common_flags(parser):
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
     parser.add_argument('--result-dir', default='results', metavar='DIR', help='where each run makes its folder (default: %(default)s)')
+    cli.add_impl_flag(parser)
     cli.add_debug_flag(parser)
 
 
@@ -59,6 +60,8 @@ def main(argv):
     if command is None:
         raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
+    if kwargs['impl'] is None:
+        del kwargs['impl']
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
     with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:
         func(run_dir.path, **kwargs)
@@ -66,7 +69,7 @@ def main(argv):
 
 # ---- The two commands ----
 
-def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=None):
+def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=None, impl=None):
     """Write seed%04d.png for each seed.
 
     One RandomState(seed) gives the latent vector and then each noise buffer in the network's order, so a seed means the
@@ -78,11 +81,12 @@ def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=N
         seeds:          List of int.
         truncation_psi: Scale of the deviation from the average in W.
         class_idx:      Class to draw. None = a zero label vector.
+        impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
 
     Raises: cli.UserError on a pickle that cannot be read, or a class that the network does not have.
     """
     from dnnlib import tflib
-    Gs = _load_generator(network_pkl)
+    Gs = _load_generator(network_pkl, impl)
     labels = _one_hot(Gs, class_idx)
     noise_vars = [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
     stored_noise = {var: var.numpy() for var in noise_vars}
@@ -96,7 +100,7 @@ def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=N
     tflib.set_vars(stored_noise)  # load_networks may hand the same network to the next who asks
 
 
-def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles, truncation_psi=0.5, class_idx=None):
+def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles, truncation_psi=0.5, class_idx=None, impl=None):
     """Write R-C.png for each row seed R and column seed C, S-S.png for each seed alone, and grid.png with all of them.
 
     The picture R-C takes W of C in the layers `col_styles` and W of R in the others. The noise is that of the pickle.
@@ -109,11 +113,12 @@ def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles,
         col_styles:     List of int, layers of the synthesis network counted from 0.
         truncation_psi: Scale of the deviation from the average in W.
         class_idx:      Class to draw. None = a zero label vector.
+        impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
 
     Raises: cli.UserError on a pickle that cannot be read, a layer or a class that the network does not have.
     """
     from tqdm import tqdm
-    Gs = _load_generator(network_pkl)
+    Gs = _load_generator(network_pkl, impl)
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
@@ -143,10 +148,14 @@ def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles,
 
 # ---- Parts of them ----
 
-def _load_generator(network_pkl):
+def _load_generator(network_pkl, impl):
+    import custom_ops
     import pretrained_networks
+    if impl is not None:
+        custom_ops.set_impl(impl)
     print(f'Loading networks from "{network_pkl}"...')
     _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
+    print(custom_ops.impl_report())
     channels = Gs.output_shape[1]
     if channels not in (1, 3):
         raise cli.UserError(f'--network: {network_pkl} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',

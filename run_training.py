@@ -48,6 +48,7 @@ def _parser():
     group = parser.add_argument_group('length and speed (1 kimg = a thousand images shown)')
     group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
     group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
+    cli.add_impl_flag(group)
     group.add_argument('--minibatch-size', type=cli.positive_int, metavar='N', help='images per update (default: 32)')
     group.add_argument('--minibatch-gpu', type=cli.positive_int, metavar='N', help='images per GPU at a time (default: 4)')
     group.add_argument('--lrate', type=cli.positive_float, metavar='RATE', help='learning rate of both networks (default: 0.002)')
@@ -92,7 +93,8 @@ def main(argv):
         minibatch_size=args.minibatch_size, minibatch_gpu=args.minibatch_gpu, lrate=args.lrate, fmap_base=args.fmap_base,
         fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
-        G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg)
+        G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
+        impl=args.impl)
     _check_dataset(args.data_dir, args.dataset)
     _check_resume_pkl(args)
     if args.num_gpus > 1:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from custom_ops import loader
+
 
 class Activation(NamedTuple):
     """One row of the table below."""
@@ -49,6 +51,57 @@ def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None):
     if b is not None:
         if b.shape.rank != 1 or not b.shape.is_compatible_with([x.shape[axis]]):
             raise ValueError(f'fused_bias_act: expected b of shape [{x.shape[axis]}], received {b.shape}')
+    library = loader.library()
+    if library is None:
+        return bias_act_reference(x, b, axis, act, alpha, gain)
+    x = tf.convert_to_tensor(x)
+    b = tf.zeros([0], x.dtype) if b is None else b
+    return library.stylegan2_bias_act(x, b, axis=axis % x.shape.rank, act=act, alpha=alpha or 0, gain=gain)
+
+
+def bias_act_reference(x, b, axis, act, alpha, gain):
+    """What the native form must equal, in TensorFlow's own operations. Arguments as above, with numbers for None."""
+    if b is not None:
         x = x + tf.reshape(b, [-1 if i == axis % x.shape.rank else 1 for i in range(x.shape.rank)])
-    y = spec.func(x, alpha)
+    y = ACTIVATIONS[act].func(x, alpha)
     return y if gain == 1 else y * tf.cast(gain, y.dtype)
+
+
+# ---- Gradients of the native form: native/cpu_bias_act.cc, native/gpu_kernels.cu ----
+# Stylegan2BiasActGrad(dy, c, ref, b) = gain * (dy + c) * act^(n)(ref + b), and its sum per channel. With c, it is its own gradient with
+# respect to dy: one pass gives the second derivatives too.
+
+def _gradient(op, dy, c, ref, order, ref_is_y, want_db):
+    settings = {name: op.get_attr(name) for name in ('axis', 'act', 'alpha', 'gain')}
+    return loader.loaded().stylegan2_bias_act_grad(
+        dy, c, ref, op.inputs[-1], **settings, order=order, ref_is_y=ref_is_y, want_db=want_db)
+
+
+def _has_bias(b):
+    return b.shape.num_elements() != 0
+
+
+@tf.RegisterGradient('Stylegan2BiasAct')
+def _forward_gradient(op, dy):
+    x, b = op.inputs
+    # The sign of the result tells the slope: x need not be kept. The result is kept anyway, by the convolution that follows.
+    ref_is_y = op.get_attr('act') in (b'relu', b'lrelu') and op.get_attr('gain') > 0 and op.get_attr('alpha') >= 0
+    ref = dy if op.get_attr('act') == b'linear' else op.outputs[0] if ref_is_y else x
+    dx, db = _gradient(op, dy, tf.zeros([0], dy.dtype), ref, order=1, ref_is_y=ref_is_y, want_db=_has_bias(b))
+    return dx, db if _has_bias(b) else None
+
+
+@tf.RegisterGradient('Stylegan2BiasActGrad')
+def _gradient_gradient(op, ddx, ddb):
+    dy, c, ref, b = op.inputs
+    order, ref_is_y, want_db = (op.get_attr(name) for name in ('order', 'ref_is_y', 'want_db'))
+    added = ddb if want_db else tf.zeros([0], dy.dtype)
+    d_dy, d_c = _gradient(op, ddx, added, ref, order, ref_is_y, want_db=_has_bias(c))
+    d_c = d_c if _has_bias(c) else None
+    if op.get_attr('act') in (b'linear', b'relu', b'lrelu'):  # Straight on both sides of zero.
+        return d_dy, d_c, None, None
+    along = [-1 if i == op.get_attr('axis') else 1 for i in range(dy.shape.rank)]
+    u = ddx + tf.reshape(added, along) if want_db else ddx
+    v = dy + tf.reshape(c, along) if _has_bias(c) else dy
+    d_ref, d_b = _gradient(op, u * v, tf.zeros([0], dy.dtype), ref, order + 1, ref_is_y, want_db=_has_bias(b))
+    return d_dy, d_c, d_ref, d_b if _has_bias(b) else None

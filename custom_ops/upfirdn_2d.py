@@ -11,7 +11,7 @@ normalised to one, so that resampling keeps the mean of an image.
 import numpy as np
 import tensorflow as tf
 
-from custom_ops import conv2d
+from custom_ops import conv2d, loader
 
 
 def upfirdn_2d(x, k, upx=1, upy=1, downx=1, downy=1, padx0=0, padx1=0, pady0=0, pady1=0):
@@ -103,38 +103,66 @@ def _square_size(w):
     return int(height)
 
 
-# ---- The operation on [major, H, W, minor] ----
-# up, down are (y, x); pads are ((top, bottom), (left, right)); the filter is a constant.
+# ---- The operation on images in either layout ----
+# up, down are (y, x); pads are ((top, bottom), (left, right)), numbers or scalar tensors; the filter is a constant.
 
 def _upfirdn_images(x, k, data_format, up=1, down=1, pad0=0, pad1=0):
-    """The same factor and padding along both axes, on images in either layout."""
+    """The same factor and padding along both axes."""
+    return _upfirdn(x, k, (up, up), (down, down), ((pad0, pad1), (pad0, pad1)), data_format)
+
+
+def _upfirdn(x, k, up, down, pads, data_format='NHWC'):
+    library = loader.library()
+    if library is not None:
+        pads = [p for pair in pads for p in pair]
+        return library.stylegan2_upfirdn2d(x, k, pads, up=up, down=down, data_format=data_format)
     # Depthwise convolutions want channels last; the usual trick of one-channel images is slower by an order of magnitude.
     if data_format == 'NCHW':
         x = tf.transpose(x, [0, 2, 3, 1])
-    y = _upfirdn(x, k, (up, up), (down, down), ((pad0, pad1), (pad0, pad1)))
+    y = upfirdn_reference(x, k, up, down, pads)
     return tf.transpose(y, [0, 3, 1, 2]) if data_format == 'NCHW' else y
 
 
-def _upfirdn(x, k, up, down, pads):
-    """`upfirdn_2d` with its gradient, which is the same operation with the filter flipped and up and down exchanged."""
+def _pads_of_gradient(in_size, taps, up, down, pads):
+    """Pads of the gradient along one axis: the same operation with the filter flipped and up and down exchanged."""
+    pad0, pad1 = pads
+    out_size = (in_size * up + pad0 + pad1 - taps) // down + 1
+    return taps - pad0 - 1, in_size * up - out_size * down + pad0 - up + 1
+
+
+# ---- The native form: native/cpu_upfirdn.cc, native/gpu_kernels.cu ----
+
+@tf.RegisterGradient('Stylegan2Upfirdn2d')
+def _native_gradient(op, dy):
+    x, k, pads = op.inputs
+    up, down, flip, data_format = (op.get_attr(name) for name in ('up', 'down', 'flip', 'data_format'))
+    data_format = tf.compat.as_str(data_format)
+    known = tf.get_static_value(pads)
+    pads = pads if known is None else [int(p) for p in known]
+    grad_pads = []
+    for i, axis in enumerate((1, 2) if data_format == 'NHWC' else (2, 3)):
+        in_size = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+        grad_pads += _pads_of_gradient(in_size, k.shape[i], up[i], down[i], (pads[2 * i], pads[2 * i + 1]))
+    dx = loader.loaded().stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
+    dx.set_shape(x.shape)
+    return dx, None, None
+
+
+# ---- The reference form: TensorFlow's own operations, channels last ----
+
+def upfirdn_reference(x, k, up, down, pads):
+    """What the native form must equal: x [major, H, W, minor], k [kh, kw] of NumPy, other arguments as above."""
     @tf.custom_gradient
     def forward(x):
-        size = [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in (1, 2)]
-
         def backward(dy):
-            grad_pads = []
-            for i in range(2):
-                out_size = (size[i] * up[i] + pads[i][0] + pads[i][1] - k.shape[i]) // down[i] + 1
-                pad0 = k.shape[i] - pads[i][0] - 1
-                pad1 = size[i] * up[i] - out_size * down[i] + pads[i][0] - up[i] + 1
-                grad_pads.append((pad0, pad1))
-            return _upfirdn(dy, k[::-1, ::-1], down, up, tuple(grad_pads))
-
-        return _upfirdn_ref(x, k, up, down, pads), backward
+            size = [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in (1, 2)]
+            grad_pads = [_pads_of_gradient(size[i], k.shape[i], up[i], down[i], pads[i]) for i in range(2)]
+            return upfirdn_reference(dy, k[::-1, ::-1], down, up, grad_pads)
+        return _resample(x, k, up, down, pads), backward
     return forward(x)
 
 
-def _upfirdn_ref(x, k, up, down, pads):
+def _resample(x, k, up, down, pads):
     """Depthwise convolutions: transposed where the image grows, strided where it shrinks."""
     if up[0] != up[1]:  # TensorFlow's depthwise kernels stride alike along both axes.
         x = _insert_zeros(x, up)

@@ -61,6 +61,15 @@ def add_debug_flag(parser):
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
 
 
+OPS_IMPLS = ('auto', 'native', 'ref')
+
+
+def add_impl_flag(parser):
+    """Give `parser` the flag --impl, for `custom_ops.set_impl`; None = not given."""
+    parser.add_argument('--impl', choices=OPS_IMPLS, metavar='NAME',
+                        help='custom ops: native, ref, or auto = native if they build (default: $STYLEGAN2_OPS or auto)')
+
+
 # ---- Argument types (argparse turns their ArgumentTypeError into a usage line and exit code 2) ----
 
 def num_range(text):

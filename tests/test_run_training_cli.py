@@ -43,7 +43,7 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
     assert (call['num_gpus'], call['total_kimg'], call['mirror_augment'], call['data_dir']) == (1, 25000, False, 'datasets')
     assert (call['image_snapshot_ticks'], call['network_snapshot_ticks'], call['D_loss_args']['gamma']) == (10, 10, 10)
     assert (call['dataset_args'], call['tf_config']) == ({'tfrecord_dir': 'ds'}, {'rnd.np_random_seed': 1000})
-    assert not {'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
+    assert not {'impl', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'Local submit - run_dir: {call["run_dir"]}'
     assert lines[1] == 'dnnlib: Running training.training_loop.training_loop() on localhost...'
@@ -56,7 +56,7 @@ def test_every_flag_reaches_the_training_loop(home):
         '--dataset=ds', '--data-dir=datasets', '--result-dir=out', '--config=config-e-Gskip-Dorig', '--total-kimg=0.5',
         '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
         '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
-        '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7'])
+        '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--impl=ref'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
@@ -67,7 +67,7 @@ def test_every_flag_reaches_the_training_loop(home):
         G_lrate_base=0.0025, G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, minibatch_size_base=16, minibatch_size_dict={},
         minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
     expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
-                    network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7})
+                    network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref')
     assert {name: call[name] for name in expected} == expected
 
 

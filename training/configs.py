@@ -80,7 +80,8 @@ def training_run(
         G_smoothing_kimg       = None, # Half-life of the generator's moving average. None = the training loop's default.
         seed                   = 1000,
         resume_pkl             = None, # Network pickle to start from. None = from random weights.
-        resume_kimg            = None): # Thousands of images it has seen. None = 0.
+        resume_kimg            = None, # Thousands of images it has seen. None = 0.
+        impl                   = None): # Form of the custom ops: 'auto', 'native' or 'ref'. None = $STYLEGAN2_OPS, or 'auto'.
     """The run that these options describe.
 
     Returns: EasyDict(run_desc, run_dir_root, num_gpus, run_func_name, run_func_kwargs); the last is an EasyDict too: the
@@ -124,7 +125,7 @@ def training_run(
                             tick_kimg=tick_kimg).items():
         if value is not None:  # a value given by hand holds at every resolution
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
-    kwargs.update(_given(G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg))
+    kwargs.update(_given(G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg, impl=impl))
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)
     name = os.path.basename(os.path.normpath(dataset))
     return EasyDict(

@@ -9,6 +9,7 @@ import time
 import tensorflow as tf
 from tqdm import tqdm
 
+import custom_ops
 from dnnlib import tflib
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
@@ -48,7 +49,8 @@ def training_loop(
         network_snapshot_ticks  = 50,       # Ticks between two network-snapshot-*.pkl. None = never.
         resume_pkl              = None,     # Network pickle to start from. None = from random weights.
         resume_kimg             = 0.0,      # Thousands of images it has seen: where the schedule starts.
-        resume_time             = 0.0):     # Seconds it was trained for: where the clock starts.
+        resume_time             = 0.0,      # Seconds it was trained for: where the clock starts.
+        impl                    = None):    # Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
@@ -56,7 +58,8 @@ def training_loop(
     how to go on from it.
 
     Raises:
-        UserError: The dataset or the pickle cannot be used, or they do not fit each other.
+        UserError: The dataset or the pickle cannot be used, or they do not fit each other; or the native custom ops are asked for
+            and cannot be used.
     """
     if num_gpus != 1:
         raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
@@ -69,6 +72,9 @@ def training_loop(
     _report_device()
 
     training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
+    if impl is not None:
+        custom_ops.set_impl(impl)
+    print(custom_ops.impl_report())
     G, D, Gs = _make_networks(G_args or {}, D_args or {}, training_set, resume_pkl)
     G.print_layers()
     D.print_layers()

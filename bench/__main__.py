@@ -1,0 +1,21 @@
+"""`python -m bench PAGE [flags]`: one page of measurements."""
+
+import importlib
+import sys
+
+PAGES = {
+    'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
+}
+
+
+def main():
+    page = sys.argv[1] if len(sys.argv) > 1 else None
+    if page not in PAGES:
+        print('usage: python -m bench PAGE [--help]\n\npages:\n' + '\n'.join(f'  {name:<10}  {what}' for name, what in PAGES.items()),
+              file=sys.stdout if page in ('-h', '--help') else sys.stderr)
+        sys.exit(0 if page in ('-h', '--help') else 2)
+    importlib.import_module(f'bench.{page}').main(sys.argv[2:], prog=f'python -m bench {page}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,138 @@
+"""The native ops against a streaming copy of the same bytes, the reference form, and convolutions of one-channel images."""
+
+import argparse
+
+from bench import timing
+
+FILTER = [1, 3, 3, 1]
+SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
+COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f',
+           'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each function is timed', type=int, default=20, metavar='N')
+    parser.add_argument('--shapes', help='every shape that config-f uses instead of [4, 128, 128, 128] (takes long)', action='store_true')
+    parser.add_argument('--max-resolution', help='largest resolution of --shapes', type=int, default=1024, metavar='N')
+    parser.add_argument('--batches', help='batch sizes of --shapes', default='1,4,32', metavar='LIST')
+    parser.add_argument('--only', help='only rows whose name contains this', default='', metavar='TEXT')
+    args = parser.parse_args(argv)
+
+    cases = config_f_cases(args.max_resolution, [int(n) for n in args.batches.split(',')]) if args.shapes else page_cases()
+    print(timing.machine())
+    rows = [measure(*case, rounds=args.rounds, with_conv=not args.shapes) for case in cases if args.only in case[0]]
+    timing.report(rows, COLUMNS, args.json)
+    slower = [row['name'] for row in rows if row['ratio_ref'] > 1]
+    print(f'{len(rows)} rows; slower than the reference form: {", ".join(slower) or "none"}')
+
+
+# ---- What is measured: (name, op, data_format, dtype, shape [N, C, H, W]) ----
+
+def page_cases():
+    return [(f'{op}/{data_format}/{dtype}', op, data_format, dtype, SHAPE)
+            for op in ('upfirdn_2d/up1', 'upfirdn_2d/up2', 'upfirdn_2d/down2', 'fused_bias_act/forward', 'fused_bias_act/backward')
+            for data_format in ('NHWC', 'NCHW')
+            for dtype in ('float32', 'bfloat16')]
+
+
+def config_f_cases(max_resolution, batches):
+    """The ops that config-f runs at each resolution, with its numbers of channels, in the layout of a CPU."""
+    cases = []
+    for batch in batches:
+        res = 4
+        while res <= max_resolution:
+            maps = {size: min(32768 // size, 512) for size in (res, res // 2)}  # Feature maps of config-f.
+            found = [('fused_bias_act/forward', maps[res], res), ('fused_bias_act/backward', maps[res], res),
+                     ('fused_bias_act/forward', 3, res), ('fused_bias_act/backward', 3, res)]
+            if res > 4:
+                found += [('upfirdn_2d/up1', maps[res], res),          # After the transposed convolutions, before the strided ones.
+                          ('upfirdn_2d/up2', 3, res // 2),              # RGB pictures on their way up ...
+                          ('upfirdn_2d/down2', 3, res),                 # ... and their gradients on the way down.
+                          ('upfirdn_2d/down2', maps[res], res),         # Shortcuts of D and their gradients.
+                          ('upfirdn_2d/up2', maps[res], res // 2)]
+            for op, channels, size in found:
+                cases.append((f'{op}/NHWC/float32/{batch}x{size}x{size}x{channels}', op, 'NHWC', 'float32', (batch, channels, size, size)))
+            res *= 2
+    return cases
+
+
+# ---- Measuring ----
+
+def measure(name, op, data_format, dtype, shape, rounds, with_conv):
+    import tensorflow as tf
+
+    from custom_ops import loader
+
+    n, c, h, w = shape
+    x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
+    kind = op.split('/')[1]
+    run = {impl: (resampling if op.startswith('upfirdn_2d') else bias_act)(x, kind, data_format, impl) for impl in ('native', 'ref')}
+    if with_conv and op.startswith('upfirdn_2d'):
+        run['conv'] = lambda: one_channel(x, kind, data_format)
+    functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
+    for impl in ('native', 'ref'):
+        loader.set_impl(impl)
+        results = functions[impl]()  # Traced here, once.
+    # Reads x, and dy where there is one, and writes the results.
+    total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + sum(int(tf.size(t)) for t in tf.nest.flatten(results))) * x.dtype.size
+    part = tf.zeros([total // 2], tf.uint8)
+    loader.set_impl('native')
+    functions['copy'] = lambda: loader.library().stylegan2_stream_copy(part)
+    del results
+    times = timing.interleaved(functions, rounds, seconds=10)
+    return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
+            'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
+            'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
+
+
+def resampling(x, kind, data_format, impl):
+    import custom_ops
+    resample = {'up1': custom_ops.filter_2d, 'up2': custom_ops.upsample_2d, 'down2': custom_ops.downsample_2d}[kind]
+    return lambda: resample(x, FILTER, data_format=data_format)
+
+
+def bias_act(x, kind, data_format, impl):
+    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db."""
+    import tensorflow as tf
+
+    import custom_ops
+    from custom_ops import loader
+    axis = 3 if data_format == 'NHWC' else 1
+    b = tf.cast(tf.random.normal([x.shape[axis]]), x.dtype)
+    dy = tf.cast(tf.random.normal(x.shape), x.dtype) if kind == 'backward' else None
+    gain = custom_ops.ACTIVATIONS['lrelu'].def_gain
+
+    def forward():
+        return custom_ops.fused_bias_act(x, b, axis=axis, act='lrelu')
+
+    def backward_native():
+        return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x, b, axis=axis, act='lrelu', alpha=0.2, gain=gain,
+                                                        ref_is_y=True)
+
+    def backward_ref():
+        dx = tf.raw_ops.LeakyReluGrad(gradients=dy * tf.cast(gain, x.dtype), features=x, alpha=0.2)
+        return dx, tf.reduce_sum(dx, [i for i in range(4) if i != axis])
+
+    return forward if kind == 'forward' else backward_native if impl == 'native' else backward_ref
+
+
+def one_channel(x, kind, data_format):
+    """Every channel as a picture of its own: zeros inserted, padded, convolved; how ports usually write it."""
+    import numpy as np
+    import tensorflow as tf
+    if data_format == 'NHWC':
+        x = tf.transpose(x, [0, 3, 1, 2])
+    n, c, h, w = x.shape
+    x = tf.reshape(x, [n * c, h, w, 1])
+    k = np.outer(FILTER, FILTER) / 64
+    if kind == 'up2':
+        x = tf.reshape(tf.pad(tf.reshape(x, [n * c, h, 1, w, 1, 1]), [[0, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]), [n * c, h * 2, w * 2, 1])
+        k = k * 4
+    pads = {'up1': [2, 1], 'up2': [2, 1], 'down2': [1, 1]}[kind]
+    x = tf.nn.conv2d(tf.pad(x, [[0, 0], pads, pads, [0, 0]]), tf.cast(k[:, :, np.newaxis, np.newaxis], x.dtype), 1, 'VALID')
+    if kind == 'down2':
+        x = x[:, ::2, ::2]
+    x = tf.reshape(x, [n, c, x.shape[1], x.shape[2]])
+    return tf.transpose(x, [0, 2, 3, 1]) if data_format == 'NHWC' else x

@@ -1,0 +1,60 @@
+"""Timing side by side, tables, and the line that says where and when."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+
+def interleaved(functions, rounds, seconds=None):
+    """Call each function once per round, in turn, so that whatever else the machine does meets all of them alike.
+
+    Args:
+        functions: {name: function without arguments}; each returns when its work is done.
+        rounds:    Rounds to time, after one that is not.
+        seconds:   Start no new round after so many; at least three are timed. None = no limit.
+
+    Returns:
+        {name: (median, best)} in milliseconds.
+    """
+    for function in functions.values():
+        function()
+    times = {name: [] for name in functions}
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if seconds is not None and done >= 3 and time.perf_counter() - begin > seconds:
+            break
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: (statistics.median(values), min(values)) for name, values in times.items()}
+
+
+def machine():
+    """Machine and date in one line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        model = next((line.split(':')[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith('model name')), model)
+    return f'{model}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today().isoformat()}'
+
+
+def report(rows, columns, json_path=None):
+    """Print rows of a page as a table, and keep them.
+
+    Args:
+        rows:      Dicts, one per row.
+        columns:   {key of the rows: format, e.g. '.2f'}, in the order of the table.
+        json_path: File for the rows as a JSON list. None = not kept.
+    """
+    cells = [list(columns)] + [['' if row.get(key) is None else format(row[key], fmt) for key, fmt in columns.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for line in cells:
+        print('  '.join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))))
+    if json_path is not None:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
+        Path(json_path).write_text(json.dumps(rows, indent=1) + '\n')

@@ -1,0 +1,187 @@
+"""Decides, once per process, whether the native operations run or their reference forms, and loads the library."""
+
+import concurrent.futures
+import os
+import threading
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dnnlib.cli import OPS_IMPLS, UserError
+
+
+class _Choice(NamedTuple):
+    library: object | None     # the loaded module; None = reference form
+    report: str
+    error: UserError | None    # of 'native', raised at every use
+
+
+_lock = threading.Lock()
+_impl = None    # As set_impl has it; None = $STYLEGAN2_OPS.
+_choice = None  # None = not decided yet.
+_native = None  # What _load has loaded; TensorFlow cannot unload it.
+
+
+def set_impl(impl):
+    """Choose the form of upfirdn_2d and fused_bias_act from now on; functions that are traced already keep theirs.
+
+    Args:
+        impl: 'native' = the native operations, or an error where they do not build or work;
+              'ref' = the reference forms, made of TensorFlow's own operations;
+              'auto' = native where that works, else the reference forms with a warning;
+              None = what the environment variable STYLEGAN2_OPS names, 'auto' if it is unset.
+    """
+    global _impl, _choice
+    if impl is not None and impl not in OPS_IMPLS:
+        raise ValueError(f'set_impl: expected one of {OPS_IMPLS} or None, received {impl!r}')
+    with _lock:
+        if impl != _impl:
+            _impl, _choice = impl, None
+
+
+@tf.autograph.experimental.do_not_convert  # Building is no part of the function that is being traced.
+def library():
+    """The module of native operations, built and loaded if need be; None where the reference forms are to be used.
+
+    The first call decides, and may be made while a tf.function is traced.
+
+    Raises:
+        UserError: 'native' is asked for, but they cannot be built, loaded or trusted; or STYLEGAN2_OPS has a value that means nothing.
+    """
+    choice = _decided()
+    if choice.error is not None:
+        raise choice.error
+    return choice.library
+
+
+def loaded():
+    """The module of native operations that `library` has loaded, whatever is chosen by now: for the gradients of its operations."""
+    return _native
+
+
+def impl_report():
+    """One line for the start of a command, such as 'Custom ops: native CPU'. Decides, and raises, as `library`."""
+    library()
+    return f'Custom ops: {_decided().report}'
+
+
+# ---- The decision ----
+
+def _decided():
+    global _choice
+    choice = _choice
+    if choice is None:
+        with _lock:
+            if _choice is None:
+                _choice, warning = _decide(_impl or _impl_of_environment())
+                if warning:
+                    warnings.warn(warning, RuntimeWarning, stacklevel=1)
+            choice = _choice
+    return choice
+
+
+def _impl_of_environment():
+    impl = os.environ.get('STYLEGAN2_OPS') or 'auto'
+    if impl not in OPS_IMPLS:
+        raise UserError(f'STYLEGAN2_OPS={impl}: expected {", ".join(OPS_IMPLS)}', 'Correct it, or unset it for auto.')
+    return impl
+
+
+def _decide(impl):
+    """(choice, text of a warning or None)."""
+    if impl == 'ref':
+        return _Choice(None, 'reference (as asked for)', None), None
+    try:
+        native, archs = _load()
+    except UserError as err:
+        if impl == 'native':
+            return _Choice(None, '', err), None
+        warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\nGoing on with the reference forms, which are slower. '
+                   'STYLEGAN2_OPS=ref or --impl=ref asks for them without this warning.')
+        return _Choice(None, f'reference ({err.fact.splitlines()[0].rstrip(":")})', None), warning
+    kinds = f'CPU + CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else 'CPU'
+    return _Choice(native, f'native {kinds}', None), None
+
+
+def _load():
+    """(module, GPU architectures) of a library that has been built, loaded and tested; UserError where one of these fails."""
+    global _native
+    from custom_ops import build
+    path = build.build()
+    info = build.describe(path)
+    gpus = tf.config.get_visible_devices('GPU')
+    if gpus and not info['archs']:
+        fact, remedy = info['cuda_error'] or ('there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build')
+        raise UserError(f'there is a GPU, but they were built without CUDA kernels: {fact}', remedy)
+    again = 'python -m custom_ops.build --clean, then python -m custom_ops.build --verbose'
+    kept_before = _keeps_denormals()
+    try:
+        native = tf.load_op_library(path)
+    except (tf.errors.OpError, OSError) as err:
+        raise UserError(f'{path} cannot be loaded: {err}', f'Build it anew: {again}') from err
+    try:
+        # In a thread of its own, where no function is being traced, no tape records, and no strategy or device is chosen.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            for device in ('/CPU:0', '/GPU:0') if gpus else ('/CPU:0',):
+                thread.submit(_self_test, native, device).result()
+    except Exception as err:  # Whatever it is, it must not stand in the way of the reference forms.
+        first = (str(err).splitlines() or [type(err).__name__])[0]
+        raise UserError(f'they fail their self-test: {first}', f'Build them anew: {again}') from err
+    if kept_before and not _keeps_denormals():
+        raise UserError('loading them makes this process flush denormals to zero', f'Build them without -ffast-math: {again}')
+    _native = native
+    return native, info['archs']
+
+
+# ---- Self-test ----
+
+# dtype -> largest error, relative to the largest number of the result
+_TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 1e-2}
+
+
+def _self_test(native, device):
+    """Compare a few small cases with the reference forms; raises an ArithmeticError where they differ."""
+    with tf.device(device):
+        for dtype in _TOLERANCES:
+            rnd = np.random.RandomState(1)
+            images, grads = (tf.cast(rnd.randn(2, 9, 7, 5), dtype) for _ in range(2))
+            _test_upfirdn_2d(native, images, rnd.randn(4, 3).astype(np.float32))
+            _test_fused_bias_act(native, images, tf.cast(rnd.randn(5), dtype), grads)
+
+
+def _test_upfirdn_2d(native, images, k):
+    from custom_ops.upfirdn_2d import upfirdn_reference  # Here, because it imports this module.
+    for up, down, pads in ((1, 1, (2, 1, 1, 1)), (2, 1, (2, 1, 1, 1)), (1, 2, (1, 1, -1, 2))):
+        expected = upfirdn_reference(tf.cast(images, tf.float32), k, (up, up), (down, down), (pads[:2], pads[2:]))
+        for layout, there, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
+            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up], down=[down, down], flip=False,
+                                           data_format=layout)
+            _expect_close(f'upfirdn_2d (up {up}, down {down}, {layout})', tf.transpose(y, back), expected)
+
+
+def _test_fused_bias_act(native, x, b, dy):
+    from custom_ops.fused_bias_act import ACTIVATIONS, bias_act_reference
+    for act, spec in ACTIVATIONS.items():
+        settings = dict(axis=3, act=act, alpha=spec.def_alpha or 0.0, gain=spec.def_gain)
+        inputs = [tf.cast(value, tf.float32) for value in (x, b)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            expected = bias_act_reference(*inputs, **settings)
+        expected_dx, expected_db = tape.gradient(expected, inputs, tf.cast(dy, tf.float32))
+        _expect_close(f'fused_bias_act ({act})', native.stylegan2_bias_act(x=x, b=b, **settings), expected)
+        dx, db = native.stylegan2_bias_act_grad(dy=dy, c=tf.zeros([0], x.dtype), ref=x, b=b, order=1, ref_is_y=False, want_db=True,
+                                                **settings)
+        _expect_close(f'gradient of fused_bias_act ({act})', dx, expected_dx)
+        _expect_close(f'bias gradient of fused_bias_act ({act})', db, expected_db)
+
+
+def _expect_close(what, result, expected):
+    error = np.max(np.abs(result.numpy().astype(np.float32) - expected.numpy())) / np.max(np.abs(expected.numpy()))
+    if not error <= _TOLERANCES[result.dtype]:
+        raise ArithmeticError(f'{what} in {result.dtype.name} is off by {error:.2g}')
+
+
+def _keeps_denormals():
+    return np.float32(1e-38) * np.float32(0.1) != 0

@@ -1,0 +1,240 @@
+// fused_bias_act and its derivatives on the CPU: one pass over memory, in blocks that stay in the first-level cache.
+
+#include "cpu_kernels.h"
+
+#include <cmath>
+#include <vector>
+
+namespace stylegan2 {
+namespace {
+
+constexpr double kSeluScale = 1.0507009873554804934193349852946;
+constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
+
+template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
+
+// ---- Activations of a block, in place ----
+
+template <typename A>
+A polynomial(const double* coef, A x) {
+  A y = A(coef[kMaxOrder + 1]);
+  for (int i = kMaxOrder; i >= 0; i--) y = y * x + A(coef[i]);
+  return y;
+}
+
+template <typename A>
+INLINE void polynomials(const double* coef, A* x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = polynomial(coef, x[i]);
+}
+
+// z -> act(z).
+template <typename A>
+void activate(const BiasActParams& p, A* data, int64_t n) {
+  Array<A> z(data, n);
+  const A alpha = p.alpha;
+  switch (p.act) {
+    case kLinear: break;
+    case kRelu: for (int64_t i = 0; i < n; i++) data[i] = data[i] <= 0 ? A(0) : data[i]; break;  // Keeps NaN.
+    case kLeakyRelu: for (int64_t i = 0; i < n; i++) data[i] = data[i] > 0 ? data[i] : data[i] * alpha; break;
+    case kTanh: z = z.tanh(); break;
+    case kSigmoid: z = z.logistic(); break;
+    case kElu: z = (z < A(0)).select(z.min(A(0)).expm1(), z); break;
+    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).expm1(), z); break;
+    case kSoftplus: z = z.max(A(0)) + (-z.abs()).exp().log1p(); break;
+    case kSwish: z *= z.logistic(); break;
+  }
+}
+
+// z -> act^(order)(z).
+template <typename A>
+void derive(const BiasActParams& p, A* data, int64_t n) {
+  Array<A> z(data, n);
+  const A alpha = p.alpha;
+  const bool first = p.order == 1;
+  switch (p.act) {
+    case kLinear: z.setConstant(first ? A(1) : A(0)); break;
+    case kRelu: for (int64_t i = 0; i < n; i++) data[i] = first && data[i] > 0 ? A(1) : A(0); break;
+    case kLeakyRelu: for (int64_t i = 0; i < n; i++) data[i] = !first ? A(0) : data[i] > 0 ? A(1) : alpha; break;
+    case kTanh: z = z.tanh(); polynomials(p.coef, data, n); break;
+    case kSigmoid: case kSoftplus: z = z.logistic(); polynomials(p.coef, data, n); break;
+    case kElu: z = (z < A(0)).select(z.min(A(0)).exp(), first ? A(1) : A(0)); break;
+    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).exp(), first ? A(1) : A(0)); break;
+    case kSwish:
+      for (int64_t i = 0; i < n; i++) {
+        const A s = A(1) / (A(1) + std::exp(-data[i]));
+        data[i] = data[i] * polynomial(p.coef, s) + A(p.order) * polynomial(p.coef2, s);
+      }
+      break;
+  }
+}
+
+// ---- The passes ----
+
+template <typename T>
+class BiasAct {
+  using A = Accumulator<T>;
+
+ public:
+  explicit BiasAct(const BiasActParams& p)
+      : p(p), slab(p.inner == 1 ? p.outer * p.channels : p.channels * p.inner), slabs(p.inner == 1 ? 1 : p.outer),
+        stream(p.outer * p.channels * p.inner * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) {
+    // A block is a whole number of pixels, if they are small enough, so that one copy of the bias fits all blocks.
+    block = p.inner == 1 && p.channels <= kBlock ? kBlock / p.channels * p.channels : kBlock;
+    unit = std::max<int64_t>(1, (1 << 16) / block) * block;
+    units = (slab + unit - 1) / unit;
+  }
+
+  void run(const ParallelFor& parallel) {
+    // Parts depend on the shape alone, so sums are the same whatever the number of threads.
+    if (p.db) partial.assign(slabs * units * p.channels, A(0));
+    parallel(slabs * units, unit, [&](int64_t first, int64_t last) {
+      Work work(*this);
+      for (int64_t i = first; i < last; i++) work.part(i);
+      if (stream) stream_fence();
+    });
+    if (p.db) add_up();
+  }
+
+ private:
+  const BiasActParams& p;
+  const int64_t slab, slabs;   // Elements that follow one another before the channels start anew, and how many such runs.
+  const bool stream;
+  int64_t block, unit, units;  // Elements of a block, of a part of a slab, parts of a slab.
+  std::vector<A> partial;      // [slabs * units, channels].
+
+  void add_up() const {
+    T* db = static_cast<T*>(p.db);
+    std::vector<double> sums(p.channels, 0.0);
+    const A* row = partial.data();
+    for (int64_t i = 0; i < slabs * units; i++, row += p.channels)
+      for (int64_t c = 0; c < p.channels; c++) sums[c] += row[c];
+    for (int64_t c = 0; c < p.channels; c++) db[c] = static_cast<T>(static_cast<A>(sums[c]));
+  }
+
+  // What one thread needs.
+  struct Work {
+    const BiasAct& u;
+    const BiasActParams& p;
+    const bool patterned;     // The same biases in every block.
+    const bool reads_x;
+    std::vector<A> b, c, z, g, sums;
+    std::vector<T> staging;
+
+    explicit Work(const BiasAct& u)
+        : u(u), p(u.p), patterned(p.inner == 1 && u.block % p.channels == 0),
+          reads_x(p.order == 0 || p.act != kLinear), b(kBlock, A(0)), c(kBlock, A(0)), z(kBlock), g(kBlock),
+          sums(p.db && patterned ? kBlock : 0), staging(kBlock) {
+      if (patterned) fill(0, u.block);
+    }
+
+    // Biases of the elements [start, start + n) of a slab.
+    void fill(int64_t start, int64_t n) {
+      if (p.b) spread(static_cast<const T*>(p.b), start, n, b.data());
+      if (p.c) spread(static_cast<const T*>(p.c), start, n, c.data());
+    }
+
+    void spread(const T* values, int64_t start, int64_t n, A* out) {
+      int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
+      for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
+        const int64_t m = std::min(rest, n - i);
+        std::fill(out + i, out + i + m, to_float(values[channel]));
+        i += m;
+      }
+    }
+
+    void part(int64_t index) {
+      const int64_t offset = index / u.units * u.slab, start = index % u.units * u.unit, end = std::min(u.slab, start + u.unit);
+      A* row = p.db ? u_partial() + index * p.channels : nullptr;
+      std::fill(sums.begin(), sums.end(), A(0));
+      for (int64_t i = start; i < end; i += u.block) {
+        const int64_t n = std::min(u.block, end - i);
+        if (!patterned) fill(i, n);
+        p.order == 0 ? forward(offset + i, n) : backward(offset + i, n);
+        store_row<T>(g.data(), static_cast<T*>(p.y) + offset + i, n, u.stream, staging.data());
+        if (row) count(i, n, row);
+      }
+      if (row && patterned)
+        for (int64_t i = 0; i < u.block; i++) row[i % p.channels] += sums[i];
+    }
+
+    A* u_partial() { return const_cast<A*>(u.partial.data()); }
+
+    void count(int64_t start, int64_t n, A* row) {
+      if (patterned) {
+        for (int64_t i = 0; i < n; i++) sums[i] += g[i];
+        return;
+      }
+      int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
+      for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
+        const int64_t m = std::min(rest, n - i);
+        row[channel] += Array<A>(g.data() + i, m).sum();
+        i += m;
+      }
+    }
+
+    void forward(int64_t start, int64_t n) {
+      const T* RESTRICT x = static_cast<const T*>(p.x) + start;
+      const A* RESTRICT bias = b.data();
+      A* RESTRICT out = g.data();
+      const A gain = p.gain;
+      if (p.act == kLinear || p.act == kLeakyRelu) {
+        const A below = p.act == kLinear ? gain : gain * A(p.alpha);
+        for (int64_t i = 0; i < n; i++) {
+          const A sum = to_float(x[i]) + bias[i];
+          out[i] = sum * (sum > 0 ? gain : below);
+        }
+        return;
+      }
+      load_row<T>(x, out, n);
+      for (int64_t i = 0; i < n; i++) out[i] += bias[i];
+      activate<A>(p, out, n);
+      for (int64_t i = 0; i < n; i++) out[i] *= gain;
+    }
+
+    void backward(int64_t start, int64_t n) {
+      const T* RESTRICT x = static_cast<const T*>(p.x) + (reads_x ? start : 0);
+      const T* RESTRICT dy = static_cast<const T*>(p.dy) + start;
+      const A* RESTRICT bias = b.data();
+      const A* RESTRICT added = c.data();
+      A* RESTRICT out = g.data();
+      const A gain = p.gain;
+      if (p.order == 1 && p.act == kLinear) {
+        for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * gain;
+        return;
+      }
+      if (p.order == 1 && (p.act == kRelu || p.act == kLeakyRelu)) {
+        const A below = p.act == kRelu ? A(0) : gain * A(p.alpha);
+        if (p.ref_is_y) {
+          for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * (to_float(x[i]) > 0 ? gain : below);
+        } else {
+          for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * (to_float(x[i]) + bias[i] > 0 ? gain : below);
+        }
+        return;
+      }
+      A* RESTRICT point = z.data();
+      if (reads_x) load_row<T>(x, point, n);
+      for (int64_t i = 0; i < n; i++) point[i] += bias[i];
+      derive<A>(p, point, n);
+      load_row<T>(dy, out, n);
+      for (int64_t i = 0; i < n; i++) out[i] = (out[i] + added[i]) * point[i] * gain;
+    }
+  };
+};
+
+}  // namespace
+
+void bias_act_cpu(const BiasActParams& p, const ParallelFor& parallel) {
+  if (p.outer * p.channels * p.inner == 0) {
+    const int64_t size = p.dtype == kFloat64 ? 8 : p.dtype == kFloat32 ? 4 : 2;
+    if (p.db) std::memset(p.db, 0, p.channels * size);  // Sums of nothing.
+    return;
+  }
+  switch (p.dtype) {
+    case kFloat32: return BiasAct<float>(p).run(parallel);
+    case kFloat64: return BiasAct<double>(p).run(parallel);
+    case kBFloat16: return BiasAct<Eigen::bfloat16>(p).run(parallel);
+    case kFloat16: return BiasAct<Eigen::half>(p).run(parallel);
+  }
+}
+
+}  // namespace stylegan2

@@ -1,0 +1,142 @@
+// What the CPU kernels share: element types, sums of weighted rows, and stores that do not displace the caches.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#include "Eigen/Core"
+#if defined(__AVX512F__) || defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace stylegan2 {
+
+// Runs body(first, last) over parts of [0, total), several at once; `cost` is about the nanoseconds of one unit.
+using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& body)>;
+
+// Results beyond this size would leave the caches before the next op reads them: they are written around the caches.
+constexpr int64_t kStreamBytes = 8 << 20;
+
+// The type sums are kept in.
+template <typename T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <typename T> using Accumulator = typename AccumulatorOf<T>::type;
+
+#define RESTRICT __restrict__
+#define INLINE inline __attribute__((always_inline))
+
+// ---- Conversions ----
+// bfloat16 by integer arithmetic, which compilers vectorize; the instruction for it would flush denormals.
+
+INLINE float to_float(float x) { return x; }
+INLINE double to_float(double x) { return x; }
+INLINE float to_float(Eigen::half x) { return static_cast<float>(x); }
+INLINE float to_float(Eigen::bfloat16 x) {
+  uint16_t bits;
+  std::memcpy(&bits, &x, 2);
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float y;
+  std::memcpy(&y, &wide, 4);
+  return y;
+}
+
+INLINE uint16_t bfloat16_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // Half to even.
+  const uint32_t nan = (bits >> 16) | 0x40;
+  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+}
+
+// Rows of elements -> floats. Types that need no conversion are read in place.
+template <typename T>
+INLINE void load_row(const T* RESTRICT src, Accumulator<T>* RESTRICT dst, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, Eigen::half>)
+    for (; i + 16 <= n; i += 16)
+      _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(src + i))));
+#elif defined(__F16C__)
+  if constexpr (std::is_same_v<T, Eigen::half>)
+    for (; i + 8 <= n; i += 8)
+      _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src + i))));
+#endif
+  for (; i < n; i++) dst[i] = to_float(src[i]);
+}
+
+// Floats -> elements, in the caches.
+template <typename T>
+INLINE void convert_row(const Accumulator<T>* RESTRICT src, T* RESTRICT dst, int64_t n) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+    uint16_t* RESTRICT bits = reinterpret_cast<uint16_t*>(dst);
+    for (; i < n; i++) bits[i] = bfloat16_bits(src[i]);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, Eigen::half>)
+      for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i), _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<T, Eigen::half>)
+      for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) dst[i] = static_cast<T>(src[i]);
+  }
+}
+
+// A copy that does not read its target into the caches first. Follow the last one by `stream_fence`.
+inline void stream_bytes(const void* src, void* dst, int64_t bytes) {
+  const char* s = static_cast<const char*>(src);
+  char* d = static_cast<char*>(dst);
+#if defined(__AVX512F__)
+  using Vector = __m512i;
+#elif defined(__AVX__)
+  using Vector = __m256i;
+#endif
+#if defined(__AVX512F__) || defined(__AVX__)
+  const int64_t head = std::min<int64_t>(bytes, -reinterpret_cast<uintptr_t>(d) & (sizeof(Vector) - 1));
+  std::memcpy(d, s, head);
+  int64_t i = head;
+  for (; i + static_cast<int64_t>(sizeof(Vector)) <= bytes; i += sizeof(Vector)) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<Vector*>(d + i), _mm512_loadu_si512(s + i));
+#else
+    _mm256_stream_si256(reinterpret_cast<Vector*>(d + i), _mm256_loadu_si256(reinterpret_cast<const Vector*>(s + i)));
+#endif
+  }
+  std::memcpy(d + i, s + i, bytes - i);
+#else
+  std::memcpy(d, s, bytes);
+#endif
+}
+
+inline void stream_fence() {
+#if defined(__AVX512F__) || defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
+// Elements of one row of results at most: stays in the first-level cache with what it is made from.
+constexpr int64_t kBlock = 2048;
+
+// Floats -> results; `staging` holds kBlock elements.
+template <typename T>
+INLINE void store_row(const Accumulator<T>* src, T* dst, int64_t n, bool stream, T* staging) {
+  if (!stream) {
+    convert_row<T>(src, dst, n);
+  } else if constexpr (std::is_same_v<T, Accumulator<T>>) {
+    stream_bytes(src, dst, n * sizeof(T));
+  } else {
+    for (int64_t i = 0; i < n; i += kBlock) {
+      const int64_t m = std::min(kBlock, n - i);
+      convert_row<T>(src + i, staging, m);
+      stream_bytes(staging, dst + i, m * sizeof(T));
+    }
+  }
+}
+
+}  // namespace stylegan2

@@ -1,0 +1,367 @@
+// The ops as TensorFlow sees them: definitions, shapes, and kernels that check their input and hand it on.
+
+#include <string>
+#include <vector>
+
+#include "cpu_kernels.h"
+#include "params.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+#ifdef STYLEGAN2_CUDA
+#define EIGEN_USE_GPU
+#include "unsupported/Eigen/CXX11/Tensor"
+#endif
+
+namespace stylegan2 {
+namespace {
+
+using tensorflow::DT_BFLOAT16;
+using tensorflow::DT_DOUBLE;
+using tensorflow::DT_FLOAT;
+using tensorflow::DT_HALF;
+using tensorflow::DT_INT32;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Status;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// ---- Definitions ----
+
+// Size of an axis after resampling; negative where the pads crop more than there is.
+int64_t output_size(int64_t in, int64_t up, int64_t down, int64_t pad0, int64_t pad1, int64_t taps) {
+  const int64_t padded = in * up + pad0 + pad1;
+  return padded < taps ? -1 : (padded - taps) / down + 1;
+}
+
+Status upfirdn_shape(InferenceContext* c) {
+  ShapeHandle x, k, pads;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &k));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &pads));
+  std::vector<int> up, down;
+  std::string format;
+  TF_RETURN_IF_ERROR(c->GetAttr("up", &up));
+  TF_RETURN_IF_ERROR(c->GetAttr("down", &down));
+  TF_RETURN_IF_ERROR(c->GetAttr("data_format", &format));
+  if (up.size() != 2 || down.size() != 2 || std::min({up[0], up[1], down[0], down[1]}) < 1)
+    return InvalidArgument("upfirdn_2d: up and down must be two factors of at least 1 each");
+  const Tensor* pad = c->input_tensor(2);
+  ShapeHandle y = x;
+  for (int i = 0; i < 2; i++) {
+    const int axis = (format == "NHWC" ? 1 : 2) + i;
+    DimensionHandle size = c->UnknownDim();
+    if (pad != nullptr && pad->NumElements() == 4 && c->ValueKnown(c->Dim(x, axis)) && c->ValueKnown(c->Dim(k, i))) {
+      const int64_t out = output_size(c->Value(c->Dim(x, axis)), up[i], down[i], pad->flat<int32_t>()(2 * i),
+                                      pad->flat<int32_t>()(2 * i + 1), c->Value(c->Dim(k, i)));
+      if (out < 0) return InvalidArgument("upfirdn_2d: the filter is larger than the padded image");
+      size = c->MakeDim(out);
+    }
+    TF_RETURN_IF_ERROR(c->ReplaceDim(y, axis, size, &y));
+  }
+  c->set_output(0, y);
+  return Status();
+}
+
+REGISTER_OP("Stylegan2Upfirdn2d")
+    .Input("x: T")
+    .Input("k: float")
+    .Input("pads: int32")  // top, bottom, left, right.
+    .Output("y: T")
+    .Attr("T: {float, double, bfloat16, half}")
+    .Attr("up: list(int) = [1, 1]")    // y, x.
+    .Attr("down: list(int) = [1, 1]")  // y, x.
+    .Attr("flip: bool = false")
+    .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
+    .SetShapeFn(upfirdn_shape);
+
+#define ACT_ATTRS                                                                                               \
+  Attr("T: {float, double, bfloat16, half}")                                                                    \
+      .Attr("axis: int = 1")                                                                                    \
+      .Attr("act: {'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'} = 'linear'") \
+      .Attr("alpha: float = 0.0")                                                                               \
+      .Attr("gain: float = 1.0")
+
+REGISTER_OP("Stylegan2BiasAct")
+    .Input("x: T")
+    .Input("b: T")  // Empty = no bias.
+    .Output("y: T")
+    .ACT_ATTRS
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+
+REGISTER_OP("Stylegan2BiasActGrad")
+    .Input("dy: T")
+    .Input("c: T")    // Empty = zeros.
+    .Input("ref: T")  // What the forward op got, or its result where ref_is_y. Not read where the derivative is a constant.
+    .Input("b: T")
+    .Output("dx: T")
+    .Output("db: T")  // Empty unless want_db.
+    .ACT_ATTRS
+    .Attr("order: int = 1")
+    .Attr("ref_is_y: bool = false")
+    .Attr("want_db: bool = true")
+    .SetShapeFn([](InferenceContext* c) {
+      int axis;
+      bool want_db;
+      TF_RETURN_IF_ERROR(c->GetAttr("axis", &axis));
+      TF_RETURN_IF_ERROR(c->GetAttr("want_db", &want_db));
+      const ShapeHandle dy = c->input(0);
+      c->set_output(0, dy);
+      c->set_output(1, !want_db ? c->Vector(0) : c->Vector(c->RankKnown(dy) ? c->Dim(dy, axis) : c->UnknownDim()));
+      return Status();
+    });
+
+// The measure of the other ops: reads and writes every byte once, around the caches.
+REGISTER_OP("Stylegan2StreamCopy").Input("x: uint8").Output("y: uint8").SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+
+// ---- What the kernels of both devices have in common ----
+
+template <typename T> constexpr DataType dtype_of();
+template <> constexpr DataType dtype_of<float>() { return kFloat32; }
+template <> constexpr DataType dtype_of<double>() { return kFloat64; }
+template <> constexpr DataType dtype_of<Eigen::bfloat16>() { return kBFloat16; }
+template <> constexpr DataType dtype_of<Eigen::half>() { return kFloat16; }
+
+class UpfirdnOp : public OpKernel {
+ public:
+  explicit UpfirdnOp(OpKernelConstruction* ctx, DataType dtype) : OpKernel(ctx), dtype_(dtype) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("up", &up_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("down", &down_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("flip", &flip_));
+    std::string format;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("data_format", &format));
+    nhwc_ = format == "NHWC";
+    OP_REQUIRES(ctx, up_.size() == 2 && down_.size() == 2 && std::min({up_[0], up_[1], down_[0], down_[1]}) >= 1,
+                InvalidArgument("upfirdn_2d: up and down must be two factors of at least 1 each"));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& x = ctx->input(0);
+    const Tensor& k = ctx->input(1);
+    const Tensor& pads = ctx->input(2);
+    OP_REQUIRES(ctx, x.dims() == 4, InvalidArgument("upfirdn_2d: expected x of four axes, received ", x.shape().DebugString()));
+    OP_REQUIRES(ctx, k.dims() == 2 && k.NumElements() > 0, InvalidArgument("upfirdn_2d: expected k [kh, kw], received ", k.shape().DebugString()));
+    OP_REQUIRES(ctx, pads.NumElements() == 4, InvalidArgument("upfirdn_2d: expected four pads, received ", pads.NumElements()));
+    const auto pad = pads.flat<int32_t>();
+    const int height = nhwc_ ? 1 : 2;
+    UpfirdnParams p = {};
+    p.dtype = dtype_;
+    p.flip = flip_;
+    p.up_y = up_[0], p.up_x = up_[1], p.down_y = down_[0], p.down_x = down_[1];
+    p.pad_y0 = pad(0), p.pad_x0 = pad(2);
+    p.k_h = static_cast<int>(k.dim_size(0)), p.k_w = static_cast<int>(k.dim_size(1));
+    p.major = nhwc_ ? x.dim_size(0) : x.dim_size(0) * x.dim_size(1);
+    p.minor = nhwc_ ? x.dim_size(3) : 1;
+    p.in_h = x.dim_size(height), p.in_w = x.dim_size(height + 1);
+    p.out_h = output_size(p.in_h, p.up_y, p.down_y, pad(0), pad(1), p.k_h);
+    p.out_w = output_size(p.in_w, p.up_x, p.down_x, pad(2), pad(3), p.k_w);
+    OP_REQUIRES(ctx, p.out_h >= 0 && p.out_w >= 0,
+                InvalidArgument("upfirdn_2d: the filter ", k.shape().DebugString(), " is larger than the padded image"));
+    TensorShape shape = x.shape();
+    shape.set_dim(height, p.out_h);
+    shape.set_dim(height + 1, p.out_w);
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &y));
+    p.x = x.data(), p.y = y->data(), p.k = k.flat<float>().data();
+    launch(ctx, p);
+  }
+
+ protected:
+  virtual void launch(OpKernelContext* ctx, const UpfirdnParams& p) = 0;
+
+ private:
+  const DataType dtype_;
+  std::vector<int> up_, down_;
+  bool flip_, nhwc_;
+};
+
+class BiasActOp : public OpKernel {
+ public:
+  BiasActOp(OpKernelConstruction* ctx, DataType dtype, bool is_grad) : OpKernel(ctx), is_grad_(is_grad) {
+    static const char* const names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
+    std::string act;
+    bool ref_is_y = false;
+    p_ = {};
+    p_.dtype = dtype;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("act", &act));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("axis", &axis_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
+    if (is_grad_) {
+      OP_REQUIRES_OK(ctx, ctx->GetAttr("order", &p_.order));
+      OP_REQUIRES_OK(ctx, ctx->GetAttr("ref_is_y", &ref_is_y));
+      OP_REQUIRES_OK(ctx, ctx->GetAttr("want_db", &want_db_));
+      OP_REQUIRES(ctx, p_.order >= 1 && p_.order <= kMaxOrder,
+                  InvalidArgument("fused_bias_act: derivatives up to order ", kMaxOrder, " are known, received ", p_.order));
+    }
+    p_.ref_is_y = ref_is_y;
+    while (act != names[p_.act]) p_.act = static_cast<Activation>(p_.act + 1);
+    const int depth = p_.act == kSoftplus ? p_.order - 1 : p_.order;
+    derivative_of_curve(p_.act == kTanh, depth, p_.coef);
+    derivative_of_curve(false, p_.order - 1, p_.coef2);
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& x = ctx->input(0);  // dy for the gradient.
+    OP_REQUIRES(ctx, axis_ >= 0 && axis_ < x.dims(), InvalidArgument("fused_bias_act: no axis ", axis_, " in ", x.shape().DebugString()));
+    BiasActParams p = p_;
+    p.outer = p.inner = 1;
+    for (int i = 0; i < axis_; i++) p.outer *= x.dim_size(i);
+    for (int i = axis_ + 1; i < x.dims(); i++) p.inner *= x.dim_size(i);
+    p.channels = x.dim_size(axis_);
+    Tensor *y = nullptr, *db = nullptr;
+    if (is_grad_) {
+      const Tensor& ref = ctx->input(2);
+      const bool reads_ref = p.act != kLinear;
+      OP_REQUIRES(ctx, !reads_ref || ref.shape() == x.shape(), InvalidArgument("fused_bias_act: dy and its reference differ in shape"));
+      p.x = reads_ref ? ref.data() : nullptr;
+      p.dy = x.data();
+      p.c = vector(ctx, 1, p.channels);
+      p.b = vector(ctx, 3, p.channels);
+      OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+      OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({want_db_ ? p.channels : 0}), &db));
+      p.db = want_db_ ? db->data() : nullptr;
+    } else {
+      p.x = x.data();
+      p.b = vector(ctx, 1, p.channels);
+      OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    }
+    if (!ctx->status().ok()) return;
+    p.y = y->data();
+    launch(ctx, p);
+  }
+
+ protected:
+  virtual void launch(OpKernelContext* ctx, const BiasActParams& p) = 0;
+
+ private:
+  // An input of one number per channel; null if it is empty.
+  static const void* vector(OpKernelContext* ctx, int index, int64_t channels) {
+    const Tensor& b = ctx->input(index);
+    if (b.NumElements() == 0) return nullptr;
+    if (b.dims() != 1 || b.dim_size(0) != channels)
+      ctx->CtxFailure(InvalidArgument("fused_bias_act: expected a bias of ", channels, " channels, received ", b.shape().DebugString()));
+    return b.data();
+  }
+
+  // Coefficients of the order-th derivative of f = tanh or sigmoid as a polynomial in f: f' = 1 - f^2, or f - f^2.
+  static void derivative_of_curve(bool tanh, int order, double* coef) {
+    coef[1] = 1;
+    for (int n = 0; n < order; n++) {
+      double next[kMaxOrder + 2] = {};
+      for (int i = 1; i <= n + 1; i++) {
+        next[tanh ? i - 1 : i] += i * coef[i];
+        next[i + 1] -= i * coef[i];
+      }
+      std::copy(next, next + kMaxOrder + 2, coef);
+    }
+  }
+
+  const bool is_grad_;
+  BiasActParams p_;
+  int axis_;
+  bool want_db_ = false;
+};
+
+// ---- CPU ----
+
+ParallelFor thread_pool(OpKernelContext* ctx) {
+  return [ctx](int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
+    ctx->device()->tensorflow_cpu_worker_threads()->workers->ParallelFor(total, cost, body);
+  };
+}
+
+template <typename T>
+class UpfirdnCpuOp : public UpfirdnOp {
+ public:
+  explicit UpfirdnCpuOp(OpKernelConstruction* ctx) : UpfirdnOp(ctx, dtype_of<T>()) {}
+  void launch(OpKernelContext* ctx, const UpfirdnParams& p) override { upfirdn_cpu(p, thread_pool(ctx)); }
+};
+
+template <typename T, bool kGrad>
+class BiasActCpuOp : public BiasActOp {
+ public:
+  explicit BiasActCpuOp(OpKernelConstruction* ctx) : BiasActOp(ctx, dtype_of<T>(), kGrad) {}
+  void launch(OpKernelContext* ctx, const BiasActParams& p) override { bias_act_cpu(p, thread_pool(ctx)); }
+};
+
+class StreamCopyOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& x = ctx->input(0);
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, x.shape(), &y));
+    const char* src = static_cast<const char*>(x.data());
+    char* dst = static_cast<char*>(y->data());
+    constexpr int64_t part = 1 << 18;
+    const int64_t bytes = x.NumElements();
+    thread_pool(ctx)((bytes + part - 1) / part, part / 16, [&](int64_t first, int64_t last) {
+      stream_bytes(src + first * part, dst + first * part, std::min(bytes, last * part) - first * part);
+      stream_fence();
+    });
+  }
+};
+REGISTER_KERNEL_BUILDER(Name("Stylegan2StreamCopy").Device(tensorflow::DEVICE_CPU), StreamCopyOp);
+
+#define REGISTER_CPU(T)                                                                                                          \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), UpfirdnCpuOp<T>);      \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, false>); \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, true>);
+REGISTER_CPU(float)
+REGISTER_CPU(double)
+REGISTER_CPU(Eigen::bfloat16)
+REGISTER_CPU(Eigen::half)
+
+// ---- CUDA ----
+
+#ifdef STYLEGAN2_CUDA
+
+void check_cuda(OpKernelContext* ctx, int error) {
+  OP_REQUIRES(ctx, error == 0, tensorflow::errors::Internal("CUDA: ", stylegan2_cuda_error(error)));
+}
+
+template <typename T>
+class UpfirdnCudaOp : public UpfirdnOp {
+ public:
+  explicit UpfirdnCudaOp(OpKernelConstruction* ctx) : UpfirdnOp(ctx, dtype_of<T>()) {}
+  void launch(OpKernelContext* ctx, const UpfirdnParams& p) override {
+    check_cuda(ctx, stylegan2_upfirdn_cuda(&p, ctx->eigen_gpu_device().stream()));
+  }
+};
+
+template <typename T, bool kGrad>
+class BiasActCudaOp : public BiasActOp {
+ public:
+  explicit BiasActCudaOp(OpKernelConstruction* ctx) : BiasActOp(ctx, dtype_of<T>(), kGrad) {}
+  void launch(OpKernelContext* ctx, const BiasActParams& p) override {
+    Tensor workspace;
+    const int64_t bytes = stylegan2_bias_act_workspace(&p);
+    OP_REQUIRES_OK(ctx, ctx->allocate_temp(tensorflow::DT_INT8, TensorShape({bytes}), &workspace));
+    check_cuda(ctx, stylegan2_bias_act_cuda(&p, workspace.data(), ctx->eigen_gpu_device().stream()));
+  }
+};
+
+#define REGISTER_CUDA(T)                                                                                                            \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_GPU).HostMemory("pads").TypeConstraint<T>("T"),        \
+                          UpfirdnCudaOp<T>);                                                                                        \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), BiasActCudaOp<T, false>);   \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), BiasActCudaOp<T, true>);
+REGISTER_CUDA(float)
+REGISTER_CUDA(double)
+REGISTER_CUDA(Eigen::bfloat16)
+REGISTER_CUDA(Eigen::half)
+
+#endif  // STYLEGAN2_CUDA
+
+}  // namespace
+}  // namespace stylegan2
