@@ -229,6 +229,24 @@ def test_missing_folder_is_named(tmp_path):
         load_dataset('nowhere', data_dir=str(tmp_path))
 
 
+def test_full_shuffling_begins_before_all_is_read(tmp_path, monkeypatch):
+    """The record that is damaged stands in nobody's way before its turn comes."""
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
+        for number in range(50):
+            writer.add_image(np.full([1, 4, 4], number))
+    path = tmp_path / 'a' / 'a-r02.tfrecords'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    data = TFRecordDataset(tmp_path / 'a', prefetch_mb=0, repeat=False, num_threads=1)
+    read = []
+    with pytest.raises(UserError, match='is damaged: '):
+        for images, _ in data.iterate(1, seed=0):
+            read += numbers_of(images)
+    assert 0 < len(set(read)) == len(read) < 50 and 25 not in read
+
+
 @pytest.mark.parametrize('arguments', [{'max_label_size': -1}, {'max_label_size': 'all'}, {'max_images': 0}])
 def test_senseless_arguments_are_refused(folder, arguments):
     with pytest.raises(ValueError, match=f'expected {next(iter(arguments))}'):
@@ -251,9 +269,9 @@ def test_damage_that_opening_misses_is_reported_with_the_name_of_the_file(tmp_pa
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     data = TFRecordDataset(tmp_path / 'a')
-    data.get_minibatch_np(4, lod=1)
+    data.get_minibatch_np(9, lod=1)
     with pytest.raises(UserError, match='a-r03.tfrecords is damaged: '):
-        data.get_minibatch_np(4, lod=0)
+        data.get_minibatch_np(9, lod=0)
 
 
 def test_damaged_and_mixed_datasets_are_refused_before_training(tmp_path):

@@ -69,6 +69,7 @@ class TFRecordDataset:
         with tf.device('CPU:0'):  # However many classes, they take no memory of an accelerator.
             self._tf_labels = tf.constant(self.labels)
         self._levels = files.levels
+        self._record_bytes = files.record_bytes
         self._repeat = repeat
         self._shuffle_mb = shuffle_mb
         self._prefetch_mb = prefetch_mb
@@ -111,11 +112,17 @@ class TFRecordDataset:
             raise ValueError(f'expected minibatch_size above 0, got {minibatch_size!r}')
         path, shape = self._level(lod)
         image_bytes = int(np.prod(shape))
-        records = tf.data.TFRecordDataset(path, buffer_size=max(min(self._buffer_mb << 20, storage.size(path)), 1))
-        data = tf.data.Dataset.zip(records.take(self.num_images), tf.data.Dataset.range(self.num_images))
-        if self._shuffle_mb > 0:
-            # Records not yet decoded are what waits in memory: about as many bytes as decoded.
-            data = data.shuffle(min(_items_in(self._shuffle_mb, image_bytes), self.num_images), seed=seed)
+        record_bytes = self._record_bytes[shape[-1].bit_length() - 1]
+        data = tf.data.Dataset.range(self.num_images)
+        if record_bytes is not None and self._shuffle_mb << 20 >= self.num_images * image_bytes:
+            # Shuffling all records would begin with reading all of them; picking them one by one begins at once.
+            data = data.shuffle(self.num_images, seed=seed).flat_map(lambda number: _record_at(path, number, record_bytes))
+        else:
+            records = tf.data.TFRecordDataset(path, buffer_size=max(min(self._buffer_mb << 20, storage.size(path)), 1))
+            data = tf.data.Dataset.zip(records.take(self.num_images), data)
+            if self._shuffle_mb > 0:
+                # Records not yet decoded are what waits in memory: about as many bytes as decoded.
+                data = data.shuffle(min(_items_in(self._shuffle_mb, image_bytes), self.num_images), seed=seed)
         if self._repeat:
             data = data.repeat()
         data = data.batch(minibatch_size, drop_remainder=self._repeat)
@@ -167,6 +174,14 @@ class TFRecordDataset:
         if not 0 <= lod <= self.resolution_log2 - 2:
             raise ValueError(f'expected lod from 0 to {self.resolution_log2 - 2}, got {lod}')
         return self._levels[self.resolution_log2 - lod], [self.shape[0], self.resolution >> lod, self.resolution >> lod]
+
+
+def _record_at(path, number, record_bytes):
+    """tf.data.Dataset of (a record, its number: int64 scalar), for a file whose records begin `record_bytes` apart."""
+    records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type='', buffer_size=record_bytes,
+                                           byte_offsets=[number * record_bytes])
+    record = tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string)).take(1)
+    return tf.data.Dataset.zip(record, tf.data.Dataset.from_tensors(number))
 
 
 def _items_in(megabytes, item_bytes):
