@@ -42,7 +42,7 @@ def reason(err):
 
 def open_file(path, mode='rb'):
     """Binary file object with read, write, seek and close."""
-    return _gfile().GFile(str(path), mode) if is_remote(path) else open(path, mode, buffering=1 << 20 if mode == 'wb' else -1)
+    return _gfile().GFile(str(path), mode) if is_remote(path) else open(path, mode, buffering=1 << 17 if mode == 'wb' else -1)
 
 
 def is_file(path):

@@ -18,7 +18,8 @@ from dnnlib import storage
 from dnnlib.cli import UserError
 from training import tfrecords
 
-_CHUNK_BYTES = 1 << 18     # Pixels that a thread takes on at a time: small images are cheaper by the dozen.
+_CHUNK_BYTES = 1 << 20     # Pixels that a thread takes on at a time.
+_STACK_BYTES = 1 << 18     # Pixels that are reduced to the lower levels together: small images are cheaper by the dozen.
 _RECORD_OVERHEAD = 64      # About what a record takes up beside its pixels.
 _DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
 
@@ -76,12 +77,14 @@ def write_source(tfrecord_dir, source, force=False, num_threads=None):
     def encode(items):  # -> for each item the list of its records, or None, or the reason for having none
         images = [source.decode(item) for item in items]
         kept = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-        for index, records in zip(kept, encode_levels(np.stack([images[index] for index in kept])) if kept else []):
-            images[index] = records
+        for some in _chunks(kept, stack_images):
+            stack = np.stack([images[index] for index in some]) if len(some) > 1 else images[some[0]][np.newaxis]
+            for index, records in zip(some, encode_levels(stack)):
+                images[index] = records
         return images
 
     num_threads = num_threads or os.cpu_count() or 1
-    chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
+    chunk_images, stack_images = (max(size // int(np.prod(source.shape)), 1) for size in (_CHUNK_BYTES, _STACK_BYTES))
     kept = []
     with new_dataset(tfrecord_dir, force) as writer:
         writer.start(source.shape, source.expected_images)
@@ -130,7 +133,7 @@ def encode_levels(images):
     Each level is the 2x2 box mean of the one above, before that was rounded; then rounded half to even.
     """
     levels = _integer_levels(images) if images.dtype == np.uint8 and images.shape[-1] <= 1024 else _float_levels(images)
-    return list(zip(*[[tfrecords.frame_record(tfrecords.encode_example(image)) for image in level] for level in levels]))
+    return list(zip(*[[tfrecords.frame_record(*tfrecords.encode_example(image)) for image in level] for level in levels]))
 
 
 def _float_levels(images):
@@ -221,13 +224,6 @@ class DatasetWriter:
         with storage.open_file(f'{self._prefix}{name}{self._ending}', 'wb') as file:
             file.write(content)
 
-    def sync(self):
-        """See the files onto the disk, so that not even a power failure leaves a dataset without contents."""
-        for file in self._files:
-            file.flush()
-            if hasattr(file, 'fileno'):  # not at a remote address
-                os.fsync(file.fileno())
-
     def close(self):
         self._open_files.close()
 
@@ -261,7 +257,6 @@ def new_dataset(tfrecord_dir, force=False):
                 yield writer
                 if writer.num_images == 0:
                     raise UserError(f'there are no images to put into {tfrecord_dir}', 'Check the source of the images.')
-                writer.sync()
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f'{tfrecord_dir}: {err.strerror}; nothing was kept',

@@ -155,7 +155,7 @@ def _load(files, name, conversion):
                 raise UserError(f'{title} is an animation of {image.n_frames} frames',
                                 'Take one frame out of it, or leave such files out with --skip-bad.')
             image.load()
-            image = PIL.ImageOps.exif_transpose(image)
+            PIL.ImageOps.exif_transpose(image, in_place=True)
     except (UserError, MemoryError):
         raise
     except Exception as err:  # Damaged files make decoders raise almost anything.

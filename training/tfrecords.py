@@ -34,21 +34,22 @@ _MAX_DIFFERENCE = 24       # Mean difference from the 2x2 means of the level abo
 _FRAME_BYTES = 16  # what a record takes up beside its data
 
 
-def _masked_crc(data):
-    """CRC-32C of `data`, rotated and offset as the TFRecord format asks -> uint32."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+def _masked_crc(*parts):
+    """CRC-32C of bytes given in parts, rotated and offset as the TFRecord format asks -> 4 bytes."""
+    crc = functools.reduce(google_crc32c.extend, parts, 0)
+    return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
 
 
+@functools.lru_cache
 def _frame_header(length):
     """What stands before the data of a record of `length` bytes -> 12 bytes."""
     encoded = struct.pack('<Q', length)
-    return encoded + struct.pack('<I', _masked_crc(encoded))
+    return encoded + _masked_crc(encoded)
 
 
-def frame_record(data):
-    """`data` (bytes) as it stands in a .tfrecords file -> bytes."""
-    return b''.join([_frame_header(len(data)), data, struct.pack('<I', _masked_crc(data))])
+def frame_record(*parts):
+    """The data of a record, bytes given in parts, as it stands in a .tfrecords file -> bytes."""
+    return b''.join([_frame_header(sum(map(len, parts))), *parts, _masked_crc(*parts)])
 
 
 def _damaged(path, number, what):
@@ -64,8 +65,8 @@ def _record_lengths(file, path):
         header = file.read(12)
         if len(header) < 12:
             raise _damaged(path, number, 'the file ends inside it')
-        length, crc = struct.unpack('<QI', header)
-        if _masked_crc(header[:8]) != crc:
+        [length] = struct.unpack('<Q', header[:8])
+        if _masked_crc(header[:8]) != header[8:]:
             raise _damaged(path, number, 'the checksum of its length does not match')
         offset += length + _FRAME_BYTES
         if offset > size:
@@ -83,7 +84,7 @@ def read_records(path):
     with storage.open_file(path) as file:
         for number, length in enumerate(_record_lengths(file, path)):
             data = file.read(length)
-            if struct.pack('<I', _masked_crc(data)) != file.read(4):
+            if _masked_crc(data) != file.read(4):
                 raise _damaged(path, number, 'the checksum of its data does not match')
             yield data
 
@@ -119,9 +120,9 @@ def _around_pixels(shape):
 
 
 def encode_example(image):
-    """uint8 [C, H, W] -> bytes of the tf.train.Example, the features in the order of their names: same image, same bytes."""
+    """uint8 [C, H, W] -> the tf.train.Example as a list of bytes: same image, same bytes, for the features are sorted by name."""
     before, after = _around_pixels(image.shape)
-    return b''.join([before, image.tobytes(), after])
+    return [before, image.tobytes(), after]
 
 
 def _read_varint(message, position):
@@ -331,7 +332,7 @@ def _records_stand_at_their_places(path, number, length):
             frame = file.read(frame_bytes)
             if frame[:12] != _frame_header(length):
                 return False
-            if frame[-4:] != struct.pack('<I', _masked_crc(frame[12:-4])):
+            if frame[-4:] != _masked_crc(frame[12:-4]):
                 raise _damaged(path, index, 'the checksum of its data does not match')
     return True
 

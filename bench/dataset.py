@@ -1,0 +1,164 @@
+"""dataset_tool.py against a plain writer of tf.train.Example on one thread; its memory; and the reader against the speed of training."""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import PIL.Image
+
+from bench import timing
+
+COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f'}
+
+
+def main(argv, prog='python -m bench.dataset'):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each writer is timed', type=int, default=5, metavar='N')
+    parser.add_argument('--images', help='256x256 images that are written', type=int, default=1000, metavar='N')
+    parser.add_argument('--only', help='only these of writing, memory, reading', nargs='+', default=['writing', 'memory', 'reading'])
+    args = parser.parse_args(argv)
+
+    print(timing.machine())
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        if 'writing' in args.only:
+            rows += [measure_writing(f'{work}/{kind}', kind, args.images, args.rounds) for kind in ('jpeg', 'png')]
+            timing.report(rows, COLUMNS, args.json)
+        if 'memory' in args.only:
+            few, many = (peak_memory(work, count) for count in (2000, 20000))
+            print(f'Peak memory of create_from_images: {few:.0f} MB for 2000 images, {many:.0f} MB for 20000; {many - few:+.0f} MB')
+        if 'reading' in args.only:
+            measure_reading(work)
+
+
+# ---- Writing ----
+
+def picture(number, size):
+    """Something like a photograph: smooth shapes and a little grain, uint8 [size, size, 3]."""
+    random = np.random.RandomState(number)
+    shapes = PIL.Image.fromarray(random.randint(0, 256, [8, 8, 3]).astype(np.uint8)).resize((size, size), PIL.Image.Resampling.BICUBIC)
+    return (np.asarray(shapes) + random.normal(0, 2, [size, size, 3])).clip(0, 255).astype(np.uint8)
+
+
+def save_pictures(folder, kind, count, size, distinct):
+    """`count` files in a folder, of which `distinct` are different."""
+    os.makedirs(folder)
+    for number in range(distinct):
+        PIL.Image.fromarray(picture(number, size)).save(f'{folder}/{number:06d}.{kind}', **({'quality': 92} if kind == 'jpeg' else {}))
+    for number in range(distinct, count):
+        os.link(f'{folder}/{number % distinct:06d}.{kind}', f'{folder}/{number:06d}.{kind}')
+
+
+def write_plainly(folder, image_dir):
+    """What one would write first: one thread, PIL, NumPy's float32, tf.train.Example, tf.io.TFRecordWriter."""
+    import tensorflow as tf
+    os.makedirs(folder)
+    with contextlib.ExitStack() as files:
+        writers = None
+        for name in sorted(os.listdir(image_dir)):
+            image = np.asarray(PIL.Image.open(os.path.join(image_dir, name))).transpose(2, 0, 1).astype(np.float32)
+            if writers is None:
+                levels = range(image.shape[1].bit_length() - 1, 1, -1)
+                writers = [files.enter_context(tf.io.TFRecordWriter(f'{folder}/plain-r{level:02d}.tfrecords')) for level in levels]
+            for writer in writers:
+                pixels = np.rint(image).clip(0, 255).astype(np.uint8)
+                writer.write(tf.train.Example(features=tf.train.Features(feature={
+                    'shape': tf.train.Feature(int64_list=tf.train.Int64List(value=pixels.shape)),
+                    'data': tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels.tobytes()]))})).SerializeToString())
+                image = (image[:, 0::2, 0::2] + image[:, 0::2, 1::2] + image[:, 1::2, 0::2] + image[:, 1::2, 1::2]) * 0.25
+
+
+def write_ours(folder, image_dir):
+    import dataset_tool
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset_tool.main(['create_from_images', folder, image_dir, '--shuffle=0'])
+
+
+def measure_writing(work, kind, count, rounds):
+    """Row of the table: both writers on the same files, in turn. They must write the same images."""
+    from training import tfrecords
+    save_pictures(f'{work}/images', kind, count, 256, distinct=min(count, 50))
+
+    def writing(name, write):
+        def function():
+            shutil.rmtree(f'{work}/{name}', ignore_errors=True)
+            write(f'{work}/{name}', f'{work}/images')
+        return function
+
+    times = timing.interleaved({'plain': writing('plain', write_plainly), 'ours': writing('ours', write_ours)}, rounds)
+    levels = [tfrecords.find_dataset(f'{work}/{name}').levels for name in ('plain', 'ours')]
+    assert all(np.array_equal(a, b) for level in levels[0] for a, b in zip(*[tfrecords.read_images(each[level]) for each in levels]))
+    plain, ours = (count / times[name][1] * 1e3 for name in ('plain', 'ours'))
+    return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain}
+
+
+def peak_memory(work, count):
+    """Peak resident size in MB of a process that makes a dataset of `count` images of 32x32 (on Linux)."""
+    folder = f'{work}/small{count}'
+    save_pictures(folder, 'png', count, 32, distinct=100)
+    program = ('import re, sys, dataset_tool; dataset_tool.main(sys.argv[1:]); '
+               r'print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])')  # rusage would count the parent too
+    result = subprocess.run([sys.executable, '-c', program, 'create_from_images', f'{folder}-data', folder],
+                            capture_output=True, text=True, check=True)
+    return int(result.stdout.splitlines()[-1]) / 1024
+
+
+# ---- Reading ----
+
+def measure_reading(work):
+    """Print how soon and how fast the reader delivers, and what the training of config-e at 64x64 consumes."""
+    from training import dataset_writer
+    pictures = np.stack([picture(number, 64).transpose(2, 0, 1) for number in range(100)])
+    source = dataset_writer.Source((3, 64, 64), range(50000), lambda number: pictures[number % 100], 50000)
+    for _ in dataset_writer.write_source(f'{work}/data64', source):
+        pass
+    import tensorflow as tf
+
+    from training.dataset import TFRecordDataset
+    tf.constant(0)  # TensorFlow itself takes a moment to start.
+    start = time.perf_counter()
+    data = TFRecordDataset(f'{work}/data64')
+    minibatches = data.iterate(32)
+    next(minibatches)
+    first = time.perf_counter()
+    print(f'Reader: {first - start:.2f} s from opening 50000 images of 64x64, fully shuffled, to the first minibatch')
+    for _ in range(500):
+        next(minibatches)
+    read = 500 * 32 / (time.perf_counter() - first)
+    del minibatches
+    trained = training_speed(data)
+    print(f'Reader: {read:.0f} images/s; training of config-e at 64x64: {trained:.1f} images/s; ratio {read / trained:.0f}')
+
+
+def training_speed(data, minibatch=8, iterations=4):
+    """Images per second of config-e, after the functions are traced; without the path that is run once in 16 iterations."""
+    from training import configs, misc, registry
+    from training.train_step import TrainStep
+    run = configs.training_run('data64', config='config-e').run_func_kwargs
+    shape = dict(num_channels=data.shape[0], resolution=data.shape[1], label_size=0)
+    G, D = (registry.create_network(name, **args, **shape) for name, args in [('G', run.G_args), ('D', run.D_args)])
+    trainer = TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns_pathreg', 'D_logistic_r1', {}, {'gamma': 100})
+    reals = misc.adjust_dynamic_range(data.get_minibatch_np(minibatch)[0].astype(np.float32), [0, 255], [-1, 1])
+    labels = np.zeros([minibatch, 0], np.float32)
+    start = None
+    for iteration in range(1, 1 + 2 * iterations):  # the first half warms up
+        if iteration == 1 + iterations:
+            start = time.perf_counter()
+        for phase in trainer.phases(iteration):
+            if phase == 'Gs_update':
+                trainer.update_Gs(0.999)
+            else:
+                trainer.run(phase, 4, minibatch // 4, 0.002, *([] if phase[0] == 'G' else [reals, labels]))
+    return minibatch * iterations / (time.perf_counter() - start)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
