@@ -32,6 +32,22 @@ def test_levels_are_means_of_the_unrounded_level_above(tmp_path):
         np.testing.assert_array_equal(stored, np.rint(full.reshape(1, size, 16 // size, size, 16 // size).mean(axis=(2, 4))))
 
 
+@pytest.mark.parametrize('resolution', [4, 8, 64, 1024])
+def test_integer_and_float_arithmetic_give_the_same_levels(resolution):
+    images = random_images(2, 3, resolution)
+    images[1] = np.array([255, 254])[np.indices([resolution] * 2).sum(axis=0) // 2 % 2]  # the largest sums, and halves
+    for integers, floats in zip(dataset_writer._integer_levels(images), dataset_writer._float_levels(images), strict=True):
+        np.testing.assert_array_equal(integers, floats)
+
+
+def test_images_of_any_memory_layout_are_stored_alike(tmp_path):
+    [image] = random_images(1, 3, 16)
+    turned = np.ascontiguousarray(image.transpose(1, 2, 0)).transpose(2, 0, 1)
+    for name, each in [('a', image), ('b', turned), ('c', image.astype(np.float64))]:
+        write_dataset(tmp_path / name / 'data', [each])
+    assert len({(tmp_path / name / 'data' / 'data-r03.tfrecords').read_bytes() for name in 'abc'}) == 1
+
+
 def test_values_are_rounded_half_to_even_and_clipped(tmp_path):
     image = np.array([-3, 0.5, 1.5, 300] * 4, np.float64).reshape(1, 4, 4)
     write_dataset(tmp_path / 'a', [image])

@@ -18,8 +18,7 @@ from dnnlib import storage
 from dnnlib.cli import UserError
 from training import tfrecords
 
-_CHUNK_BYTES = 1 << 20     # Pixels that a thread takes on at a time.
-_STACK_BYTES = 1 << 18     # Pixels that are reduced to the lower levels together: small images are cheaper by the dozen.
+_CHUNK_BYTES = 1 << 20     # Pixels that a thread takes on at a time: the threads get in each other's way less with larger pieces.
 _RECORD_OVERHEAD = 64      # About what a record takes up beside its pixels.
 _DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
 
@@ -77,14 +76,12 @@ def write_source(tfrecord_dir, source, force=False, num_threads=None):
     def encode(items):  # -> for each item the list of its records, or None, or the reason for having none
         images = [source.decode(item) for item in items]
         kept = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-        for some in _chunks(kept, stack_images):
-            stack = np.stack([images[index] for index in some]) if len(some) > 1 else images[some[0]][np.newaxis]
-            for index, records in zip(some, encode_levels(stack)):
-                images[index] = records
+        for index, records in zip(kept, encode_levels(np.stack([images[index] for index in kept])) if kept else []):
+            images[index] = records
         return images
 
     num_threads = num_threads or os.cpu_count() or 1
-    chunk_images, stack_images = (max(size // int(np.prod(source.shape)), 1) for size in (_CHUNK_BYTES, _STACK_BYTES))
+    chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
     kept = []
     with new_dataset(tfrecord_dir, force) as writer:
         writer.start(source.shape, source.expected_images)
@@ -146,15 +143,27 @@ def _float_levels(images):
 
 
 def _integer_levels(images):
-    """The same numbers several times faster: up to 1024x1024, float32 holds the sums of 8-bit pixels exactly."""
+    """The same numbers several times faster: up to 1024x1024, float32 holds the sums of 8-bit pixels exactly.
+
+    Two neighbors in a row are added as the halves of one integer of twice the size.
+    """
     yield images
-    sums = images
-    for shift in range(2, 2 * images.shape[-1].bit_length() - 6 + 1, 2):  # sums of 2**shift pixels
-        kind = np.uint16 if shift <= 8 else np.uint32
-        sums = np.add(sums[..., 0::2, :], sums[..., 1::2, :], dtype=kind)
-        sums = sums[..., 0::2] + sums[..., 1::2]
-        odd = sums >> kind(shift) & kind(1)
-        yield (sums + odd + kind(2 ** (shift - 1) - 1) >> kind(shift)).astype(np.uint8)
+    sums = np.ascontiguousarray(images)
+    for shift in range(2, 2 * images.shape[-1].bit_length() - 5, 2):  # sums of 2**shift pixels
+        if sums.itemsize < 4:
+            bits = 8 * sums.itemsize
+            pairs = sums.view(f'u{2 * sums.itemsize}')
+            across = pairs >> bits
+            across += pairs & (2 ** bits - 1)
+        else:
+            across = sums[..., 0::2] + sums[..., 1::2]
+        sums = across[..., 0::2, :] + across[..., 1::2, :]
+        rounded = sums >> shift  # half to even: add half of the divisor less one, and one if the result would be odd
+        rounded &= 1
+        rounded += sums
+        rounded += 2 ** (shift - 1) - 1
+        rounded >>= shift
+        yield rounded.astype(np.uint8)
 
 
 # ---- The files ----
