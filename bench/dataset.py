@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def peak_memory(work, count):
     program = ('import re, sys, dataset_tool; dataset_tool.main(sys.argv[1:]); '
                r'print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])')  # rusage would count the parent too
     result = subprocess.run([sys.executable, '-c', program, 'create_from_images', f'{folder}-data', folder],
-                            capture_output=True, text=True, check=True)
+                            capture_output=True, text=True, check=True, cwd=pathlib.Path(__file__).parents[1])
     return int(result.stdout.splitlines()[-1]) / 1024
 
 

@@ -416,6 +416,114 @@ def test_missing_dataset_is_one_line(argv, capsys):
     assert capsys.readouterr().err.startswith('Error: dataset folder nowhere not found\n') and os.listdir() == []
 
 
+# ---- info and verify ----
+
+def labeled_dataset(labels):
+    with dataset_writer.new_dataset('data') as writer:
+        for number in range(len(labels)):
+            writer.add_image(np.full([3, 8, 8], 10 * number))
+        writer.add_labels(labels)
+
+
+def test_info_tells_what_is_there(capsys):
+    labeled_dataset(np.eye(3)[[0, 2, 2, 2]])
+    assert run('info', 'data', '--mean=mean.png') == 0
+    out = capsys.readouterr().out
+    for line in ['Images      4', 'Resolution  8x8, and lower levels down to 4x4', 'Channels    3 (RGB)',
+                 'Labels      one of 3 classes: 0 1, 1 0, 2 3', 'Problems    none at a quick look; verify reads everything']:
+        assert f'{line}\n' in out
+    assert np.asarray(PIL.Image.open('mean.png')).tolist() == np.full([8, 8, 3], 15).tolist()
+
+
+def test_info_of_labels_that_are_no_classes(capsys):
+    labeled_dataset(np.array([[0.5, -2], [3, 1]]))
+    assert run('info', 'data') == 0
+    assert 'Labels      2 numbers each, from -2 to 3\n' in capsys.readouterr().out
+
+
+def test_info_names_the_first_problem(capsys):
+    labeled_dataset(np.eye(3))
+    os.remove('data/data-r03.tfrecords')
+    pathlib.Path('data/data-r04.tfrecords').write_bytes(b'')
+    assert run('info', 'data') == 1
+    assert 'Problem     data/data-r04.tfrecords is empty\n' in capsys.readouterr().out
+
+
+def test_verify_of_a_sound_dataset(capsys):
+    labeled_dataset(np.eye(3))
+    assert run('verify', 'data') == 0
+    assert capsys.readouterr().out.endswith('Sound: 3 images at 2 levels up to 8x8, labels of 3\n')
+
+
+def spoil_byte_in_the_middle():
+    path = pathlib.Path('data/data-r03.tfrecords')
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 + 50] ^= 1
+    path.write_bytes(content)
+    return 'data/data-r03.tfrecords: record 10 is damaged (the checksum of its data does not match)'
+
+
+def spoil_one_record_of_another_image():
+    records = list(tfrecords.read_records('data/data-r02.tfrecords'))
+    records[7] = b''.join(tfrecords.encode_example(np.full([3, 4, 4], 255, np.uint8)))
+    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(tfrecords.frame_record, records)))
+    return 'data/data-r02.tfrecords: record 7 is not the image of that record of data/data-r03.tfrecords'
+
+
+def spoil_one_record_of_another_shape():
+    records = list(tfrecords.read_records('data/data-r02.tfrecords'))
+    records[7] = b''.join(tfrecords.encode_example(np.full([3, 2, 8], 70, np.uint8)))
+    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(tfrecords.frame_record, records)))
+    return 'data/data-r02.tfrecords: record 7 is damaged (shape [3, 2, 8], expected [3, 4, 4])'
+
+
+def spoil_label():
+    labels = np.load('data/data-rxx.labels')
+    labels[4] = np.nan
+    with open('data/data-rxx.labels', 'wb') as file:
+        np.save(file, labels)
+    return 'data/data-rxx.labels: the label of image 4 is not finite'
+
+
+def spoil_class_names():
+    pathlib.Path('data/data-classes.json').write_text('["a", "b"]')
+    return 'data/data-classes.json does not name 20 classes'
+
+
+@pytest.mark.parametrize('spoil', [value for name, value in globals().items() if name.startswith('spoil_')])
+def test_verify_finds_and_names_one_fault(spoil, monkeypatch, capsys):
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)  # as in a large dataset, where opening looks only here and there
+    labeled_dataset(np.eye(20))
+    message = spoil()
+    assert run('verify', 'data') == 1
+    assert f'Error: {message}' in capsys.readouterr().err.splitlines()[0]
+
+
+# ---- Progress ----
+
+def test_progress_without_a_terminal_is_a_line_now_and_then_with_the_time_left(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(dataset_tool.time, 'monotonic', lambda: next(clock))
+    assert list(dataset_tool._progress(range(10), 10)) == list(range(10))
+    assert capsys.readouterr().out == '3 / 10, about 1m 33s left\n7 / 10, about 34s left\n'
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    assert list(dataset_tool._progress(range(10), 10)) == list(range(10))
+    assert '10/10' in capsys.readouterr().err
+
+
+# ---- Memory ----
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc, which only Linux has')
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    from bench import dataset
+    few, many = (dataset.peak_memory(str(tmp_path), count) for count in (2000, 20000))
+    assert many - few < 50
+
+
 # ---- Command line ----
 
 def test_no_command_gives_usage_and_one_line(capsys):

@@ -40,12 +40,12 @@ def third_party_imports(path):
 
 def test_every_module_is_shipped_and_exists():
     packages = {'.'.join(file.parent.relative_to(ROOT).parts) for name in OWN for file in ROOT.glob(f'{name}/**/__init__.py')}
-    assert set(SETUPTOOLS['packages']) == {name for name in packages if name.split('.')[0] != 'tests'}
+    assert set(SETUPTOOLS['packages']) == {name for name in packages if name.split('.')[0] not in ('tests', 'bench')}
     assert set(SETUPTOOLS['py-modules']) == {file.stem for file in ROOT.glob('*.py')}
 
 
 @pytest.mark.parametrize('patterns, extras', [
-    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], []),
+    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun']),
     (['tests/*.py'], ['dev']),
     (['demo/*.py'], ['demo-data'])])
 def test_every_import_is_declared(patterns, extras):
