@@ -79,7 +79,7 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + sum(int(tf.size(t)) for t in tf.nest.flatten(results))) * x.dtype.size
     part = tf.zeros([total // 2], tf.uint8)
     loader.set_impl('native')
-    functions['copy'] = lambda: loader.library().stylegan2_stream_copy(part)
+    functions['copy'] = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
     del results
     times = timing.interleaved(functions, rounds, seconds=10)
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
