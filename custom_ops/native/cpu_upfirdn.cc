@@ -7,33 +7,13 @@
 // kind is the sum of its rows, each of which is separable.
 
 #include "cpu_kernels.h"
+#include "cpu_upfirdn_fast.h"
 
 #include <cmath>
 #include <vector>
 
 namespace stylegan2 {
 namespace {
-
-// Where the samples of an axis come from: output o is the sum over j of filter[tap(o) + j * up] * input[first(o) + j].
-struct Axis {
-  int up, down, taps;  // taps: of a phase, at most.
-  int64_t pad0;
-
-  Axis(int up, int down, int64_t pad0, int size) : up(up), down(down), taps((size + up - 1) / up), pad0(pad0) {}
-
-  // The first input sample that output o reads (may lie outside), and the index of the filter's tap on it.
-  void locate(int64_t o, int64_t* first, int* tap) const {
-    const int64_t position = o * down - pad0;
-    const int64_t remainder = ((-position) % up + up) % up;
-    *tap = static_cast<int>(remainder);
-    *first = (position + remainder) / up;
-  }
-
-  // The same for the next output, without a division.
-  INLINE void advance(int64_t* first, int* tap) const {
-    for (*tap -= down; *tap < 0; *tap += up) ++*first;
-  }
-};
 
 // weights[phase * taps + j] of a filter of `size` taps, zeros behind its end.
 template <typename A>
@@ -235,13 +215,32 @@ class Upfirdn {
   void run(const ParallelFor& parallel) {
     // Bands of output rows. Each reads a few rows of its neighbours again, so they should not be too low.
     const int64_t row_elements = std::max<int64_t>(p.out_w * p.minor, 1);
-    const int64_t band = std::min(p.out_h, std::max<int64_t>(32, (1 << 16) / row_elements));
+    const int64_t band = std::min(p.out_h, std::max<int64_t>(32, (1 << 16) / row_elements / 2 * 2));
     const int64_t bands = (p.out_h + band - 1) / band;
     const int64_t cost = band * std::max(row_elements, p.in_w * p.minor) * filter.rows.size();
+    if constexpr (std::is_same_v<A, float>) {
+      const FastBand<T> fast = filter.separable ? fast_band<T>(p, rows.taps, columns.taps) : nullptr;
+      if (fast != nullptr) return run_fast(fast, parallel, cost, band, bands);
+    }
     parallel(p.major * bands, cost, [&](int64_t first, int64_t last) {
       Work work(*this);
       for (int64_t i = first; i < last; i++) work.band(i / bands, i % bands * band, std::min(p.out_h, (i % bands + 1) * band));
       if (stream) stream_fence();
+    });
+  }
+
+  void run_fast(FastBand<T> fast, const ParallelFor& parallel, int64_t cost, int64_t band, int64_t bands) {
+    const std::vector<T> zeros(p.in_w * p.minor, T(0));
+    const bool streams = stream && can_stream(static_cast<const T*>(p.y), p.out_w * p.minor);
+    parallel(p.major * bands, cost, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i++) {
+        const T* x = static_cast<const T*>(p.x) + i / bands * p.in_h * p.in_w * p.minor;
+        T* y = static_cast<T*>(p.y) + i / bands * p.out_h * p.out_w * p.minor;
+        const int64_t y0 = i % bands * band, y1 = std::min(p.out_h, y0 + band);
+        // Never one row alone: the fast functions take two at a time.
+        fast(p, rows, columns, column_weights.data(), row_weights[0].data(), x, y, y1 - y0 == 1 ? y0 - 1 : y0, y1, zeros.data(), streams);
+      }
+      if (streams) stream_fence();
     });
   }
 
