@@ -36,6 +36,14 @@ __device__ __forceinline__ A sigmoid(A z) {
   return (z >= 0 ? A(1) : e) / (1 + e);
 }
 
+// sigmoid^(order)(z), by its symmetry from -|z|: near sigmoid = 1 the terms of the polynomial would cancel.
+template <class A>
+__device__ __forceinline__ A sigmoid_derivative(const A (&coef)[kMaxOrder + 2], int order, A z) {
+  if (order == 0) return sigmoid(z);
+  const A y = polynomial(coef, sigmoid(-fabs(z)));
+  return z > 0 && order % 2 == 0 ? -y : y;
+}
+
 constexpr double kSeluScale = 1.0507009873554804934193349852946;
 constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 
@@ -65,14 +73,11 @@ __device__ __forceinline__ A derivative(const BiasActParams& p, const Polynomial
     case kRelu: return z > 0 ? straight : 0;
     case kLeakyRelu: return z > 0 ? straight : straight * p.alpha;
     case kTanh: return polynomial(poly.coef, tanh(z));
-    case kSigmoid:
-    case kSoftplus: return polynomial(poly.coef, sigmoid(z));
+    case kSigmoid: return sigmoid_derivative(poly.coef, p.order, z);
+    case kSoftplus: return sigmoid_derivative(poly.coef, p.order - 1, z);
     case kElu: return z < 0 ? exp(z) : straight;
     case kSelu: return A(kSeluScale) * (z < 0 ? A(kSeluAlpha) * exp(z) : straight);
-    case kSwish: {
-      const A s = sigmoid(z);
-      return z * polynomial(poly.coef, s) + p.order * polynomial(poly.coef2, s);
-    }
+    case kSwish: return z * sigmoid_derivative(poly.coef, p.order, z) + p.order * sigmoid_derivative(poly.coef2, p.order - 1, z);
   }
   return 0;
 }

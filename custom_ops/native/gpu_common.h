@@ -63,7 +63,7 @@ inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(po
 
 // ---- Sums over a block ----
 
-// sums is [blockDim.y, n], blockDim.y a power of two: its first row becomes the sum of its rows, in the same order every time.
+// sums is [blockDim.y, n], blockDim.y a power of two: its first row becomes the sum of its rows, added in the same order every time.
 template <class A>
 __device__ void sum_rows(A* sums, int n) {
   for (int rows = blockDim.y / 2; rows > 0; rows /= 2) {

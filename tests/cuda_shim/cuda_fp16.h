@@ -17,6 +17,7 @@ inline __half __float2half(float x) {
   const uint16_t sign = signbit(x) ? 0x8000 : 0;
   if (x != x) return {0x7fff};
   x = fabsf(x);
+  if (x == 0) return {sign};
   if (x >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
   int exponent;
   frexpf(x, &exponent);                          // x in [0.5, 1) * 2^exponent.
