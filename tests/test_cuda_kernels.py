@@ -1,4 +1,4 @@
-"""The CUDA kernels, compiled by nvcc, and run on the CPU by tests/cuda_shim under AddressSanitizer against NumPy."""
+"""The CUDA kernels: compiled by nvcc; run on the CPU by tests/cuda_shim, under AddressSanitizer, against NumPy."""
 
 import ctypes
 import itertools
@@ -14,8 +14,8 @@ from tests import cuda_check
 
 SHIM = pathlib.Path(__file__).parent / 'cuda_shim'
 NATIVE = SHIM.parents[1] / 'custom_ops/native'
-FLAGS = ['-std=c++17', '-O1', '-g1', '-Wall', '-Werror', '-Wno-unknown-pragmas', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
-         f'-I{SHIM}', f'-I{NATIVE}']
+FLAGS = ['-std=c++17', '-O1', '-g1', '-Wall', '-Werror', '-Wno-unknown-pragmas', '-ffp-contract=off',
+         '-fsanitize=address,undefined', '-fno-sanitize-recover=all', f'-I{SHIM}', f'-I{NATIVE}']
 DTYPES = ['float32', 'float64', 'bfloat16', 'float16']  # In the order of DataType.
 ACTS = 'linear relu lrelu tanh sigmoid elu selu softplus swish'.split()  # In the order of Activation.
 MAX_ORDER = 6
@@ -178,7 +178,8 @@ def test_upfirdn(programs, tmp_path, dtype, layout):
         params = UpfirdnParams(None, None, None, DTYPES.index(dtype), flip, *up, *down, *pads, *k.shape, major, h, w, minor, *out)
         lead *= ITEMSIZE[dtype]
         size = major * out[0] * out[1] * minor
-        cases.append(int64(0) + bytes(params) + input_buffer(x, dtype, lead) + input_buffer(k, 'float32') + output_buffer(size, dtype, lead))
+        cases.append(int64(0) + bytes(params) + input_buffer(x, dtype, lead) + input_buffer(k, 'float32') +
+                     output_buffer(size, dtype, lead))
         sizes.append(size * ITEMSIZE[dtype])
         scale = upfirdn(np.abs(x), np.abs(k), up, down, pads, out, flip)
         what = f'x {x.shape} k {k.shape} up {up} down {down} pads {pads} out {out} flip {flip} lead {lead}'
@@ -247,20 +248,23 @@ EMPTY = [(0, 3, 1), (0, 3, 4), (2, 0, 4), (0, 0, 0), (2, 3, 0)]
 
 
 def bias_act_cases(layout, seed):
-    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead."""
+    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead, which names a buffer that is not aligned."""
     rng = np.random.RandomState(seed)
     for act, order in [*itertools.product(ACTS, range(4)), *((act, MAX_ORDER) for act in ACTS)]:
         for has_db in {False, order > 0}:
             shape = SHAPES[layout][rng.randint(len(SHAPES[layout]))]
-            yield shape, act, order, rng.randint(4) > 0, order > 0 and rng.randint(2), has_db, False, rng.randint(4) == 0
+            yield shape, act, order, rng.randint(4) > 0, order > 0 and rng.randint(2), has_db, False, None
     for act in ('relu', 'lrelu'):
         for shape in SHAPES[layout]:
-            yield shape, act, 1, False, rng.randint(2), rng.randint(2), True, False
+            yield shape, act, 1, False, rng.randint(2), rng.randint(2), True, None
     for shape in LONG[layout]:
-        yield shape, 'lrelu', 1, True, True, True, False, False
+        yield shape, 'lrelu', 1, True, True, True, False, None
+    for lead in ('x', 'b', 'dy', 'c', 'y', 'db'):
+        yield SHAPES[layout][0], 'tanh', 1, True, True, True, False, lead
+        yield SHAPES[layout][0], 'tanh', 1, True, True, False, False, lead
     for shape in EMPTY:
-        yield shape, 'swish', 0, True, False, False, False, False
-        yield shape, 'swish', 2, True, True, True, False, False
+        yield shape, 'swish', 0, True, False, False, False, None
+        yield shape, 'swish', 2, True, True, True, False, None
 
 
 @needs_compiler
@@ -284,13 +288,14 @@ def test_bias_act(programs, tmp_path, dtype, layout):
         if order > 0:
             factor = dy if c is None else dy + c[:, np.newaxis]
             y, scale = y * factor, scale * (np.abs(factor) + 1)
-        params = BiasActParams(None, None, None, None, None, None, DTYPES.index(dtype), ACTS.index(act), order, ref_is_y, alpha, gain,
+        params = BiasActParams(*[None] * 6, DTYPES.index(dtype), ACTS.index(act), order, ref_is_y, alpha, gain,
                                *coefficients(act, order), *shape)
-        lead *= ITEMSIZE[dtype]
+        leads = {name: ITEMSIZE[dtype] * (name == lead) for name in ('x', 'b', 'dy', 'c', 'y', 'db')}
         db_size = shape[1] if has_db else None
-        cases.append(int64(1) + bytes(params) + input_buffer(x if reads_x else None, dtype, lead) + input_buffer(b, dtype, lead) +
-                     input_buffer(dy if order else None, dtype) + input_buffer(c, dtype) +
-                     output_buffer(x.size, dtype) + output_buffer(db_size, dtype))
+        cases.append(int64(1) + bytes(params) + input_buffer(x if reads_x else None, dtype, leads['x']) +
+                     input_buffer(b, dtype, leads['b']) + input_buffer(dy if order else None, dtype, leads['dy']) +
+                     input_buffer(c, dtype, leads['c']) + output_buffer(x.size, dtype, leads['y']) +
+                     output_buffer(db_size, dtype, leads['db']))
         sizes.append((x.size + (db_size or 0)) * ITEMSIZE[dtype])
         expected.append((y, scale, has_db, f'{shape} {act} order {order} b {has_b} c {has_c} db {has_db} ref_is_y {ref_is_y} lead {lead}'))
     for data, (y, scale, has_db, what) in zip(run(programs, tmp_path, cases, sizes), expected, strict=True):
@@ -308,7 +313,7 @@ def test_bias_act_far_out(programs, tmp_path, act):
     z = z[1:] if act == 'swish' else z  # -inf * 0.
     cases = []
     for order in range(2):
-        params = BiasActParams(None, None, None, None, None, None, 0, ACTS.index(act), order, 0, 0.2, 1, *coefficients(act, order), 1, 1, z.size)
+        params = BiasActParams(*[None] * 6, 0, ACTS.index(act), order, 0, 0.2, 1, *coefficients(act, order), 1, 1, z.size)
         cases.append(int64(1) + bytes(params) + input_buffer(z, 'float32') + input_buffer(None, 'float32') +
                      input_buffer(np.ones_like(z) if order else None, 'float32') + input_buffer(None, 'float32') +
                      output_buffer(z.size, 'float32') + output_buffer(None, 'float32'))
@@ -338,6 +343,7 @@ def test_faults_are_found(programs, fault, word):
 
 
 @pytest.mark.skipif(cuda_check.find_nvcc() is None, reason="needs nvcc: pip install '.[cuda-build]'")
-def test_nvcc_compiles_the_kernels_for_every_architecture():
-    listed, output = cuda_check.compile_all(cuda_check.find_nvcc())
-    assert len(listed) > 5 and output == ''
+def test_nvcc_compiles_the_kernels():
+    nvcc = cuda_check.find_nvcc()
+    archs = cuda_check.architectures(nvcc)
+    assert cuda_check.compile_kernels(nvcc, [archs[0], archs[-1]]) == ''  # `make cuda-check` compiles for all of them.

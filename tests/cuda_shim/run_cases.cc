@@ -49,7 +49,7 @@ struct Buffer {
 };
 
 struct Setting { unsigned seed; int64_t max_grid_x, max_grid_y; };
-constexpr Setting kSettings[] = {{1, 2147483647, 65535}, {2, 2147483647, 65535}, {3, 3, 2}};
+constexpr Setting kSettings[] = {{1, 2147483647, 65535}, {2, 2147483647, 65535}, {3, 2147483647, 2}, {4, 3, 2}};
 
 // Runs `call` once per setting; the results must be the same.
 template <class Call>
