@@ -17,7 +17,7 @@ def main(argv, prog):
     parser.add_argument('--shapes', help='every shape that config-f uses instead of [4, 128, 128, 128] (takes long)', action='store_true')
     parser.add_argument('--max-resolution', help='largest resolution of --shapes', type=int, default=1024, metavar='N')
     parser.add_argument('--batches', help='batch sizes of --shapes', default='1,4,32', metavar='LIST')
-    parser.add_argument('--max-gib', help='leave out --shapes whose largest tensor is larger', type=float, default=1, metavar='GIB')
+    parser.add_argument('--max-gib', help='largest tensor of --shapes that is measured', type=float, default=1, metavar='GIB')
     parser.add_argument('--only', help='only rows whose name contains this', default='', metavar='TEXT')
     args = parser.parse_args(argv)
 
