@@ -5,6 +5,7 @@ import sys
 
 PAGES = {
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
+    'iteration': 'a training iteration of config-f with the native ops against the reference forms',
 }
 
 
