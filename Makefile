@@ -6,10 +6,10 @@ DEMO_KIMG ?= 35
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures test lint bench clean
+.PHONY: help demo demo-train demo-pictures ops test lint cuda-check bench clean
 
 help: ## list what make can do
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
 
 # ---- The virtual environment, set up again only when pyproject.toml has changed ----
 
@@ -52,6 +52,11 @@ demo: demo-pictures ## train on 1,000 small faces for a few minutes and draw new
 	@echo '  $(PY) dataset_tool.py create_from_images datasets/mine FOLDER_OF_SQUARE_IMAGES'
 	@echo '  $(PY) run_training.py --dataset=mine'
 
+# ---- The native operations, which are otherwise built when they are first used ----
+
+ops: .venv/.installed ## build the native operations and show how
+	$(PY) -m custom_ops.build --verbose
+
 # ---- The checks ----
 
 test: .venv/.installed ## run all tests
@@ -60,9 +65,13 @@ test: .venv/.installed ## run all tests
 lint: .venv/.installed ## check the style of the code with ruff
 	$(PY) -m ruff check .
 
-bench: ## measure speed (no benchmarks yet)
-	@echo 'There are no benchmarks yet: their pages arrive with the folder bench/.' >&2; exit 1
+cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture (no GPU needed)
+	@command -v nvcc >/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cuda-build]'
+	$(PY) -m tests.cuda_check
+
+bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
+	$(PY) -m bench ops --json .bench/ops.json
 
 clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
-	rm -rf .venv $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -17,10 +17,15 @@ def main(argv, prog):
     parser.add_argument('--shapes', help='every shape that config-f uses instead of [4, 128, 128, 128] (takes long)', action='store_true')
     parser.add_argument('--max-resolution', help='largest resolution of --shapes', type=int, default=1024, metavar='N')
     parser.add_argument('--batches', help='batch sizes of --shapes', default='1,4,32', metavar='LIST')
+    parser.add_argument('--max-gib', help='largest tensor of --shapes that is measured', type=float, default=1, metavar='GIB')
     parser.add_argument('--only', help='only rows whose name contains this', default='', metavar='TEXT')
     args = parser.parse_args(argv)
 
-    cases = config_f_cases(args.max_resolution, [int(n) for n in args.batches.split(',')]) if args.shapes else page_cases()
+    cases = page_cases()
+    if args.shapes:
+        found = config_f_cases(args.max_resolution, [int(n) for n in args.batches.split(',')])
+        cases = [case for case in found if largest_tensor(case) <= args.max_gib * 2 ** 30]
+        print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors of more than {args.max_gib:g} GiB and are left out (--max-gib)')
     print(timing.machine())
     rows = [measure(*case, rounds=args.rounds, with_conv=not args.shapes) for case in cases if args.only in case[0]]
     timing.report(rows, COLUMNS, args.json)
@@ -58,6 +63,11 @@ def config_f_cases(max_resolution, batches):
     return cases
 
 
+def largest_tensor(case):
+    _, op, _, _, (n, c, h, w) = case
+    return 4 * n * c * h * w * (4 if op.endswith('up2') else 1)
+
+
 # ---- Measuring ----
 
 def measure(name, op, data_format, dtype, shape, rounds, with_conv):
@@ -79,9 +89,9 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + sum(int(tf.size(t)) for t in tf.nest.flatten(results))) * x.dtype.size
     part = tf.zeros([total // 2], tf.uint8)
     loader.set_impl('native')
-    functions['copy'] = lambda: loader.library().stylegan2_stream_copy(part)
+    functions['copy'] = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
     del results
-    times = timing.interleaved(functions, rounds, seconds=10)
+    times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
             'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
             'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
@@ -128,7 +138,8 @@ def one_channel(x, kind, data_format):
     x = tf.reshape(x, [n * c, h, w, 1])
     k = np.outer(FILTER, FILTER) / 64
     if kind == 'up2':
-        x = tf.reshape(tf.pad(tf.reshape(x, [n * c, h, 1, w, 1, 1]), [[0, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]), [n * c, h * 2, w * 2, 1])
+        x = tf.pad(tf.reshape(x, [n * c, h, 1, w, 1, 1]), [[0, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]])
+        x = tf.reshape(x, [n * c, h * 2, w * 2, 1])
         k = k * 4
     pads = {'up1': [2, 1], 'up2': [2, 1], 'down2': [1, 1]}[kind]
     x = tf.nn.conv2d(tf.pad(x, [[0, 0], pads, pads, [0, 0]]), tf.cast(k[:, :, np.newaxis, np.newaxis], x.dtype), 1, 'VALID')

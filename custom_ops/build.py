@@ -32,7 +32,7 @@ _CUDA_SOURCE = 'gpu_kernels.cu'
 _AGAIN = 'python -m custom_ops.build'
 
 # -march=native is why the key has the features of the CPU. Never -ffast-math: it makes the whole process flush denormals to zero.
-_CXX_FLAGS = ['-O3', '-march=native', '-fno-math-errno', '-fPIC']
+_CXX_FLAGS = ['-O3', '-march=native', '-fno-math-errno', '-fPIC', '-Wno-deprecated-declarations']
 
 
 class _Cuda(NamedTuple):
@@ -199,8 +199,10 @@ def _gpus():
 
 def _build(recipe, key, root, verbose):
     """Build into root/key; returns the library's path. The caller holds the lock."""
-    kinds = 'CPU and CUDA' if recipe.cuda else 'CPU'
-    print(f'Building the custom ops for {kinds} in {root} (once; about a minute) ...', file=sys.stderr, flush=True)
+    kinds, time = 'CPU', 'about a minute'
+    if recipe.cuda:
+        kinds, time = f'CPU and CUDA ({len(recipe.cuda.archs)} GPU architectures)', 'some minutes'
+    print(f'Building the custom ops for {kinds} in {root} (once; {time}) ...', file=sys.stderr, flush=True)
     build_cache.remove_old(root)
     work = pathlib.Path(tempfile.mkdtemp(prefix=f'{key}.tmp-', dir=root))
     try:

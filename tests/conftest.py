@@ -23,3 +23,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('golden'):
                 item.add_marker(pytest.mark.skip(reason=f'the golden numbers are not at {GOLDEN}; set STYLEGAN2_GOLDEN'))
+
+
+@pytest.fixture(scope='module', params=['native', 'ref'])
+def impl(request):
+    """Runs what uses it with both forms of the custom ops."""
+    import custom_ops
+    custom_ops.set_impl(request.param)
+    yield request.param
+    custom_ops.set_impl(None)

@@ -24,7 +24,7 @@ def loss_cases():
 
 @pytest.mark.golden
 @pytest.mark.parametrize('name', loss_cases())
-def test_golden_values_and_gradients(name):
+def test_golden_values_and_gradients(name, impl):
     case, data = load_json('losses/cases.json')[name], load_npz(f'losses/{name}.npz')
     G, D = misc.load_pkl(GOLDEN / 'losses' / case['weights'])[:2]
     if case['lod'] is not None:

@@ -22,7 +22,7 @@ def network_cases():
 
 
 @pytest.fixture(scope='module', params=network_cases())
-def variant(request, tmp_path_factory):
+def variant(request, impl, tmp_path_factory):
     """(name, networks as read, networks written by us and read back)."""
     nets = misc.load_pkl(GOLDEN / 'networks' / f'{request.param}.pkl')
     path = tmp_path_factory.mktemp('networks') / 'again.pkl'

@@ -29,7 +29,7 @@ def value_and_gradients(op, inputs, ct, kwargs):
 @pytest.mark.golden
 @pytest.mark.parametrize('mode', ['eager', 'graph'])
 @pytest.mark.parametrize('name', OP_FILES)
-def test_golden_values_and_gradients(name, mode):
+def test_golden_values_and_gradients(name, mode, impl):
     data = load_npz(f'ops/{name}.npz')
     for case in load_json(f'ops/{name}.json'):
         key, kwargs = case['key'], {**case['kwargs']}
@@ -67,7 +67,7 @@ def upfirdn_by_hand(x, k, upx, upy, downx, downy, padx0, padx1, pady0, pady1):
 
 
 @pytest.mark.parametrize('seed', range(12))
-def test_upfirdn_is_its_definition(seed):
+def test_upfirdn_is_its_definition(seed, impl):
     rng = np.random.RandomState(seed)
     k = rng.randn(rng.randint(1, 4), rng.randint(1, 4))
     x = rng.randn(2, rng.randint(5, 9), rng.randint(5, 9), 3)

@@ -1,9 +1,14 @@
-"""What pyproject.toml promises: the modules it ships, the versions it admits, every library the code imports."""
+"""What pyproject.toml promises: the modules and sources it ships, the versions it admits, every library the code imports."""
 
 import ast
 import hashlib
+import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
 
 import pytest
 from packaging.requirements import Requirement
@@ -47,6 +52,7 @@ def test_every_module_is_shipped_and_exists():
 @pytest.mark.parametrize('patterns, extras', [
     (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun']),
     (['tests/*.py'], ['dev']),
+    (['bench/*.py'], []),
     (['demo/*.py'], ['demo-data'])])
 def test_every_import_is_declared(patterns, extras):
     files = [file for pattern in patterns for file in ROOT.glob(pattern)]
@@ -72,3 +78,53 @@ def test_licence_is_the_standard_text_under_our_line():
     owner, text = (ROOT / 'LICENSE').read_text().split('\n', 1)
     assert owner == 'Copyright The StyleGAN2-TF2 authors'
     assert hashlib.sha256(text.encode()).hexdigest() == 'cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30'  # apache.org
+
+
+# ---- Wheel and sdist ----
+
+def run(*command, **options):
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def distributions(tmp_path_factory):
+    """(sdist, wheel): the first from a copy of this folder, the second from the first."""
+    tmp_path = tmp_path_factory.mktemp('dist')
+    made_here = shutil.ignore_patterns('.*', '_build', 'build', 'dist', 'results', 'datasets', '__pycache__', '*.egg-info', '*.whl')
+    shutil.copytree(ROOT, tmp_path / 'copy', ignore=made_here)
+    code = 'import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))'
+    sdist = tmp_path / run('-c', code, 'build_sdist', tmp_path, cwd=tmp_path / 'copy').splitlines()[-1]
+    shutil.unpack_archive(sdist, tmp_path / 'unpacked')
+    wheel = run('-c', code, 'build_wheel', tmp_path, cwd=next((tmp_path / 'unpacked').iterdir())).splitlines()[-1]
+    return sdist, tmp_path / wheel
+
+
+def test_wheel_and_sdist_hold_the_native_sources(distributions):
+    sources = {f'custom_ops/native/{path.name}' for path in (ROOT / 'custom_ops/native').iterdir() if path.is_file()}
+    assert 'custom_ops/native/ops.cc' in sources
+    with tarfile.open(distributions[0]) as archive:
+        in_sdist = {name.split('/', 1)[-1] for name in archive.getnames()}
+    in_wheel = set(zipfile.ZipFile(distributions[1]).namelist())
+    for names in in_sdist, in_wheel:
+        assert {name for name in names if name.startswith('custom_ops/native/')} - {'custom_ops/native/'} == sources
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_builds_the_native_operations_when_they_are_first_used(distributions, tmp_path):
+    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', tmp_path / 'site', distributions[1])
+    native = tmp_path / 'site' / 'custom_ops' / 'native'
+    (native / '_build').write_text('In the way, as if the folder were not ours to write.')
+    # For the CPU alone: with CUDA it would take minutes.
+    (tmp_path / 'nvcc').write_text('#!/bin/sh\nexit 1\n')
+    (tmp_path / 'nvcc').chmod(0o755)
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site'), 'XDG_CACHE_HOME': str(tmp_path / 'cache'), 'STYLEGAN2_OPS': 'native',
+           'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}', 'CUDA_VISIBLE_DEVICES': ''}
+    for name in ('STYLEGAN2_OPS_CACHE', 'CUDA_HOME', 'CUDA_PATH'):
+        env.pop(name, None)
+    code = 'import custom_ops; print(custom_ops.__file__, custom_ops.impl_report())'
+    out = run('-c', code, cwd=tmp_path, env=env)
+    assert out.split(maxsplit=1) == [str(native.parent / '__init__.py'), 'Custom ops: native CPU\n']
+    library, = (tmp_path / 'cache' / 'stylegan2-tf2').glob('*/stylegan2_ops.so')
+    assert library.stat().st_size > 0

@@ -1,4 +1,5 @@
 import ast
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import custom_ops
 import pretrained_networks
 import run_generator
 from dnnlib import cli, tflib
@@ -167,6 +169,17 @@ def test_one_channel_is_written_as_gray(Gs, tmp_path):
     run_generator.generate_images(str(tmp_path), 'net.pkl', seeds=[0])
     run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1], col_seeds=[3], col_styles=[1])
     assert {open_picture(path).mode for path in tmp_path.iterdir()} == {'L'}
+
+
+def test_the_form_of_the_custom_ops_is_chosen_kept_and_reported(Gs, tmp_path, capsys):
+    custom_ops.set_impl(None)
+    try:
+        run_generator.main(['generate-images', '--network=net.pkl', '--seeds=0', '--impl=ref', f'--result-dir={tmp_path}'])
+    finally:
+        custom_ops.set_impl(None)
+    assert 'Custom ops: reference (as asked for)' in capsys.readouterr().out.splitlines()
+    config = json.loads((tmp_path / '00000-generate-images' / 'submit_config.json').read_text())
+    assert config['run_func_kwargs']['impl'] == 'ref'
 
 
 # ---- Mistakes ----

@@ -31,7 +31,7 @@ def make_trainer(case, nets, rng):
 
 @pytest.mark.golden
 @pytest.mark.parametrize('name, case', training_cases())
-def test_golden_training(name, case):
+def test_golden_training(name, case, impl):
     data = load_npz(f'training/{name}.npz')
     nets = misc.load_pkl(GOLDEN / 'training' / f'{name}-init.pkl')
     rounds = case['mb'] // case['mbg']

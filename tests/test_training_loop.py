@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import custom_ops
 import dataset_tool
 from dnnlib.cli import UserError
 from tests.test_misc import small_networks
@@ -51,6 +52,7 @@ def train(data_dir, result_dir, *args, dataset='tiny', **kwargs):
 def run(data_dir, tmp_path_factory):
     """(folder, output) of a finished run of 64 images."""
     result_dir = tmp_path_factory.mktemp('results')
+    custom_ops.impl_report()  # Builds them now, so that the run has nothing to say of it.
     done = train(data_dir, result_dir, '--total-kimg=0.064')
     assert done.returncode == 0, done.stderr
     return result_dir / '00000-stylegan2-tiny-1gpu-config-f', done
@@ -84,6 +86,7 @@ def test_what_it_prints(run):
         assert sum('No GPU found: training on the CPU' in line for line in lines) == 1
     assert sum(line.startswith('Compiling') for line in lines) == 1
     assert 'Training for 0.064 kimg...' in lines
+    assert [line for line in lines if line.startswith('Custom ops: ')] == [custom_ops.impl_report()]
     assert done.stderr == ''
 
 

@@ -13,6 +13,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 constexpr int kLanes = 16;
+constexpr int64_t kPiece = 2048;  // Elements of a piece of a row.
 
 // ---- Positions along an axis ----
 
@@ -96,70 +97,66 @@ INLINE bool can_stream(const T* p, int64_t row) {
   return reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T)) == 0 && row % kLanes == 0;
 }
 
-// ---- Channels last ----
-// Two output rows at once, 16 * N channels at a time, marching along the row: `window` holds what the filter down the columns gives for
-// the columns that the filter along the row needs next. Every input is read from memory once and stays in the second-level cache.
+// ---- Down the columns ----
 
-template <typename T, int kTaps, int kStep, int N>
-INLINE void march(const T* const* rows, const T* ahead, int ahead_rows, const float* wy0, const float* wy1, const Axis& axis, const float* wx, int64_t in_w, int64_t c,
-                  T* y0, T* y1, int64_t out_w, bool stream) {
-  Floats window[2][kTaps][N];
-  int tap;
-  int64_t next;  // The first column that output o needs ...
-  axis.locate(0, &next, &tap);
-  int64_t position = next - kTaps;  // ... and the one that the window begins with.
-  for (int64_t o = 0; o < out_w; o++, y0 += c, y1 += c) {
-    for (; position < next; position++) {
-      for (int j = 0; j + 1 < kTaps; j++)
-        for (int n = 0; n < N; n++) window[0][j][n] = window[0][j + 1][n], window[1][j][n] = window[1][j + 1][n];
-      const int64_t column = position + kTaps;
-      for (int j = 0; j < ahead_rows; j++)
-        for (int n = 0; n < N; n++) __builtin_prefetch(ahead + (j * in_w + column) * c + n * kLanes, 0, 2);
-      for (int n = 0; n < N; n++) {
-        Floats sum0 = {}, sum1 = {};
-        if (column >= 0 && column < in_w) {
-          for (int j = 0; j < kTaps + kStep; j++) {
-            const Floats x = load(rows[j] + column * c + n * kLanes);
-            if (j < kTaps) sum0 += x * wy0[j];
-            if (j >= kStep) sum1 += x * wy1[j - kStep];
-          }
-        }
-        window[0][kTaps - 1][n] = sum0;
-        window[1][kTaps - 1][n] = sum1;
-      }
+// Two rows of sums: elements [0, n) of rows[0 .. kTaps) and of rows[kStep .. kStep + kTaps). Meanwhile `ahead` comes into the caches.
+template <typename T, int kTaps, int kStep>
+INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy1, int64_t n, const T* const* ahead, int prefetch,
+                         float* RESTRICT sums0, float* RESTRICT sums1) {
+  float a[kTaps], b[kTaps];
+  std::copy_n(wy0, kTaps, a);
+  std::copy_n(wy1, kTaps, b);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < prefetch; j++) __builtin_prefetch(ahead[j] + i);
+    Floats sum0 = {}, sum1 = {};
+    for (int j = 0; j < kTaps + kStep; j++) {
+      const Floats x = load(rows[j] + i);
+      if (j < kTaps) sum0 += x * a[j];
+      if (j >= kStep) sum1 += x * b[j - kStep];
     }
-    const float* w = wx + tap * kTaps;
-    for (int n = 0; n < N; n++) {
-      Floats sum0 = window[0][0][n] * w[0], sum1 = window[1][0][n] * w[0];
-      for (int j = 1; j < kTaps; j++) sum0 += window[0][j][n] * w[j], sum1 += window[1][j][n] * w[j];
-      store(y0 + n * kLanes, sum0, stream);
-      store(y1 + n * kLanes, sum1, stream);
-    }
-    axis.advance(&next, &tap);
+    store(sums0 + i, sum0, false);
+    store(sums1 + i, sum1, false);
+  }
+  for (; i < n; i++) {
+    sums0[i] = sums1[i] = 0;
+    for (int j = 0; j < kTaps; j++) sums0[i] += to_float(rows[j][i]) * a[j], sums1[i] += to_float(rows[j + kStep][i]) * b[j];
   }
 }
 
-template <typename T, int kTaps, int kStep>
-void two_rows(const T* const* rows, const T* ahead, int ahead_rows, const float* wy0, const float* wy1, const Axis& axis, const float* wx, const UpfirdnParams& p,
-              T* y0, T* y1, bool stream) {
-  const T* shifted[kTaps + kStep];
-  int64_t c = 0;
-  const auto at = [&] { for (int j = 0; j < kTaps + kStep; j++) shifted[j] = rows[j] + c; };
-  for (; c + 2 * kLanes <= p.minor; c += 2 * kLanes) {
-    at();
-    march<T, kTaps, kStep, 2>(shifted, ahead + c, ahead_rows, wy0, wy1, axis, wx, p.in_w, p.minor, y0 + c, y1 + c, p.out_w, stream);
-  }
-  if (c < p.minor) {
-    at();
-    march<T, kTaps, kStep, 1>(shifted, ahead + c, ahead_rows, wy0, wy1, axis, wx, p.in_w, p.minor, y0 + c, y1 + c, p.out_w, stream);
+// ---- Channels last ----
+// Two output rows at once, in pieces whose sums down the columns stay in the first-level cache. The pieces are short, but all memory is
+// read and written in its order.
+
+// out[o] for o in [o0, o1) from the sums of columns from `left` on.
+template <typename T, int kUp, int kTaps>
+INLINE void along_pixels(const float* sums, int64_t left, const Axis& axis, const float* wx, int64_t c, int64_t o0, int64_t o1, T* out,
+                         bool stream) {
+  float w[kTaps];  // A copy, which no store can change: it stays in registers.
+  std::copy_n(wx, kTaps, w);
+  int tap;
+  int64_t first;
+  axis.locate(o0, &first, &tap);
+  out += o0 * c;
+  for (int64_t o = o0; o < o1; o++, out += c, axis.advance(&first, &tap)) {
+    const float* source = sums + (first - left) * c;
+    if (kUp > 1) std::copy_n(wx + tap * kTaps, kTaps, w);
+    for (int64_t i = 0; i < c; i += kLanes) {
+      Floats sum = load(source + i) * w[0];
+      for (int j = 1; j < kTaps; j++) sum += load(source + j * c + i) * w[j];
+      store(out + i, sum, stream);
+    }
   }
 }
 
 // Output rows [y0, y1) of the images x and y; at least two. Weights are those of the phases, kTaps each.
-template <typename T, int kTaps>
+template <typename T, int kUp, int kDown, int kTaps>
 void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
                         int64_t y0, int64_t y1, const T* zeros, bool stream) {
   const int64_t in_row = p.in_w * p.minor, out_row = p.out_w * p.minor;
+  const int64_t piece = std::max<int64_t>(kPiece / p.minor, 8) * kUp / kDown;
+  const int64_t width = (piece * kDown / kUp + kTaps + 2) * p.minor;
+  std::vector<float> sums(2 * width);
   for (int64_t oy = y0; oy < y1; oy += 2) {
     if (oy + 1 == y1) oy--;  // The last row of an odd number: once more, with the one before.
     int tap0, tap1;
@@ -167,11 +164,28 @@ void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& 
     axis_y.locate(oy, &first0, &tap0);
     axis_y.locate(oy + 1, &first1, &tap1);
     const int step = static_cast<int>(first1 - first0);
-    const T* rows[kTaps + 2];
-    for (int j = 0; j < kTaps + step; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
-    const auto run = step == 0 ? two_rows<T, kTaps, 0> : step == 1 ? two_rows<T, kTaps, 1> : two_rows<T, kTaps, 2>;
-    const int64_t done = first0 + kTaps + step;
-    run(rows, x + done * in_row, oy + 2 < y1 && done + 4 <= p.in_h ? (2 * p.down_y + p.up_y - 1) / p.up_y : 0, wy + tap0 * kTaps, wy + tap1 * kTaps, axis_x, wx, p, y + oy * out_row, y + (oy + 1) * out_row, stream);
+    const auto run = step == 0 ? down_columns<T, kTaps, 0> : step == 1 ? down_columns<T, kTaps, 1> : down_columns<T, kTaps, 2>;
+    const T* rows[kTaps + 2 + 4];
+    for (int j = 0; j < kTaps + 2 + 4; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
+    for (int64_t o0 = 0; o0 < p.out_w; o0 += piece) {
+      const int64_t o1 = std::min(p.out_w, o0 + piece);
+      int64_t left, last;
+      int tap;
+      axis_x.locate(o0, &left, &tap);
+      axis_x.locate(o1 - 1, &last, &tap);
+      last += kTaps;
+      const int64_t a = std::clamp<int64_t>(left, 0, p.in_w), b = std::clamp<int64_t>(last, a, p.in_w);
+      const T* shifted[kTaps + 2 + 4];
+      for (int j = 0; j < kTaps + 2 + 4; j++) shifted[j] = rows[j] + a * p.minor;
+      float* row = sums.data();
+      run(shifted, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step, kUp > 1 ? 1 : 2 * kDown,
+          row + (a - left) * p.minor, row + width + (a - left) * p.minor);
+      for (int i = 0; i < 2; i++, row += width) {
+        std::fill(row, row + (a - left) * p.minor, 0.0f);
+        std::fill(row + (b - left) * p.minor, row + (last - left) * p.minor, 0.0f);
+        along_pixels<T, kUp, kTaps>(row, left, axis_x, wx, p.minor, o0, o1, y + (oy + i) * out_row, stream);
+      }
+    }
   }
 }
 
@@ -237,30 +251,40 @@ void single_channel_band(const UpfirdnParams& p, const Axis& axis_y, const Axis&
   axis_x.locate(0, &left, &tap);
   const int64_t shift = std::max<int64_t>(0, -left);  // Zeros before the first column, or columns that are skipped.
   const int64_t skip = std::max<int64_t>(0, left), columns = std::max<int64_t>(0, p.in_w - skip);
-  const int64_t whole = columns / kLanes * kLanes;
-  std::vector<float> row(shift + p.in_w + 2 * p.out_w + 4 * kLanes + kTaps);
+  const int64_t width = shift + p.in_w + 2 * p.out_w + 4 * kLanes + kTaps;
+  std::vector<float> sums(4 * width);  // Two pairs of rows: one is filtered when the next is there, or its reads would wait for its writes.
   std::vector<T> staging(p.out_w + 2 * kLanes);
   const bool direct = p.out_w % kLanes == 0;
-  int64_t first;
-  axis_y.locate(y0, &first, &tap);
-  for (int64_t oy = y0; oy < y1; oy++, axis_y.advance(&first, &tap)) {
-    const T* rows[kTaps];
-    for (int j = 0; j < kTaps; j++) rows[j] = (first + j >= 0 && first + j < p.in_h ? x + (first + j) * p.in_w : zeros) + skip;
-    const float* w = wy + tap * kTaps;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      Floats sum = load(rows[0] + i) * w[0];
-      for (int j = 1; j < kTaps; j++) sum += load(rows[j] + i) * w[j];
-      store(row.data() + shift + i, sum, false);
+
+  const auto finish = [&](int64_t oy) {
+    for (int i = 0; i < 2; i++) {
+      T* out = y + (oy + i) * p.out_w;
+      const float* row = sums.data() + (oy / 2 % 2 * 2 + i) * width;
+      filter_row<T, kUp, kDown, kTaps>(row, axis_x, wx, p.out_w, direct ? out : staging.data(), direct && stream);
+      if (!direct) std::copy_n(staging.data(), p.out_w, out);
     }
-    for (int64_t i = whole; i < columns; i++) {
-      float sum = 0;
-      for (int j = 0; j < kTaps; j++) sum += to_float(rows[j][i]) * w[j];
-      row[shift + i] = sum;
+  };
+  int64_t waiting = -1;
+  for (int64_t oy = y0; oy < y1; oy += 2) {
+    if (oy + 1 == y1) {  // The last row of an odd number: once more, with the one before.
+      if (waiting >= 0) finish(waiting);
+      waiting = -1;
+      oy--;
     }
-    T* out = y + oy * p.out_w;
-    filter_row<T, kUp, kDown, kTaps>(row.data(), axis_x, wx, p.out_w, direct ? out : staging.data(), direct && stream);
-    if (!direct) std::copy_n(staging.data(), p.out_w, out);
+    int tap0, tap1;
+    int64_t first0, first1;
+    axis_y.locate(oy, &first0, &tap0);
+    axis_y.locate(oy + 1, &first1, &tap1);
+    const T* rows[kTaps + 2];
+    for (int j = 0; j < kTaps + 2; j++) rows[j] = (first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * p.in_w : zeros) + skip;
+    const T* ahead[2] = {rows[kTaps] + 4 * p.in_w, rows[kTaps + 1] + 4 * p.in_w};  // Only a hint: it may lie behind the end.
+    float* sums0 = sums.data() + oy / 2 % 2 * 2 * width + shift;
+    const auto run = first1 - first0 == 0 ? down_columns<T, kTaps, 0> : first1 - first0 == 1 ? down_columns<T, kTaps, 1> : down_columns<T, kTaps, 2>;
+    run(rows, wy + tap0 * kTaps, wy + tap1 * kTaps, columns, ahead, 2, sums0, sums0 + width);
+    if (waiting >= 0) finish(waiting);
+    waiting = oy;
   }
+  if (waiting >= 0) finish(waiting);
 }
 
 // ---- The choice ----
@@ -272,18 +296,22 @@ using FastBand = void (*)(const UpfirdnParams& p, const Axis& axis_y, const Axis
 // The function for bands of at least two rows; null where none fits. Filters are separable.
 template <typename T>
 FastBand<T> fast_band(const UpfirdnParams& p, int taps_y, int taps_x) {
-  const bool alike = p.up_y == p.up_x && p.down_y == p.down_x && taps_y == taps_x && p.out_h >= 2;
-  if (!alike) return nullptr;
+  const int up = p.up_y, down = p.down_y;
+  if (up != p.up_x || down != p.down_x || taps_y != taps_x || p.out_h < 2) return nullptr;
+  const bool same = up == 1 && down == 1, doubled = up == 2 && down == 1, halved = up == 1 && down == 2;
   if (p.minor % kLanes == 0) {
-    if (p.up_y > 2 || p.down_y > 2) return nullptr;
-    return taps_y == 4 ? channels_last_band<T, 4> : taps_y == 2 ? channels_last_band<T, 2> : taps_y == 1 ? channels_last_band<T, 1> : nullptr;
+    if (same && taps_y == 4) return channels_last_band<T, 1, 1, 4>;
+    if (doubled && taps_y == 2) return channels_last_band<T, 2, 1, 2>;
+    if (doubled && taps_y == 1) return channels_last_band<T, 2, 1, 1>;
+    if (halved && taps_y == 4) return channels_last_band<T, 1, 2, 4>;
+    if (halved && taps_y == 2) return channels_last_band<T, 1, 2, 2>;
+  } else if (p.minor == 1) {
+    if (same && taps_y == 4) return single_channel_band<T, 1, 1, 4>;
+    if (doubled && taps_y == 2) return single_channel_band<T, 2, 1, 2>;
+    if (doubled && taps_y == 1) return single_channel_band<T, 2, 1, 1>;
+    if (halved && taps_y == 4) return single_channel_band<T, 1, 2, 4>;
+    if (halved && taps_y == 2) return single_channel_band<T, 1, 2, 2>;
   }
-  if (p.minor != 1) return nullptr;
-  if (p.up_y == 1 && p.down_y == 1 && taps_y == 4) return single_channel_band<T, 1, 1, 4>;
-  if (p.up_y == 2 && p.down_y == 1 && taps_y == 2) return single_channel_band<T, 2, 1, 2>;
-  if (p.up_y == 2 && p.down_y == 1 && taps_y == 1) return single_channel_band<T, 2, 1, 1>;
-  if (p.up_y == 1 && p.down_y == 2 && taps_y == 4) return single_channel_band<T, 1, 2, 4>;
-  if (p.up_y == 1 && p.down_y == 2 && taps_y == 2) return single_channel_band<T, 1, 2, 2>;
   return nullptr;
 }
 

@@ -1,0 +1,243 @@
+// fused_bias_act and its derivatives on the GPU, one pass over memory each. Sums along channels are made in two steps, blocks first,
+// without atomics: the same bits every time.
+#pragma once
+
+#include "gpu_common.h"
+
+namespace stylegan2 {
+namespace {
+
+// BiasActParams::coef and coef2 in the type of the arithmetic.
+template <class A>
+struct Polynomials {
+  A coef[kMaxOrder + 2], coef2[kMaxOrder + 2];
+  explicit Polynomials(const BiasActParams& p) {
+    for (int i = 0; i < kMaxOrder + 2; i++) {
+      coef[i] = static_cast<A>(p.coef[i]);
+      coef2[i] = static_cast<A>(p.coef2[i]);
+    }
+  }
+};
+
+// ---- Activations ----
+
+template <class A>
+__device__ __forceinline__ A polynomial(const A (&coef)[kMaxOrder + 2], A x) {
+  A y = coef[kMaxOrder + 1];
+#pragma unroll
+  for (int i = kMaxOrder; i >= 0; i--) y = y * x + coef[i];
+  return y;
+}
+
+// exp only of what is not positive: it cannot overflow.
+template <class A>
+__device__ __forceinline__ A sigmoid(A z) {
+  const A e = exp(-fabs(z));
+  return (z >= 0 ? A(1) : e) / (1 + e);
+}
+
+// sigmoid^(order)(z), by its symmetry from -|z|: near sigmoid = 1 the terms of the polynomial would cancel.
+template <class A>
+__device__ __forceinline__ A sigmoid_derivative(const A (&coef)[kMaxOrder + 2], int order, A z) {
+  if (order == 0) return sigmoid(z);
+  const A y = polynomial(coef, sigmoid(-fabs(z)));
+  return z > 0 && order % 2 == 0 ? -y : y;
+}
+
+constexpr double kSeluScale = 1.0507009873554804934193349852946;
+constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
+
+// act(z).
+template <class A>
+__device__ __forceinline__ A activation(const BiasActParams& p, A z) {
+  switch (p.act) {
+    case kLinear: return z;
+    case kRelu: return z <= 0 ? 0 : z;  // NaN stays NaN.
+    case kLeakyRelu: return z > 0 ? z : z * p.alpha;
+    case kTanh: return tanh(z);
+    case kSigmoid: return sigmoid(z);
+    case kElu: return z < 0 ? expm1(z) : z;
+    case kSelu: return A(kSeluScale) * (z < 0 ? A(kSeluAlpha) * expm1(z) : z);
+    case kSoftplus: return (z > 0 ? z : 0) + log1p(exp(-fabs(z)));
+    case kSwish: return z * sigmoid(z);
+  }
+  return 0;
+}
+
+// act^(order)(z).
+template <class A>
+__device__ __forceinline__ A derivative(const BiasActParams& p, const Polynomials<A>& poly, A z) {
+  const A straight = p.order == 1 ? 1 : 0;  // Of a line of slope 1.
+  switch (p.act) {
+    case kLinear: return straight;
+    case kRelu: return z > 0 ? straight : 0;
+    case kLeakyRelu: return z > 0 ? straight : straight * p.alpha;
+    case kTanh: return polynomial(poly.coef, tanh(z));
+    case kSigmoid: return sigmoid_derivative(poly.coef, p.order, z);
+    case kSoftplus: return sigmoid_derivative(poly.coef, p.order - 1, z);
+    case kElu: return z < 0 ? exp(z) : straight;
+    case kSelu: return A(kSeluScale) * (z < 0 ? A(kSeluAlpha) * exp(z) : straight);
+    case kSwish: return z * sigmoid_derivative(poly.coef, p.order, z) + p.order * sigmoid_derivative(poly.coef2, p.order - 1, z);
+  }
+  return 0;
+}
+
+// ---- V elements that follow one another, of one channel or (inner == 1) of V channels ----
+
+template <class T, int V>
+struct Biases {
+  using A = Accumulator<T>;
+  A b[V], c[V];
+
+  __device__ __forceinline__ Biases(const BiasActParams& p, int64_t channel) {
+    load(p, static_cast<const T*>(p.b), channel, b);
+    load(p, static_cast<const T*>(p.c), channel, c);
+  }
+
+ private:
+  __device__ __forceinline__ static void load(const BiasActParams& p, const T* values, int64_t channel, A (&out)[V]) {
+    if (values && V > 1 && p.inner == 1) return load_vector<V>(values + channel, out);
+    const A value = values ? to_float(values[channel]) : A(0);
+#pragma unroll
+    for (int e = 0; e < V; e++) out[e] = value;
+  }
+};
+
+// Writes y[first .. first + V) and leaves it, not rounded, in `out`.
+template <class T, int V, class A>
+__device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<A>& poly, const Biases<T, V>& bias, int64_t first,
+                                      A (&out)[V]) {
+  A x[V] = {}, dy[V] = {};
+  const A gain = p.gain;
+  if (p.x) load_vector<V>(static_cast<const T*>(p.x) + first, x);
+  if (p.order > 0) load_vector<V>(static_cast<const T*>(p.dy) + first, dy);
+#pragma unroll
+  for (int e = 0; e < V; e++)
+    out[e] = p.order == 0 ? gain * activation(p, x[e] + bias.b[e])
+                          : gain * (dy[e] + bias.c[e]) * derivative(p, poly, p.ref_is_y ? x[e] : x[e] + bias.b[e]);
+  store_vector<V>(out, static_cast<T*>(p.y) + first);
+}
+
+// ---- y alone ----
+
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) bias_act(BiasActParams p, Polynomials<Accumulator<T>> poly) {
+  const int64_t size = p.outer * p.channels * p.inner, step = static_cast<int64_t>(gridDim.x) * kThreads * V;
+  for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V; first < size; first += step) {
+    Accumulator<T> out[V];
+    apply(p, poly, Biases<T, V>(p, (p.inner == 1 ? first : first / p.inner) % p.channels), first, out);
+  }
+}
+
+// ---- y and db ----
+
+// Into how many parts the sum of a channel is split: enough work for each block and enough blocks for any GPU. A matter of the shape alone.
+inline int64_t db_parts(const BiasActParams& p) {
+  const int64_t together = p.inner > 1 ? 1 : p.channels < 64 ? p.channels : 64;  // About the channels of a block.
+  const int64_t by_work = p.outer * p.inner * together / 8192, by_blocks = ceil_div(2048 * together, p.channels);
+  const int64_t parts = by_work < by_blocks ? by_work : by_blocks;
+  return parts > 1 ? parts : 1;
+}
+
+// NCHW: a block sums a part of one channel. partial: [channels, parts].
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+bias_act_planes(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T>* partial, int64_t parts) {
+  using A = Accumulator<T>;
+  A* sums = reinterpret_cast<A*>(shared_memory);  // [kThreads]
+  const int64_t vectors = p.inner / V, all = p.outer * vectors;
+  for (int64_t item = blockIdx.x; item < p.channels * parts; item += gridDim.x) {
+    const int64_t channel = item / parts, part = item % parts;
+    const Biases<T, V> bias(p, channel);
+    A sum = 0;
+    for (int64_t i = all * part / parts + threadIdx.y; i < all * (part + 1) / parts; i += kThreads) {
+      A out[V];
+      apply(p, poly, bias, ((i / vectors * p.channels + channel) * vectors + i % vectors) * V, out);
+#pragma unroll
+      for (int e = 0; e < V; e++) sum += out[e];
+    }
+    sums[threadIdx.y] = sum;
+    sum_rows(sums, 1);
+    if (threadIdx.y == 0) partial[item] = sums[0];
+  }
+}
+
+// NHWC: a block sums a part of blockDim.x * V channels. partial: [channels, parts].
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+bias_act_pixels(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T>* partial, int64_t parts) {
+  using A = Accumulator<T>;
+  A* sums = reinterpret_cast<A*>(shared_memory);  // [blockDim.y, blockDim.x, V]
+  const int64_t groups = ceil_div(p.channels, V * blockDim.x);
+  for (int64_t item = blockIdx.x; item < groups * parts; item += gridDim.x) {
+    const int64_t channel = (item % groups * blockDim.x + threadIdx.x) * V, part = item / groups;
+    A sum[V] = {};
+    if (channel < p.channels) {
+      const Biases<T, V> bias(p, channel);
+      for (int64_t row = p.outer * part / parts + threadIdx.y; row < p.outer * (part + 1) / parts; row += blockDim.y) {
+        A out[V];
+        apply(p, poly, bias, row * p.channels + channel, out);
+#pragma unroll
+        for (int e = 0; e < V; e++) sum[e] += out[e];
+      }
+    }
+    const int own = threadIdx.x * V;
+    for (int e = 0; e < V; e++) sums[threadIdx.y * blockDim.x * V + own + e] = sum[e];
+    sum_rows(sums, blockDim.x * V);
+    if (threadIdx.y == 0 && channel < p.channels)
+      for (int e = 0; e < V; e++) partial[(channel + e) * parts + part] = sums[own + e];
+  }
+}
+
+// db[channel] = sum of partial[channel], a block for each channel.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+sum_partial(const Accumulator<T>* partial, T* db, int64_t channels, int64_t parts) {
+  using A = Accumulator<T>;
+  A* sums = reinterpret_cast<A*>(shared_memory);  // [blockDim.y]
+  for (int64_t channel = blockIdx.x; channel < channels; channel += gridDim.x) {
+    A sum = 0;
+    for (int64_t i = threadIdx.y; i < parts; i += blockDim.y) sum += partial[channel * parts + i];
+    sums[threadIdx.y] = sum;
+    sum_rows(sums, 1);
+    if (threadIdx.y == 0) store(sums[0], db + channel);
+  }
+}
+
+// ---- Launches ----
+
+template <class T, int V>
+int launch_bias_act_vectors(const BiasActParams& p, void* workspace, void* stream) {
+  using A = Accumulator<T>;
+  const Polynomials<A> poly(p);
+  if (!p.db) {
+    const int64_t blocks = ceil_div(p.outer * p.channels * p.inner, kThreads * V);
+    return launch(bias_act<T, V>, dim3(grid_x(blocks)), dim3(kThreads), 0, stream, p, poly);
+  }
+  const int64_t parts = db_parts(p);
+  A* partial = static_cast<A*>(workspace);
+  int error;
+  if (p.inner > 1) {
+    const dim3 block(1, kThreads);
+    error = launch(bias_act_planes<T, V>, dim3(grid_x(p.channels * parts)), block, kThreads * sizeof(A), stream, p, poly, partial, parts);
+  } else {
+    const int x = power_of_two(ceil_div(p.channels, V), 32);
+    const dim3 grid(grid_x(ceil_div(p.channels, V * x) * parts)), block(x, kThreads / x);
+    error = launch(bias_act_pixels<T, V>, grid, block, kThreads * V * sizeof(A), stream, p, poly, partial, parts);
+  }
+  if (error) return error;
+  const dim3 block(1, power_of_two(parts, kThreads));
+  return launch(sum_partial<T>, dim3(grid_x(p.channels)), block, block.y * sizeof(A), stream,
+                static_cast<const A*>(partial), static_cast<T*>(p.db), p.channels, parts);
+}
+
+template <class T>
+int launch_bias_act(const BiasActParams& p, void* workspace, void* stream) {
+  constexpr int V = kVector<T>;
+  const bool whole = p.inner == 1 ? p.channels % V == 0 && aligned(p.b) && aligned(p.c) : p.inner % V == 0;
+  return whole && aligned(p.x) && aligned(p.dy) && aligned(p.y) ? launch_bias_act_vectors<T, V>(p, workspace, stream)
+                                                                : launch_bias_act_vectors<T, 1>(p, workspace, stream);
+}
+
+}  // namespace
+}  // namespace stylegan2

@@ -1,0 +1,112 @@
+// What the CUDA kernels share: element types, vectors of elements, sums over a block, launches.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "params.h"
+
+// The tests run the kernels on a CPU; their cuda_runtime.h brings launches and limits of its own.
+#ifndef CUDA_LAUNCH
+#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define CUDA_MAX_GRID_X 2147483647
+#define CUDA_MAX_GRID_Y 65535
+#endif
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+namespace stylegan2 {
+namespace {
+
+constexpr int kThreads = 256;                 // Of a block.
+constexpr int64_t kSharedBytes = 48 * 1024;   // What every GPU gives a block without being asked.
+
+// ---- Elements ----
+
+// The type sums are kept in.
+template <class T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <class T> using Accumulator = typename AccumulatorOf<T>::type;
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ double to_float(double x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+
+__device__ __forceinline__ void store(float x, float* y) { *y = x; }
+__device__ __forceinline__ void store(double x, double* y) { *y = x; }
+__device__ __forceinline__ void store(float x, __nv_bfloat16* y) { *y = __float2bfloat16(x); }
+__device__ __forceinline__ void store(float x, __half* y) { *y = __float2half(x); }
+
+// V elements that are loaded and stored at once.
+template <class T, int V> struct alignas(sizeof(T) * V) Vector { T v[V]; };
+
+template <class T> constexpr int kVector = 16 / sizeof(T);
+
+template <int V, class T>
+__device__ __forceinline__ void load_vector(const T* x, Accumulator<T> (&out)[V]) {
+  const Vector<T, V> vector = *reinterpret_cast<const Vector<T, V>*>(x);
+#pragma unroll
+  for (int e = 0; e < V; e++) out[e] = to_float(vector.v[e]);
+}
+
+template <int V, class T>
+__device__ __forceinline__ void store_vector(const Accumulator<T> (&x)[V], T* y) {
+  Vector<T, V> vector;
+#pragma unroll
+  for (int e = 0; e < V; e++) store(x[e], &vector.v[e]);
+  *reinterpret_cast<Vector<T, V>*>(y) = vector;
+}
+
+inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// ---- Sums over a block ----
+
+// sums is [blockDim.y, n], blockDim.y a power of two: its first row becomes the sum of its rows, added in the same order every time.
+template <class A>
+__device__ void sum_rows(A* sums, int n) {
+  for (int rows = blockDim.y / 2; rows > 0; rows /= 2) {
+    __syncthreads();
+    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < rows * n; i += blockDim.x * blockDim.y) sums[i] += sums[rows * n + i];
+  }
+  __syncthreads();
+}
+
+// ---- Launches ----
+
+template <class... Params, class... Args>
+int launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared, void* stream, Args... args) {
+  CUDA_LAUNCH(kernel, grid, block, static_cast<size_t>(shared), static_cast<cudaStream_t>(stream), args...);
+  return cudaGetLastError();
+}
+
+template <class T> struct Type { using type = T; };
+
+// f(Type<T>()) for the T of a DataType.
+template <class F>
+int with_type(DataType dtype, F f) {
+  switch (dtype) {
+    case kFloat32: return f(Type<float>());
+    case kFloat64: return f(Type<double>());
+    case kBFloat16: return f(Type<__nv_bfloat16>());
+    case kFloat16: return f(Type<__half>());
+  }
+  return cudaErrorInvalidValue;
+}
+
+__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }  // b > 0.
+
+// The least power of two that is not below n, or `most`, itself a power of two.
+inline int power_of_two(int64_t n, int most) {
+  int power = 1;
+  while (power < n && power < most) power *= 2;
+  return power;
+}
+
+// Blocks for n units of work along an axis of the grid; kernels loop over what is beyond.
+inline unsigned grid_x(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_X ? n : CUDA_MAX_GRID_X); }
+inline unsigned grid_y(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_Y ? n : CUDA_MAX_GRID_Y); }
+
+}  // namespace
+}  // namespace stylegan2

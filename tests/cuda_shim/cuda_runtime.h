@@ -1,0 +1,44 @@
+// Stands in for CUDA's header of this name, so that a C++ compiler makes a program of a .cu that runs its kernels on the CPU. A block's
+// threads run as fibers, one at a time: each until it ends or comes to a barrier, in an order shuffled anew between barriers. So what one
+// thread leaves for another without a barrier between them is, sooner or later, read before it is written, and shared memory
+// holds NaNs at first. AddressSanitizer sees every access, also those beyond the launch's shared memory.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __forceinline__ inline
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+using cudaStream_t = void*;
+
+extern dim3 gridDim, blockDim, blockIdx, threadIdx;
+void __syncthreads();
+cudaError_t cudaGetLastError();
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream);
+const char* cudaGetErrorString(cudaError_t error);
+
+namespace cuda_shim {
+extern int64_t max_grid_x, max_grid_y;  // The driver lowers them, so that few blocks must do the work of many.
+extern unsigned seed;
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread);
+}  // namespace cuda_shim
+
+#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) cuda_shim::launch(grid, block, shared, [&] { kernel(__VA_ARGS__); })
+#define CUDA_MAX_GRID_X cuda_shim::max_grid_x
+#define CUDA_MAX_GRID_Y cuda_shim::max_grid_y

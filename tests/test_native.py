@@ -1,0 +1,310 @@
+"""The native ops: the reference form's numbers for every dtype, layout and shape, exact derivatives, and use in TensorFlow's ways."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import custom_ops
+from custom_ops import loader
+from custom_ops.fused_bias_act import bias_act_reference
+from custom_ops.upfirdn_2d import upfirdn_reference
+
+TOLERANCES = {'float32': 2e-6, 'float64': 1e-12, 'bfloat16': 1e-2, 'float16': 2e-3}
+
+# (up, down, pads ((top, bottom), (left, right)), taps of the filter or its shape)
+RESAMPLING = [
+    ((1, 1), (1, 1), ((2, 1), (2, 1)), [1, 3, 3, 1]),
+    ((2, 2), (1, 1), ((2, 1), (2, 1)), [1, 3, 3, 1]),
+    ((2, 2), (1, 1), ((1, 2), (1, 2)), [1, 3, 3, 1]),
+    ((1, 1), (2, 2), ((1, 1), (1, 1)), [1, 3, 3, 1]),
+    ((1, 1), (2, 2), ((2, 0), (2, 0)), [1, 3, 3, 1]),
+    ((2, 2), (1, 1), ((0, 0), (0, 0)), [1, 1]),
+    ((1, 1), (2, 2), ((0, 0), (0, 0)), [1, 1]),
+    ((2, 2), (1, 1), ((1, 0), (1, 0)), [1, 1]),
+    ((1, 1), (1, 1), ((-2, -1), (-1, -3)), [1, 3, 3, 1]),
+    ((2, 2), (1, 1), ((-3, 1), (2, -5)), [1, 3, 3, 1]),
+    ((1, 1), (2, 2), ((-2, 2), (3, -3)), [1, 3, 3, 1]),
+    ((1, 1), (1, 1), ((7, 9), (8, 8)), [1, 3, 3, 1]),
+    ((1, 1), (1, 1), ((3, 3), (2, 2)), (7, 5)),
+    ((2, 2), (1, 1), ((3, 2), (3, 2)), (6, 6)),
+    ((3, 2), (2, 3), ((4, 3), (1, 2)), (5, 3)),
+    ((2, 2), (2, 2), ((2, 1), (2, 1)), [1, 3, 3, 1]),
+    ((4, 4), (1, 1), ((5, 3), (5, 3)), (12, 12)),
+    ((1, 3), (3, 1), ((2, 2), (2, 2)), (1, 4)),
+    ((1, 1), (1, 1), ((20, 20), (20, 20)), (33, 40)),
+]
+# N, H, W, C: one channel, few, a whole vector, more than that; odd sizes, one pixel, nothing at all.
+SHAPES = [(2, 16, 16, 32), (1, 7, 9, 3), (3, 5, 33, 1), (1, 9, 8, 16), (2, 6, 5, 48), (1, 1, 1, 4), (1, 17, 70, 144),
+          (0, 4, 4, 8), (2, 4, 4, 0)]
+
+
+@pytest.fixture(scope='module')
+def native():
+    custom_ops.set_impl('native')
+    yield loader.library()
+    custom_ops.set_impl(None)
+
+
+def filter_of(taps, rng):
+    return np.outer(taps, taps).astype(np.float32) / np.sum(taps) ** 2 if isinstance(taps, list) else rng.randn(*taps).astype(np.float32)
+
+
+def out_size(size, up, down, pads, taps):
+    return (size * up + sum(pads) - taps) // down + 1 if size * up + sum(pads) >= taps else 0
+
+
+def close(actual, expected, tolerance, what=''):
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, what
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max(initial=0)), err_msg=what)
+
+
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('dtype', list(TOLERANCES))
+def test_upfirdn_equals_the_reference(native, dtype, data_format):
+    done = 0
+    for number, (up, down, pads, taps) in enumerate(RESAMPLING):
+        for shape in SHAPES:
+            rng = np.random.RandomState(number)
+            k = filter_of(taps, rng)
+            if not all(out_size(shape[1 + i], up[i], down[i], pads[i], k.shape[i]) for i in range(2)):
+                continue
+            exact = tf.cast(tf.cast(rng.randn(*shape), dtype), tf.float64)  # As the kernel sees it.
+            x = tf.cast(exact, dtype)
+            x = tf.transpose(x, [0, 3, 1, 2]) if data_format == 'NCHW' else x
+            y = native.stylegan2_upfirdn2d(x, k, [p for pair in pads for p in pair], up=up, down=down, data_format=data_format)
+            y = tf.transpose(y, [0, 2, 3, 1]) if data_format == 'NCHW' else y
+            expected = (upfirdn_reference(exact, k, up, down, pads) if 0 not in shape else
+                        np.zeros([shape[0], *(out_size(shape[1 + i], up[i], down[i], pads[i], k.shape[i]) for i in range(2)), shape[3]]))
+            assert y.dtype == dtype
+            close(tf.cast(y, tf.float64), expected, TOLERANCES[dtype] * np.abs(k).sum(), f'{up} {down} {pads} {taps} {shape}')
+            done += 1
+    assert done > 100
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_large_results_go_around_the_caches_unchanged(native, dtype):
+    """Beyond 8 MB they are stored another way; rows whose length is no multiple of a vector too."""
+    for shape in [(2, 128, 128, 80), (1, 700, 1001, 3), (2, 301, 203, 48)]:
+        x = tf.cast(tf.random.stateless_normal(shape, [1, 2]), dtype)
+        for data_format, order, back in [('NHWC', [0, 1, 2, 3], [0, 1, 2, 3]), ('NCHW', [0, 3, 1, 2], [0, 2, 3, 1])]:
+            for up, down in [(2, 1), (1, 1), (1, 2)]:
+                k = filter_of([1, 3, 3, 1], None)
+                y = native.stylegan2_upfirdn2d(tf.transpose(x, order), k, [2, 1, 2, 1], up=[up, up], down=[down, down],
+                                               data_format=data_format)
+                expected = upfirdn_reference(tf.cast(x, tf.float32), k, (up, up), (down, down), ((2, 1), (2, 1)))
+                close(tf.cast(tf.transpose(y, back), tf.float32), expected, TOLERANCES[dtype], f'{shape} {data_format} {up} {down}')
+
+
+def test_upfirdn_refuses_what_it_cannot_do(native):
+    x = tf.zeros([1, 2, 2, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match='larger than the padded image'):
+        native.stylegan2_upfirdn2d(x, tf.ones([5, 5]), [0, 0, 0, 0])
+    with pytest.raises(tf.errors.InvalidArgumentError, match='four pads'):
+        native.stylegan2_upfirdn2d(x, tf.ones([1, 1]), [0, 0])
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match='at least 1'):
+        native.stylegan2_upfirdn2d(x, tf.ones([1, 1]), [0, 0, 0, 0], up=[0, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match='expected a bias of 1 channels'):
+        native.stylegan2_bias_act(x, [1.0, 2.0], axis=3)
+
+
+def test_shapes_are_known_while_tracing(native):
+    @tf.function
+    def traced(x):
+        y = custom_ops.upsample_2d(x, [1, 3, 3, 1], data_format='NHWC')
+        shapes.append(y.shape)
+        shapes.append(custom_ops.fused_bias_act(y, tf.zeros([3]), axis=3, act='lrelu').shape)
+        return y
+    shapes = []
+    traced.get_concrete_function(tf.TensorSpec([None, 4, 5, 3]))
+    assert [s.as_list() for s in shapes] == [[None, 8, 10, 3]] * 2
+
+
+# ---- fused_bias_act ----
+
+@pytest.mark.parametrize('dtype', list(TOLERANCES))
+@pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
+def test_bias_act_equals_the_reference(native, act, dtype):
+    """Values, gradients and the gradients of their squares, where the reference takes them in float64."""
+    spec = custom_ops.ACTIVATIONS[act]
+    for shape, axis in [((2, 9, 7, 5), 3), ((2, 5, 9, 7), 1), ((3, 600), 1), ((2, 3, 3, 2500), 3), ((4,), 0), ((0, 3), 1),
+                        ((20, 64, 64, 3), 3)]:
+        rng = np.random.RandomState(3)
+        x, b, dy = (tf.cast(tf.cast(rng.randn(*s) * 2, dtype), tf.float64) for s in (shape, [shape[axis]], shape))
+        alpha, gain = spec.def_alpha, spec.def_gain
+
+        def gradients(func, x, b, dy):
+            with tf.GradientTape() as outer:
+                outer.watch([x, b, dy])
+                with tf.GradientTape() as inner:
+                    inner.watch([x, b])
+                    y = func(x, b)
+                first = inner.gradient(y, [x, b], dy)
+                squares = tf.add_n([tf.reduce_sum(tf.cast(g, tf.float64) ** 2) for g in first])
+            return [y, *first, *outer.gradient(squares, [x, b, dy], unconnected_gradients='zero')]
+        results = gradients(lambda x, b: custom_ops.fused_bias_act(x, b, axis=axis, act=act),  # noqa: B023
+                            *(tf.cast(t, dtype) for t in (x, b, dy)))
+        expected = gradients(lambda x, b: bias_act_reference(x, b, axis, act, alpha, gain), x, b, dy)  # noqa: B023
+        for what, actual, right in zip(['y', 'dx', 'db', 'second x', 'second b', 'second dy'], results, expected, strict=True):
+            if what.startswith('second') and dtype in ('bfloat16', 'float16'):
+                continue  # Made of the rounded first ones; compared in the other dtypes.
+            assert actual.dtype == dtype
+            close(tf.cast(actual, tf.float64), right, TOLERANCES[dtype] * 5, f'{act} {shape} {what}')
+
+
+@pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
+@pytest.mark.parametrize('kwargs', [{'gain': 0.5}, {'gain': -2.0, 'alpha': 0.3}, {'alpha': -0.1}, {'gain': 1e-3, 'alpha': 0.0}])
+def test_any_slope_and_gain(native, act, kwargs):
+    x, b = tf.random.stateless_normal([4, 6], [5, 6], dtype=tf.float64), tf.constant([0.0, 1, -1, 2, 0.5, 0], tf.float64)
+    spec = custom_ops.ACTIVATIONS[act]
+    alpha, gain = kwargs.get('alpha', spec.def_alpha), kwargs.get('gain', spec.def_gain)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, b])
+        y, expected = custom_ops.fused_bias_act(x, b, act=act, **kwargs), bias_act_reference(x, b, 1, act, alpha, gain)
+    close(y, expected, 1e-6)  # alpha and gain are float32 in the op.
+    for source in (x, b):
+        close(tape.gradient(y, source), tape.gradient(expected, source), 1e-6, act)
+
+
+def test_what_is_not_a_number_stays_so(native):
+    x = tf.constant([np.nan, np.inf, -np.inf, 0.0])
+    for act in custom_ops.ACTIVATIONS:
+        y = custom_ops.fused_bias_act(x[:, tf.newaxis], act=act)[:, 0].numpy()
+        expected = bias_act_reference(x, None, 0, act, 0.2, custom_ops.ACTIVATIONS[act].def_gain).numpy()
+        np.testing.assert_allclose(y, expected, rtol=1e-6, err_msg=act)
+    y = tf.cast(custom_ops.fused_bias_act(tf.cast(x[:, tf.newaxis], tf.bfloat16)), tf.float32).numpy()[:, 0]
+    np.testing.assert_array_equal(y, x)
+
+
+# ---- Derivatives ----
+
+def check_derivatives(func, inputs):
+    """Directional derivatives of order one to three in float64, each against differences of the one below."""
+    rng = np.random.RandomState(8)
+    directions = [[tf.constant(rng.randn(*x.shape)) for x in inputs] for _ in range(3)]
+
+    def along(level, point):
+        if level == 0:
+            return tf.reduce_sum(tf.sin(tf.cast(func(*point), tf.float64)))  # Its own derivatives do not vanish.
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            value = along(level - 1, point)
+        grads = tape.gradient(value, point, unconnected_gradients='zero')
+        return tf.add_n([tf.reduce_sum(g * d) for g, d in zip(grads, directions[level - 1], strict=True)])
+    for level in (1, 2, 3):
+        step = 1e-5
+        ends = [along(level - 1, [x + sign * step * d for x, d in zip(inputs, directions[level - 1], strict=True)]) for sign in (1, -1)]
+        expected, actual = float(ends[0] - ends[1]) / (2 * step), float(along(level, list(inputs)))
+        assert abs(actual - expected) <= 1e-5 * max(1, abs(expected)), f'order {level}: {actual}, by differences {expected}'
+
+
+@pytest.mark.parametrize('up, down, pads, taps', RESAMPLING[:18])
+def test_derivatives_of_upfirdn(native, up, down, pads, taps):
+    k = filter_of(taps, np.random.RandomState(0))
+    x = tf.constant(np.random.RandomState(1).randn(1, 9, 10, 2))
+    for data_format in ('NHWC', 'NCHW'):
+        flat = [p for pair in pads for p in pair]
+        check_derivatives(lambda x: native.stylegan2_upfirdn2d(  # noqa: B023
+            x if data_format == 'NHWC' else tf.transpose(x, [0, 3, 1, 2]), k, flat, up=up, down=down, data_format=data_format), [x])  # noqa: B023
+
+
+@pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
+def test_derivatives_of_bias_act(native, act):
+    rng = np.random.RandomState(2)
+    x, b = tf.constant(rng.randn(3, 4, 5)), tf.constant(rng.randn(4))
+    check_derivatives(lambda x, b: custom_ops.fused_bias_act(x, b, axis=1, act=act), [x, b])
+
+
+# ---- Use ----
+
+def run_script(script, **env):
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(script)], capture_output=True, text=True,
+                          env={**os.environ, 'STYLEGAN2_OPS': 'native', 'TF_CPP_MIN_LOG_LEVEL': '3', **env})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_two_devices(native):
+    """Under MirroredStrategy, replicas run the ops and sum their gradients."""
+    out = run_script('''
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices('CPU')[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        import custom_ops
+        strategy = tf.distribute.MirroredStrategy(['/CPU:0', '/CPU:1'])
+        with strategy.scope():
+            w = tf.Variable(tf.ones([3]))
+        x = tf.random.stateless_normal([4, 8, 8, 3], [0, 1])
+        def step(x):
+            with tf.GradientTape() as tape:
+                y = custom_ops.fused_bias_act(custom_ops.upsample_2d(x, [1, 3, 3, 1], data_format='NHWC'), w, axis=3, act='lrelu')
+                loss = tf.reduce_sum(y ** 2)
+            return tape.gradient(loss, w)
+        data = strategy.experimental_distribute_values_from_function(lambda ctx: x[2 * ctx.replica_id_in_sync_group:][:2])
+        total = strategy.reduce('SUM', tf.function(lambda: strategy.run(step, [data]))(), axis=None)
+        print(float(tf.reduce_max(abs(total - step(x)) / abs(step(x)))))
+    ''')
+    assert float(out.split()[-1]) < 1e-5
+
+
+def test_saved_model(native, tmp_path):
+    """A model that holds the ops opens in a process that has loaded the library, and nothing else of ours."""
+    class Model(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
+        def __call__(self, x):
+            y = custom_ops.downsample_2d(x, [1, 3, 3, 1], data_format='NHWC')
+            return custom_ops.fused_bias_act(y, tf.ones([3]), axis=3, act='lrelu')
+    x = tf.random.stateless_normal([2, 8, 8, 3], [0, 1])
+    expected = Model()(x)
+    tf.saved_model.save(Model(), str(tmp_path / 'model'))
+    from custom_ops import build
+    np.save(tmp_path / 'y.npy', expected)
+    run_script(f'''
+        import numpy as np, sys, tensorflow as tf
+        tf.load_op_library({str(build.build())!r})
+        y = tf.saved_model.load({str(tmp_path / 'model')!r})(tf.random.stateless_normal([2, 8, 8, 3], [0, 1]))
+        np.testing.assert_array_equal(y, np.load({str(tmp_path / 'y.npy')!r}))
+        assert 'custom_ops' not in sys.modules
+    ''')
+
+
+def test_results_do_not_depend_on_the_number_of_threads(native, tmp_path):
+    script = '''
+        import numpy as np, sys, tensorflow as tf
+        tf.config.threading.set_intra_op_parallelism_threads({threads})
+        import custom_ops
+        x = tf.random.stateless_normal([4, 64, 64, 48], [0, 1])
+        with tf.GradientTape() as tape:
+            b = tf.zeros([48]); tape.watch(b)
+            y = custom_ops.upsample_2d(custom_ops.fused_bias_act(x, b, axis=3, act='swish'), [1, 3, 3, 1], data_format='NHWC')
+        np.savez({path!r}, y=y, db=tape.gradient(y, b))
+    '''
+    results = []
+    for threads in (1, 2):
+        path = str(tmp_path / f'{threads}.npz')
+        run_script(script.format(threads=threads, path=path))
+        results.append(dict(np.load(path)))
+    for key in ('y', 'db'):
+        np.testing.assert_array_equal(results[0][key], results[1][key])
+
+
+def test_denormals_are_kept():
+    """A process that has loaded the library keeps denormals, in threads begun before and after; TensorFlow flushes them in its own."""
+    out = run_script('''
+        import concurrent.futures, numpy as np
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        product = lambda: np.float32(1e-38) * np.float32(0.1)
+        before = pool.submit(product).result()
+        import custom_ops
+        custom_ops.impl_report()
+        custom_ops.fused_bias_act(np.ones([2, 3], np.float32), act='tanh')
+        after = concurrent.futures.ThreadPoolExecutor(1).submit(product).result()
+        print(before, product(), pool.submit(product).result(), after)
+    ''')
+    assert len(out.split()) == 4 and all(float(value) > 0 for value in out.split())
+    assert np.float32(1e-38) * np.float32(0.1) != 0
