@@ -22,7 +22,7 @@ COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f
 def main(argv, prog='python -m bench.dataset'):
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
-    parser.add_argument('--rounds', help='times each writer is timed', type=int, default=5, metavar='N')
+    parser.add_argument('--rounds', help='times each writer is timed', type=int, default=3, metavar='N')
     parser.add_argument('--images', help='256x256 images that are written', type=int, default=1000, metavar='N')
     parser.add_argument('--only', help='only these of writing, memory, reading', nargs='+', default=['writing', 'memory', 'reading'])
     args = parser.parse_args(argv)
@@ -84,21 +84,32 @@ def write_ours(folder, image_dir):
 
 
 def measure_writing(work, kind, count, rounds):
-    """Row of the table: both writers on the same files, in turn. They must write the same images."""
+    """Row of the table: both writers on the same files, in turn, each in a process of its own. They must write the same images."""
     from training import tfrecords
     save_pictures(f'{work}/images', kind, count, 256, distinct=min(count, 50))
-
-    def writing(name, write):
-        def function():
-            shutil.rmtree(f'{work}/{name}', ignore_errors=True)
-            write(f'{work}/{name}', f'{work}/images')
-        return function
-
-    times = timing.interleaved({'plain': writing('plain', write_plainly), 'ours': writing('ours', write_ours)}, rounds)
-    levels = [tfrecords.find_dataset(f'{work}/{name}').levels for name in ('plain', 'ours')]
-    assert all(np.array_equal(a, b) for level in levels[0] for a, b in zip(*[tfrecords.read_images(each[level]) for each in levels]))
-    plain, ours = (count / times[name][1] * 1e3 for name in ('plain', 'ours'))
+    seconds = {'plainly': [], 'ours': []}
+    for _ in range(rounds):
+        for name, times in seconds.items():
+            times.append(float(in_own_process(
+                f'import shutil, sys, time; from bench import dataset\nfor run in range(2):\n  start = time.perf_counter()\n'
+                f'  dataset.write_{name}(sys.argv[1], sys.argv[2])\n  if run == 0: shutil.rmtree(sys.argv[1])  # to warm up\n'
+                'print(time.perf_counter() - start)', f'{work}/{name}', f'{work}/images')))
+            levels = tfrecords.find_dataset(f'{work}/{name}').levels
+            if name == 'plainly':
+                os.rename(f'{work}/{name}', f'{work}/first')
+        assert all(np.array_equal(a, b) for path in levels.values() for a, b in zip(
+            tfrecords.read_images(path), tfrecords.read_images(path.replace(f'{work}/ours/ours', f'{work}/first/plain'))))
+        shutil.rmtree(f'{work}/first')
+        shutil.rmtree(f'{work}/ours')
+    plain, ours = (count / min(times) for times in seconds.values())
     return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain}
+
+
+def in_own_process(program, *arguments):
+    """Last line that a Python program prints, run in the folder of the project."""
+    result = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=True,
+                            cwd=pathlib.Path(__file__).parents[1])
+    return result.stdout.splitlines()[-1]
 
 
 def peak_memory(work, count):
@@ -107,9 +118,7 @@ def peak_memory(work, count):
     save_pictures(folder, 'png', count, 32, distinct=100)
     program = ('import re, sys, dataset_tool; dataset_tool.main(sys.argv[1:]); '
                r'print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])')  # rusage would count the parent too
-    result = subprocess.run([sys.executable, '-c', program, 'create_from_images', f'{folder}-data', folder],
-                            capture_output=True, text=True, check=True, cwd=pathlib.Path(__file__).parents[1])
-    return int(result.stdout.splitlines()[-1]) / 1024
+    return int(in_own_process(program, 'create_from_images', f'{folder}-data', folder)) / 1024
 
 
 # ---- Reading ----

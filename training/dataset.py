@@ -23,7 +23,8 @@ class TFRecordDataset:
         max_label_size: Use at most the first so many components of the labels; 0 = no labels, 'full' = all.
         max_images:     Use the first so many images only. None = all.
         repeat:         Go round and round? Otherwise one epoch.
-        shuffle_mb:     Memory for shuffling, in megabytes of decoded images; 0 = order of the files.
+        shuffle_mb:     Memory for shuffling, in megabytes of decoded images; 0 = order of the files. A dataset that would fit
+                        into it as a whole takes none: its records are picked one by one in random order.
         prefetch_mb:    Memory for reading ahead, in megabytes of decoded images; 0 = do not read ahead.
         buffer_mb:      Size of the read buffer in megabytes.
         num_threads:    Minibatches decoded at the same time.
