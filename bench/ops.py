@@ -1,6 +1,9 @@
 """The native ops against a streaming copy of the same bytes, the reference form, and convolutions of one-channel images."""
 
 import argparse
+import gc
+
+from tqdm import tqdm
 
 from bench import timing
 
@@ -25,9 +28,12 @@ def main(argv, prog):
     if args.shapes:
         found = config_f_cases(args.max_resolution, [int(n) for n in args.batches.split(',')])
         cases = [case for case in found if largest_tensor(case) <= args.max_gib * 2 ** 30]
-        print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors of more than {args.max_gib:g} GiB and are left out (--max-gib)')
+        print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors over {args.max_gib:g} GiB and are left out (--max-gib)')
     print(timing.machine())
-    rows = [measure(*case, rounds=args.rounds, with_conv=not args.shapes) for case in cases if args.only in case[0]]
+    rows = []
+    for case in tqdm([case for case in cases if args.only in case[0]], disable=None):
+        rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
+        gc.collect()  # Traced functions hold their tensors in cycles.
     timing.report(rows, COLUMNS, args.json)
     slower = [row['name'] for row in rows if row['ratio_ref'] > 1]
     print(f'{len(rows)} rows; slower than the reference form: {", ".join(slower) or "none"}')
@@ -78,8 +84,9 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     n, c, h, w = shape
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
-    run = {impl: (resampling if op.startswith('upfirdn_2d') else bias_act)(x, kind, data_format, impl) for impl in ('native', 'ref')}
-    if with_conv and op.startswith('upfirdn_2d'):
+    resamples = op.startswith('upfirdn_2d')
+    run = {impl: resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl) for impl in ('native', 'ref')}
+    if with_conv and resamples:
         run['conv'] = lambda: one_channel(x, kind, data_format)
     functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
     for impl in ('native', 'ref'):
@@ -97,7 +104,7 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
             'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
 
 
-def resampling(x, kind, data_format, impl):
+def resampling(x, kind, data_format):
     import custom_ops
     resample = {'up1': custom_ops.filter_2d, 'up2': custom_ops.upsample_2d, 'down2': custom_ops.downsample_2d}[kind]
     return lambda: resample(x, FILTER, data_format=data_format)
