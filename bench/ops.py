@@ -9,6 +9,7 @@ from bench import timing
 
 FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
+CHAIN = 16  # Small activations follow one another within a function, or its call would be all that is seen.
 COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f',
            'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
 
@@ -92,13 +93,17 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     for impl in ('native', 'ref'):
         loader.set_impl(impl)
         results = functions[impl]()  # Traced here, once.
-    # Reads x, and dy where there is one, and writes the results.
-    total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + sum(int(tf.size(t)) for t in tf.nest.flatten(results))) * x.dtype.size
+    # Reads x, and dy where there is one, and writes the result.
+    result = tf.nest.flatten(results)[0]
+    total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + int(tf.size(result))) * x.dtype.size
     part = tf.zeros([total // 2], tf.uint8)
     loader.set_impl('native')
     functions['copy'] = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
-    del results
+    del results, result
     times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
+    if not resamples:
+        for key in ('native', 'ref'):
+            times[key] = tuple(value / repeats(x) for value in times[key])
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
             'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
             'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
@@ -111,7 +116,7 @@ def resampling(x, kind, data_format):
 
 
 def bias_act(x, kind, data_format, impl):
-    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db."""
+    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db. CHAIN times, if x is small."""
     import tensorflow as tf
 
     import custom_ops
@@ -121,18 +126,33 @@ def bias_act(x, kind, data_format, impl):
     dy = tf.cast(tf.random.normal(x.shape), x.dtype) if kind == 'backward' else None
     gain = custom_ops.ACTIVATIONS['lrelu'].def_gain
 
-    def forward():
+    def forward(x):
         return custom_ops.fused_bias_act(x, b, axis=axis, act='lrelu')
 
-    def backward_native():
+    def backward_native(dy):
         return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x, b, axis=axis, act='lrelu', alpha=0.2, gain=gain,
                                                         ref_is_y=True)
 
-    def backward_ref():
+    def backward_ref(dy):
         dx = tf.raw_ops.LeakyReluGrad(gradients=dy * tf.cast(gain, x.dtype), features=x, alpha=0.2)
         return dx, tf.reduce_sum(dx, [i for i in range(4) if i != axis])
 
-    return forward if kind == 'forward' else backward_native if impl == 'native' else backward_ref
+    def run():
+        if kind == 'forward':
+            y = x
+            for _ in range(repeats(x)):
+                y = forward(y)
+            return y
+        backward = backward_native if impl == 'native' else backward_ref
+        results = backward(dy)
+        for _ in range(repeats(x) - 1):
+            results = (*backward(results[0]), *results[1:])
+        return results
+    return run
+
+
+def repeats(x):
+    return CHAIN if x.shape.num_elements() < 2 ** 18 else 1
 
 
 def one_channel(x, kind, data_format):
