@@ -1,11 +1,15 @@
 """The native ops against a streaming copy of the same bytes, the reference form, and convolutions of one-channel images."""
 
 import argparse
+import gc
+
+from tqdm import tqdm
 
 from bench import timing
 
 FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
+CHAIN = 16  # Small activations follow one another within a function, or its call would be all that is seen.
 COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f',
            'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
 
@@ -25,9 +29,12 @@ def main(argv, prog):
     if args.shapes:
         found = config_f_cases(args.max_resolution, [int(n) for n in args.batches.split(',')])
         cases = [case for case in found if largest_tensor(case) <= args.max_gib * 2 ** 30]
-        print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors of more than {args.max_gib:g} GiB and are left out (--max-gib)')
+        print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors over {args.max_gib:g} GiB and are left out (--max-gib)')
     print(timing.machine())
-    rows = [measure(*case, rounds=args.rounds, with_conv=not args.shapes) for case in cases if args.only in case[0]]
+    rows = []
+    for case in tqdm([case for case in cases if args.only in case[0]], disable=None):
+        rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
+        gc.collect()  # Traced functions hold their tensors in cycles.
     timing.report(rows, COLUMNS, args.json)
     slower = [row['name'] for row in rows if row['ratio_ref'] > 1]
     print(f'{len(rows)} rows; slower than the reference form: {", ".join(slower) or "none"}')
@@ -78,33 +85,38 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     n, c, h, w = shape
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
-    run = {impl: (resampling if op.startswith('upfirdn_2d') else bias_act)(x, kind, data_format, impl) for impl in ('native', 'ref')}
-    if with_conv and op.startswith('upfirdn_2d'):
+    resamples = op.startswith('upfirdn_2d')
+    run = {impl: resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl) for impl in ('native', 'ref')}
+    if with_conv and resamples:
         run['conv'] = lambda: one_channel(x, kind, data_format)
     functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
     for impl in ('native', 'ref'):
         loader.set_impl(impl)
         results = functions[impl]()  # Traced here, once.
-    # Reads x, and dy where there is one, and writes the results.
-    total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + sum(int(tf.size(t)) for t in tf.nest.flatten(results))) * x.dtype.size
+    # Reads x, and dy where there is one, and writes the result.
+    result = tf.nest.flatten(results)[0]
+    total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + int(tf.size(result))) * x.dtype.size
     part = tf.zeros([total // 2], tf.uint8)
     loader.set_impl('native')
     functions['copy'] = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
-    del results
+    del results, result
     times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
+    if not resamples:
+        for key in ('native', 'ref'):
+            times[key] = tuple(value / repeats(x) for value in times[key])
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
             'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
             'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
 
 
-def resampling(x, kind, data_format, impl):
+def resampling(x, kind, data_format):
     import custom_ops
     resample = {'up1': custom_ops.filter_2d, 'up2': custom_ops.upsample_2d, 'down2': custom_ops.downsample_2d}[kind]
     return lambda: resample(x, FILTER, data_format=data_format)
 
 
 def bias_act(x, kind, data_format, impl):
-    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db."""
+    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db. CHAIN times, if x is small."""
     import tensorflow as tf
 
     import custom_ops
@@ -114,18 +126,33 @@ def bias_act(x, kind, data_format, impl):
     dy = tf.cast(tf.random.normal(x.shape), x.dtype) if kind == 'backward' else None
     gain = custom_ops.ACTIVATIONS['lrelu'].def_gain
 
-    def forward():
+    def forward(x):
         return custom_ops.fused_bias_act(x, b, axis=axis, act='lrelu')
 
-    def backward_native():
+    def backward_native(dy):
         return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x, b, axis=axis, act='lrelu', alpha=0.2, gain=gain,
                                                         ref_is_y=True)
 
-    def backward_ref():
+    def backward_ref(dy):
         dx = tf.raw_ops.LeakyReluGrad(gradients=dy * tf.cast(gain, x.dtype), features=x, alpha=0.2)
         return dx, tf.reduce_sum(dx, [i for i in range(4) if i != axis])
 
-    return forward if kind == 'forward' else backward_native if impl == 'native' else backward_ref
+    def run():
+        if kind == 'forward':
+            y = x
+            for _ in range(repeats(x)):
+                y = forward(y)
+            return y
+        backward = backward_native if impl == 'native' else backward_ref
+        results = backward(dy)
+        for _ in range(repeats(x) - 1):
+            results = (*backward(results[0]), *results[1:])
+        return results
+    return run
+
+
+def repeats(x):
+    return CHAIN if x.shape.num_elements() < 2 ** 18 else 1
 
 
 def one_channel(x, kind, data_format):

@@ -80,6 +80,7 @@ class BiasAct {
         stream(p.outer * p.channels * p.inner * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) {
     // A block is a whole number of pixels, if they are small enough, so that one copy of the bias fits all blocks.
     block = p.inner == 1 && p.channels <= kBlock ? kBlock / p.channels * p.channels : kBlock;
+    block = std::min(block, slab);
     unit = std::max<int64_t>(1, (1 << 16) / block) * block;
     units = (slab + unit - 1) / unit;
   }
@@ -117,13 +118,16 @@ class BiasAct {
     const BiasActParams& p;
     const bool patterned;     // The same biases in every block.
     const bool reads_x;
+    const bool curved;        // More than a slope on each side of zero.
     std::vector<A> b, c, z, g, sums;
     std::vector<T> staging;
 
     explicit Work(const BiasAct& u)
         : u(u), p(u.p), patterned(p.inner == 1 && u.block % p.channels == 0),
-          reads_x(p.order == 0 || p.act != kLinear), b(kBlock, A(0)), c(kBlock, A(0)), z(kBlock), g(kBlock),
-          sums(p.db && patterned ? kBlock : 0), staging(kBlock) {
+          reads_x(p.order == 0 || p.act != kLinear),
+          curved(p.order > 1 || (p.act != kLinear && p.act != kRelu && p.act != kLeakyRelu)),
+          b(u.block, A(0)), c(p.order ? u.block : 0, A(0)), z(curved ? u.block : 0), g(u.block),
+          sums(p.db && patterned ? u.block : 0), staging(u.stream ? kBlock : 0) {
       if (patterned) fill(0, u.block);
     }
 
@@ -134,6 +138,11 @@ class BiasAct {
     }
 
     void spread(const T* values, int64_t start, int64_t n, A* out) {
+      if (patterned) {  // One pixel, then twice as many each time.
+        load_row<T>(values, out, p.channels);
+        for (int64_t done = p.channels; done < n; done *= 2) std::copy_n(out, std::min(done, n - done), out + done);
+        return;
+      }
       int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
       for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
         const int64_t m = std::min(rest, n - i);
@@ -154,7 +163,8 @@ class BiasAct {
         if (row) count(i, n, row);
       }
       if (row && patterned)
-        for (int64_t i = 0; i < u.block; i++) row[i % p.channels] += sums[i];
+        for (int64_t i = 0; i < u.block; i += p.channels)
+          for (int64_t j = 0; j < p.channels; j++) row[j] += sums[i + j];
     }
 
     A* u_partial() { return const_cast<A*>(u.partial.data()); }

@@ -1,0 +1,84 @@
+"""The pages of measurements: what they time, print and keep."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench import iteration, ops, timing
+
+
+def test_interleaved_calls_each_function_in_turn():
+    calls = []
+    times = timing.interleaved({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, rounds=3)
+    assert calls == ['a', 'b'] * 4  # One round is not timed.
+    assert set(times) == {'a', 'b'} and all(median >= best >= 0 for median, best in times.values())
+
+
+def test_interleaved_stops_when_time_is_up_but_times_three():
+    calls = []
+    timing.interleaved({'a': lambda: calls.append('a')}, rounds=100, seconds=0)
+    assert len(calls) == 4
+
+
+def test_report_prints_a_table_and_keeps_the_rows(tmp_path, capsys):
+    rows = [{'name': 'x', 'ms': 1.234, 'hidden': 1}, {'name': 'longer', 'ms': None, 'hidden': 2}]
+    timing.report(rows, {'name': 's', 'ms': '.1f'}, tmp_path / 'new' / 'rows.json')
+    assert capsys.readouterr().out.splitlines() == ['name     ms', 'x       1.2', 'longer     ']
+    assert json.loads((tmp_path / 'new' / 'rows.json').read_text()) == rows
+
+
+def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ops, 'SHAPE', (1, 16, 8, 8))
+    ops.main(['--rounds', '3', '--json', str(tmp_path / 'ops.json')], 'bench')
+    rows = json.loads((tmp_path / 'ops.json').read_text())
+    names = [row['name'] for row in rows]
+    assert 'upfirdn_2d/up2/NHWC/float32' in names and 'fused_bias_act/backward/NCHW/bfloat16' in names and len(names) == 20
+    for row in rows:
+        assert {'name', 'median_ms', 'best_ms', 'copy_best_ms', 'ratio_copy', 'ref_best_ms', 'ratio_ref'} <= set(row)
+        assert row['median_ms'] >= row['best_ms'] > 0 and row['ratio_ref'] == row['best_ms'] / row['ref_best_ms']
+    assert '20 rows; slower than the reference form:' in capsys.readouterr().out
+
+
+def test_the_forms_that_are_timed_agree():
+    """What the page calls native, reference and one-channel convolution compute the same."""
+    import numpy as np
+    import tensorflow as tf
+
+    import custom_ops
+    from custom_ops import loader
+    x = tf.random.stateless_normal([2, 8, 6, 4], [0, 1])
+    for kind in ('up1', 'up2', 'down2'):
+        for data_format in ('NHWC', 'NCHW'):
+            native = ops.resampling(x, kind, data_format)()
+            np.testing.assert_allclose(native, ops.one_channel(x, kind, data_format), rtol=1e-5, atol=1e-5)
+    loader.set_impl('native')
+    tf.random.set_seed(1)
+    native = ops.bias_act(x, 'backward', 'NHWC', 'native')()
+    tf.random.set_seed(1)
+    ref = ops.bias_act(x, 'backward', 'NHWC', 'ref')()
+    custom_ops.set_impl(None)
+    for a, b in zip(native, ref, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_shapes_of_config_f():
+    cases = ops.config_f_cases(1024, [1, 4, 32])
+    assert len({case[0] for case in cases}) == len(cases)
+    shapes = {case[4] for case in cases}
+    assert {(1, 512, 4, 4), (4, 512, 64, 64), (32, 32, 1024, 1024), (4, 3, 1024, 1024)} <= shapes
+
+
+@pytest.mark.slow
+def test_the_page_of_iterations(capsys):
+    iteration.main(['--rounds', '1', '--resolution', '8', '--minibatch', '4'], 'bench')
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-6:]] == ['name', 'G_train', 'G_reg', 'D_train', 'D_reg', 'iteration']
+
+
+def test_pages_are_listed_and_others_refused():
+    done = subprocess.run([sys.executable, '-m', 'bench', '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'ops' in done.stdout and 'iteration' in done.stdout
+    done = subprocess.run([sys.executable, '-m', 'bench', 'nothing'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'PAGE' in done.stderr
