@@ -71,6 +71,7 @@ cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture 
 
 bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
 	$(PY) -m bench ops --json .bench/ops.json
+	$(PY) -m bench dataset
 
 clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
 	rm -rf .venv .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
