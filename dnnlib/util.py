@@ -68,14 +68,19 @@ def is_url(text):
     return parts.scheme in ('http', 'https') and bool(parts.netloc)
 
 
+def cache_folder(cache_dir=None):
+    """Absolute path of the folder that keeps downloads: `cache_dir`, or $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2."""
+    folder = cache_dir or os.environ.get('DNNLIB_CACHE_DIR') or os.path.join('~', '.cache', 'stylegan2')
+    return os.path.abspath(os.path.expanduser(folder))
+
+
 def cached_path(url, cache_dir=None):
     """Absolute path of the file that `open_url` keeps for `url`, whether or not it is there yet. Arguments as in `open_url`."""
-    folder = cache_dir or os.environ.get('DNNLIB_CACHE_DIR') or os.path.join('~', '.cache', 'stylegan2')
     parts = urllib.parse.urlsplit(url)
     name = '_'.join(filter(None, [posixpath.basename(parts.path), parts.query])) or parts.netloc
     name = re.sub(r'[^0-9A-Za-z._-]+', '_', name)[-100:]
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]  # tells apart files of the same name
-    return os.path.join(os.path.abspath(os.path.expanduser(folder)), f'{digest}-{name}')
+    return os.path.join(cache_folder(cache_dir), f'{digest}-{name}')
 
 
 def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None):

@@ -1,0 +1,117 @@
+"""Linear separability (Karras et al. 2019, arXiv:1812.04948, section 4.2)."""
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dnnlib.cli import UserError
+from metrics.metric_base import SamplingMetric
+from metrics.perceptual_path_length import shrink
+from metrics.progress import Progress
+
+
+class LS(SamplingMetric):
+    """How well a plane in Z, and one in W, divides the images with an attribute from those without, over many attributes.
+
+    Args:
+        num_samples:    Images.
+        num_keep:       Images of which the classifier is surest, which are used.
+        attrib_indices: Numbers of the attributes.
+        minibatch_per_gpu: Images generated at a time.
+
+    Keeps the latents of all images, 0.8 GB at 200,000, and all 40 classifiers; each plane takes another 1.5 GB while it is fitted.
+    """
+
+    def __init__(self, name, num_samples, num_keep, attrib_indices, minibatch_per_gpu=4):
+        super().__init__(name, attrib_indices, minibatch_per_gpu)
+        self._num_samples, self._num_keep = num_samples, num_keep
+
+    def check(self, resolution):
+        try:
+            import sklearn.svm  # noqa: F401
+        except ModuleNotFoundError:
+            raise UserError(f'{self.name} needs scikit-learn, which is not installed', "pip install -e '.[metrics]'") from None
+
+    def evaluate(self, generator, nets):
+        classifiers = {index: nets[index] for index in self.networks}
+        sample = tf.function(lambda: self.sample(generator, classifiers, self.minibatch_per_gpu), autograph=False)
+        parts = []
+        with Progress(f'{self.name}: images', self._num_samples) as progress:
+            for begin in range(0, self._num_samples, self.minibatch_per_gpu):
+                parts.append({key: value.numpy() for key, value in sample().items()})
+                progress.update(min(self.minibatch_per_gpu, self._num_samples - begin))
+        samples = {key: np.concatenate([part.pop(key) for part in parts])[:self._num_samples] for key in list(parts[0])}
+        with Progress(f'{self.name}: planes', 2 * len(classifiers), 'plane') as progress:
+            for suffix, space in (('_z', 'latents'), ('_w', 'dlatents')):
+                self.report(separability(samples[space], [samples[index] for index in classifiers], self._num_keep, progress), suffix)
+
+    @staticmethod
+    def sample(generator, classifiers, n):
+        """{'latents': [n, latent_size], 'dlatents': [n, dlatent_size], index: probabilities [n, 2] of each attribute}."""
+        latents, labels = generator.latents(n), generator.labels(n)
+        dlatents = generator.Gs.components.mapping(latents, labels, **generator.kwargs)
+        images = (shrink(generator.images(latents, labels)) + 1) * (255 / 2)
+        result = dict(latents=latents, dlatents=dlatents[:, -1])
+        for index, classifier in classifiers.items():
+            logits = classifier(images)
+            result[index] = tf.nn.softmax(tf.concat([logits, -logits], axis=1))
+        return result
+
+
+def separability(points, predictions, num_keep, progress=None):
+    """2 to the sum over the attributes of H(attribute | side of the plane), in bits.
+
+    Args:
+        points:      Latents [n, d].
+        predictions: Probabilities [n, 2] of each attribute.
+        num_keep:    Points that count, those with the surest predictions first.
+        progress:    Progress, one step per attribute. None = none is shown.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+    entropies, unfinished = [], 0
+    for probabilities in predictions:
+        kept = np.argsort(-probabilities.max(axis=1), kind='stable')[:num_keep]
+        targets = probabilities[kept].argmax(axis=1)
+        sides = targets  # One class alone is perfectly divided.
+        if targets.min() != targets.max():
+            import warnings
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter('always', ConvergenceWarning)
+                sides = LinearSVC().fit(points[kept], targets).predict(points[kept])
+            unfinished += any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        table = [[np.mean((sides == side) & (targets == target)) for target in (0, 1)] for side in (0, 1)]
+        entropies.append(conditional_entropy(table))
+        if progress:
+            progress.update(1)
+    if unfinished:
+        tqdm.write(f'Note: {unfinished} of {len(predictions)} planes had not converged after the usual number of steps.')
+    return 2 ** np.sum(entropies)
+
+
+# ---- Of a table p[x][y] of two variables, any non-negative numbers, which are divided by their sum ----
+
+def prob_normalize(p):
+    """float32, of sum 1."""
+    p = np.asarray(p, np.float32)
+    return p / np.sum(p)
+
+
+def mutual_information(p):
+    """I(X; Y) in bits."""
+    p = prob_normalize(p)
+    product = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
+    some = p > 0
+    return np.sum(p[some] * np.log2(p[some] / product[some]))
+
+
+def entropy(p):
+    """H(X, Y) in bits; of a vector, H(X)."""
+    p = prob_normalize(p)
+    return -np.sum(p[p > 0] * np.log2(p[p > 0]))
+
+
+def conditional_entropy(p):
+    """H(Y | X) in bits, not below 0."""
+    p = prob_normalize(p)
+    return max(entropy(p.sum(axis=0)) - mutual_information(p), 0.0)
