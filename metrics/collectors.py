@@ -9,26 +9,27 @@ class Moments:
     """Mean and covariance of features, in float64 and in memory that does not depend on their number.
 
     Attributes:
-        count: Rows taken in, each as often as its weight says.
-        mean:  float64 [d].
-        cov:   float64 [d, d], the unbiased estimate, as np.cov(features, rowvar=False).
+        num_rows: Rows taken in.
+        count:    The same, each as often as its weight says.
+        mean:     float64 [d].
+        cov:      float64 [d, d], the unbiased estimate, as np.cov(features, rowvar=False).
     """
 
     kind = 'moments'          # name in the cache
     repeats_reals = True      # Does a dataset that is too small go round again, as in the original? Otherwise each image counts once.
 
     def __init__(self, num_images):
-        self._parts, self._num_rows = [], 0  # what is not yet in the sums
+        self._parts = []  # what is not yet in the sums
         self._sum = self._products = 0.0
-        self.count = 0
+        self.num_rows = self.count = 0
 
     def add(self, features, weights=None):
         """Take in features [n, d]; weights: how often each row counts, [n] of whole numbers. None = once."""
         weights = np.ones(len(features), np.int64) if weights is None else np.asarray(weights)
         self._parts.append((features, weights))
-        self._num_rows += len(features)
+        self.num_rows += len(features)
         self.count += int(weights.sum())
-        if self._num_rows >= _CHUNK:
+        if sum(len(rows) for rows, _ in self._parts) >= _CHUNK:
             self._fold()
 
     def _fold(self):
@@ -37,7 +38,7 @@ class Moments:
             weighted = rows * np.concatenate([weights for _, weights in self._parts])[:, np.newaxis]
             self._sum = self._sum + weighted.sum(axis=0)
             self._products = self._products + weighted.T @ rows
-            self._parts, self._num_rows = [], 0
+            self._parts = []
 
     def finish(self):
         """To be called after the last `add`."""
@@ -48,11 +49,12 @@ class Moments:
 
     def arrays(self):
         """What the cache keeps: {name: array}."""
-        return dict(count=np.int64(self.count), mean=self.mean, cov=self.cov)
+        return dict(num_rows=np.int64(self.num_rows), count=np.int64(self.count), mean=self.mean, cov=self.cov)
 
     def restore(self, arrays):
         """The opposite of `arrays`. KeyError or ValueError if they are not what it gave."""
-        self.count, self.mean, self.cov = int(arrays['count']), arrays['mean'], arrays['cov']
+        self.num_rows, self.count = int(arrays['num_rows']), int(arrays['count'])
+        self.mean, self.cov = arrays['mean'], arrays['cov']
         if self.mean.ndim != 1 or self.cov.shape != 2 * self.mean.shape:
             raise ValueError(f'expected a mean and a covariance, found shapes {self.mean.shape} and {self.cov.shape}')
 

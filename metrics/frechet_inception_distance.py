@@ -20,18 +20,19 @@ class FD(ImageMetric):
 
     def __init__(self, name, num_images, feature_net, minibatch_per_gpu=8, matrix_sqrt='eigh'):
         super().__init__(name, num_images, feature_net, minibatch_per_gpu)
-        self._matrix_sqrt = matrix_sqrt
+        self._matrix_sqrt, self._told = matrix_sqrt, False
 
     def collector(self, num_images):
         return Moments(num_images)
 
     def evaluate(self, fakes, reals, seed):
-        ranks = [rank(moments.cov) for moments in (reals, fakes)]
         matrix_sqrt = self._matrix_sqrt
-        if min(ranks) < len(fakes.mean):
-            tqdm.write(f'Note: {self.name}: the covariances are singular: ranks {ranks[0]} (reals) and {ranks[1]} (fakes) of {len(fakes.mean)}. '
-                       'More images make the distance smaller; compare it only at equal numbers.')
+        if is_singular(reals) or is_singular(fakes):
             matrix_sqrt = 'eigh'  # sqrtm would return noise, or nothing.
+            if not self._told:
+                tqdm.write(f'Note: {self.name}: the product of the covariances is singular: {len(fakes.mean)} features, of '
+                           f'{reals.num_rows} real and {fakes.num_rows} generated images. Compare values of equal numbers only.')
+                self._told = True
         self.report(frechet_distance(reals.mean, reals.cov, fakes.mean, fakes.cov, matrix_sqrt))
 
 
@@ -64,7 +65,6 @@ def frechet_distance(mean1, cov1, mean2, cov2, matrix_sqrt='eigh'):
     return float(np.square(mean2 - mean1).sum() + np.trace(cov1) + np.trace(cov2) - 2 * trace)
 
 
-def rank(cov):
-    """Rank of a covariance [d, d], as far as rounding lets it be seen."""
-    values = scipy.linalg.eigvalsh(cov)
-    return int((values > values.max() * len(values) * np.finfo(np.float64).eps).sum())
+def is_singular(moments):
+    """Is the covariance singular, for there are no more images than features, or some features never change?"""
+    return moments.num_rows <= len(moments.mean) or bool((np.diag(moments.cov) <= 1e-12 * np.square(moments.mean)).any())

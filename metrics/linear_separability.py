@@ -1,13 +1,16 @@
 """Linear separability (Karras et al. 2019, arXiv:1812.04948, section 4.2)."""
 
+import warnings
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from dnnlib.cli import UserError
 from metrics.metric_base import SamplingMetric
-from metrics.perceptual_path_length import shrink
 from metrics.progress import Progress
+
+_CLASSIFIER_SIZE = 256
 
 
 class LS(SamplingMetric):
@@ -27,44 +30,45 @@ class LS(SamplingMetric):
         self._num_samples, self._num_keep = num_samples, num_keep
 
     def check(self, resolution):
+        if resolution < _CLASSIFIER_SIZE:
+            raise UserError(f'{self.name}: images of {resolution}x{resolution} are too small, expected {_CLASSIFIER_SIZE} or more',
+                            'Leave this metric out: its classifiers know faces of that size.')
         try:
             import sklearn.svm  # noqa: F401
         except ModuleNotFoundError:
             raise UserError(f'{self.name} needs scikit-learn, which is not installed', "pip install -e '.[metrics]'") from None
 
     def evaluate(self, generator, nets):
-        classifiers = {index: nets[index] for index in self.networks}
+        classifiers = [nets[index] for index in self.networks]
         sample = tf.function(lambda: self.sample(generator, classifiers, self.minibatch_per_gpu), autograph=False)
         parts = []
         with Progress(f'{self.name}: images', self._num_samples) as progress:
             for begin in range(0, self._num_samples, self.minibatch_per_gpu):
-                parts.append({key: value.numpy() for key, value in sample().items()})
+                parts.append([values.numpy() for values in sample()])
                 progress.update(min(self.minibatch_per_gpu, self._num_samples - begin))
-        samples = {key: np.concatenate([part.pop(key) for part in parts])[:self._num_samples] for key in list(parts[0])}
+        latents, dlatents, probabilities = (np.concatenate(values)[:self._num_samples] for values in zip(*parts))
         with Progress(f'{self.name}: planes', 2 * len(classifiers), 'plane') as progress:
-            for suffix, space in (('_z', 'latents'), ('_w', 'dlatents')):
-                self.report(separability(samples[space], [samples[index] for index in classifiers], self._num_keep, progress), suffix)
+            for suffix, points in (('_z', latents), ('_w', dlatents)):
+                self.report(separability(points, np.moveaxis(probabilities, 1, 0), self._num_keep, generator.seed, progress), suffix)
 
     @staticmethod
     def sample(generator, classifiers, n):
-        """{'latents': [n, latent_size], 'dlatents': [n, dlatent_size], index: probabilities [n, 2] of each attribute}."""
+        """(latents [n, latent_size], dlatents [n, dlatent_size], probabilities of having and not having each attribute [n, attributes, 2])."""
         latents, labels = generator.latents(n), generator.labels(n)
         dlatents = generator.Gs.components.mapping(latents, labels, **generator.kwargs)
-        images = (shrink(generator.images(latents, labels)) + 1) * (255 / 2)
-        result = dict(latents=latents, dlatents=dlatents[:, -1])
-        for index, classifier in classifiers.items():
-            logits = classifier(images)
-            result[index] = tf.nn.softmax(tf.concat([logits, -logits], axis=1))
-        return result
+        images = (generator.images(latents, labels) + 1) * (255 / 2)
+        logits = tf.concat([classifier(images) for classifier in classifiers], axis=1)
+        return latents, dlatents[:, -1], tf.nn.softmax(tf.stack([logits, -logits], axis=2))
 
 
-def separability(points, predictions, num_keep, progress=None):
+def separability(points, predictions, num_keep, seed=None, progress=None):
     """2 to the sum over the attributes of H(attribute | side of the plane), in bits.
 
     Args:
         points:      Latents [n, d].
-        predictions: Probabilities [n, 2] of each attribute.
+        predictions: Probabilities [n, 2] of each attribute: a list, or one array.
         num_keep:    Points that count, those with the surest predictions first.
+        seed:        Of the order in which the planes are fitted. None = random.
         progress:    Progress, one step per attribute. None = none is shown.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -75,10 +79,9 @@ def separability(points, predictions, num_keep, progress=None):
         targets = probabilities[kept].argmax(axis=1)
         sides = targets  # One class alone is perfectly divided.
         if targets.min() != targets.max():
-            import warnings
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always', ConvergenceWarning)
-                sides = LinearSVC().fit(points[kept], targets).predict(points[kept])
+                sides = LinearSVC(random_state=seed).fit(points[kept], targets).predict(points[kept])
             unfinished += any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         table = [[np.mean((sides == side) & (targets == target)) for target in (0, 1)] for side in (0, 1)]
         entropies.append(conditional_entropy(table))

@@ -1,5 +1,8 @@
 """What the metrics share: results, and one pass over generated images for all of them that are asked for together."""
 
+import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
+
+# isort: split
 import contextlib
 import importlib
 import os
@@ -16,7 +19,7 @@ from dnnlib.util import format_time
 from metrics import feature_networks
 from metrics.metric_defaults import metric_defaults
 from metrics.progress import Progress
-from metrics.real_images import RealImages, to_rgb
+from metrics.real_images import RealImages
 
 _CLASSES = {args['func_name'] for args in metric_defaults.values()}  # Nothing else is imported by name.
 
@@ -114,8 +117,8 @@ class Generator:
         return self.rng.rows('labels', self._labels, n)
 
     def images(self, latents, labels):
-        """float32 [n, 3, H, W], about [-1, 1]."""
-        return to_rgb(self.Gs(latents, labels, rng=self.rng, **self.kwargs))
+        """float32 [n, C, H, W], about [-1, 1]."""
+        return self.Gs(latents, labels, rng=self.rng, **self.kwargs)
 
 
 class MetricGroup:

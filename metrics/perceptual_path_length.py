@@ -7,7 +7,6 @@ from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
 from metrics.metric_base import SamplingMetric
 from metrics.progress import Progress
-from metrics.real_images import to_rgb
 
 _VGG_SIZE = 256     # Larger images are brought to about this size.
 _VGG_SMALLEST = 16  # VGG16 halves images four times.
@@ -54,7 +53,7 @@ class PPL(SamplingMetric):
 
         Args:
             generator: Generator.
-            lpips:     Function of two batches of images [n, 3, H, W] in 0..255.
+            lpips:     Function of two batches of images [n, C, H, W] in 0..255.
         """
         kwargs = {**generator.kwargs, **self._overrides}
         mapping, synthesis = generator.Gs.components.mapping, generator.Gs.components.synthesis
@@ -66,7 +65,7 @@ class PPL(SamplingMetric):
         else:
             w = mapping(interpolated_pairs(slerp, latents, t[:, tf.newaxis], self._epsilon), labels, **kwargs)
         images = synthesis(w, rng=_SharedNoise(generator.rng), **{**kwargs, 'randomize_noise': True})
-        images = (shrink(self._cropped(to_rgb(images))) + 1) * (255 / 2)
+        images = (shrink(self._cropped(images)) + 1) * (255 / 2)
         return lpips(images[0::2], images[1::2]) * (1 / self._epsilon ** 2)
 
     def _cropped(self, images):

@@ -34,11 +34,12 @@ class PR(ImageMetric):
 
     def evaluate(self, fakes, reals, seed):
         exact = self._exact
-        if not exact and not (norms_are_finite(reals.features) and norms_are_finite(fakes.features)):
+        if not exact and not all(fit_into_half(of.features) for of in (reals, fakes)):
             tqdm.write(f'Note: {self.name}: the distances are too large for float16, and are computed in float32.')
             exact = True
-        with Progress(f'{self.name}: distances', num_distances(len(reals.features), len(fakes.features)), 'distance') as progress:
-            precision, recall = knn_precision_recall(reals.features, fakes.features, [self._nhood_size], *self._batch_sizes, exact, progress)
+        x, y = reals.features, fakes.features
+        with Progress(f'{self.name}: distances', num_distances(len(x), len(y)), 'distance') as progress:
+            precision, recall = knn_precision_recall(x, y, [self._nhood_size], *self._batch_sizes, exact, progress)
         self.report(precision.mean(), suffix='_precision')
         self.report(recall.mean(), suffix='_recall')
 
@@ -144,7 +145,7 @@ def squared_norms(u):
     return tf.cast(tf.reduce_sum(tf.cast(tf.square(u), tf.float32), axis=1), u.dtype)
 
 
-def norms_are_finite(features):
-    """Do the squared lengths of all rows fit into float16, with room for the sums of distances?"""
+def fit_into_half(features):
+    """Do the squared distances of the rows fit into float16, whatever other rows they are from?"""
     limit = np.finfo(np.float16).max / 4
     return all(np.square(features[i:i + _BLOCK], dtype=np.float32).sum(axis=1).max() < limit for i in range(0, len(features), _BLOCK))

@@ -50,10 +50,11 @@ class RealImages:
 
         Returns: {metric: what its `collector` made}.
         """
-        collectors = {metric: metric.collector(self._num_draws(metric)) for metric in metrics}
-        passes = {}
-        for metric, collector in collectors.items():
-            if not self._restore(metric, collector):
+        collectors, passes = {}, {}
+        for metric in metrics:
+            collectors[metric] = self._restored(metric)
+            if collectors[metric] is None:
+                collectors[metric] = metric.collector(self._num_draws(metric))
                 passes.setdefault((metric.feature_net, self._num_draws(metric)), []).append(metric)
         for (feature_net, num_draws), group in passes.items():
             self._pass(feature_net, nets[feature_net], num_draws, [collectors[metric] for metric in group])
@@ -78,7 +79,7 @@ class RealImages:
         weights = np.full(total, num_draws // total) + (np.arange(total) < num_draws % total)
         flips = np.random.RandomState(0).binomial(weights, 0.5) if self._mirror else np.zeros_like(weights)
         shape = [None, *self.dataset.shape]
-        features = tf.function(lambda images: net(to_rgb(images)), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+        features = tf.function(lambda images: net(images), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
         begin, needed = 0, min(num_draws, total)
         with Progress(f'reals of {self._name} ({feature_net})', needed) as progress:
             for images, _labels in self.dataset.iterate(_MINIBATCH):
@@ -105,12 +106,13 @@ class RealImages:
     def _path(self, key):
         return os.path.join(cache_folder(), f'reals-{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz')
 
-    def _restore(self, metric, collector):
-        """Fill `collector` from the cache; False if that cannot be."""
+    def _restored(self, metric):
+        """A collector from the cache; None if that cannot be."""
+        collector = metric.collector(self._num_draws(metric))
         key = self._key(metric, collector)
         path = self._path(key)
         if not os.path.isfile(path):
-            return False
+            return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 if str(arrays['key']) != key:
@@ -118,8 +120,8 @@ class RealImages:
                 collector.restore(arrays)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as err:
             tqdm.write(f'Note: {path} is damaged ({str(err).splitlines()[0] if str(err) else type(err).__name__}): computing it anew')
-            return False
-        return True
+            return None
+        return collector
 
     def _save(self, metric, collector):
         key = self._key(metric, collector)
@@ -135,8 +137,3 @@ class RealImages:
         finally:
             if os.path.exists(part):
                 os.remove(part)
-
-
-def to_rgb(images):
-    """Images [N, 1 or 3, H, W] -> [N, 3, H, W]: gray becomes three equal channels."""
-    return tf.repeat(images, 3, axis=1) if images.shape[1] == 1 else images

@@ -20,7 +20,6 @@ from tests.test_misc import small_networks
 from training import misc, snapshot
 from training.dataset import TFRecordDataset
 from training.train_step import Adam, TrainStep
-from training.training_loop import training_loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ['--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8', '--mapping-layers=1',
@@ -260,8 +259,3 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(data_dir, tmp_path, monk
     assert 'net.pkl was not written' in capsys.readouterr().out
     with pytest.raises(UserError, match='No space left'):
         snapshots.save_networks(nets, 'net.pkl')
-
-
-def test_metrics_are_refused_until_they_exist(tmp_path):
-    with pytest.raises(ValueError, match='no metrics yet'):
-        training_loop(run_dir=str(tmp_path), metric_arg_list=[{'name': 'fid50k'}])
