@@ -53,7 +53,7 @@ class LS(SamplingMetric):
 
     @staticmethod
     def sample(generator, classifiers, n):
-        """(latents [n, latent_size], dlatents [n, dlatent_size], probabilities of having and not having each attribute [n, attributes, 2])."""
+        """(latents [n, latent_size], dlatents [n, dlatent_size], probabilities of having each attribute and not [n, attributes, 2])."""
         latents, labels = generator.latents(n), generator.labels(n)
         dlatents = generator.Gs.components.mapping(latents, labels, **generator.kwargs)
         images = (generator.images(latents, labels) + 1) * (255 / 2)

@@ -124,7 +124,8 @@ def test_too_few_images_are_said_once_and_the_distance_stays_right(capsys):
     metric = FD('fd20', 20, 'net', matrix_sqrt='sqrtm')
     for _ in range(2):
         metric.evaluate(collected(Moments(20), y), collected(Moments(20), x), seed=0)
-    assert capsys.readouterr().out.count('fd20: the product of the covariances is singular: 40 features, of 20 real and 20 generated images') == 1
+    out = capsys.readouterr().out
+    assert out.count('fd20: the product of the covariances is singular: 40 features, of 20 real and 20 generated images') == 1
     # Tr (AB)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2), here from the centred features themselves.
     a, b = ((features - features.mean(0)) / np.sqrt(19) for features in (x, y))
     trace = scipy.linalg.svdvals(a @ b.T).sum()

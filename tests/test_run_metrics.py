@@ -250,7 +250,7 @@ def test_mirrored_images_count_as_if_drawn_one_by_one(home, files):
     moments = collect('fid100', files / 'datasets', mirror=True)
     times = np.full(NUM_REALS, 2) + (np.arange(NUM_REALS) < 20)
     flipped = np.random.RandomState(0).binomial(times, 0.5)
-    assert 0 < (flipped == 0).sum() and flipped.max() <= 3
+    assert (flipped == 0).any() and flipped.max() <= 3
     drawn = np.concatenate([np.repeat(images, times - flipped, axis=0), np.repeat(images[..., ::-1], flipped, axis=0)])
     features = numpy_patches(drawn).astype(np.float64)
     assert moments.count == len(drawn) == 100
@@ -319,7 +319,7 @@ def test_images_too_small_for_a_metric(home):
 def test_scikit_learn_is_asked_for_by_the_name_of_its_extra(home, monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.svm', None)
     monkeypatch.setattr('metrics.linear_separability._CLASSIFIER_SIZE', 8)
-    assert ".[metrics]" in refused(home, '--metrics=ls', dataset=None).remedy
+    assert '.[metrics]' in refused(home, '--metrics=ls', dataset=None).remedy
 
 
 def test_several_gpus(home):
@@ -342,7 +342,8 @@ def test_help_answers_in_under_half_a_second_with_all_metrics():
 def group_of_three(files, monkeypatch, tmp_path, stub_networks):  # noqa: F811
     monkeypatch.chdir(files)
     group = metric_base.MetricGroup([metric_args(name) for name in ('fid16', 'is20', 'kid16')], seed=1)
-    return lambda: group.run('net.pkl', misc.load_networks('net.pkl')[2], str(tmp_path), 'datasets', dict(tfrecord_dir='ds'), keep_going=True)
+    Gs = misc.load_networks('net.pkl')[2]
+    return lambda: group.run('net.pkl', Gs, str(tmp_path), 'datasets', dict(tfrecord_dir='ds'), keep_going=True)
 
 
 def test_a_metric_that_fails_in_the_end_costs_only_itself(group_of_three, monkeypatch, capsys):
