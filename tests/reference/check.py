@@ -1,11 +1,13 @@
 """Compares our feature networks with the outputs of the reference implementations: python -m tests.reference.check FOLDER [--update]
 
-FOLDER is what tests/reference/torch_outputs.py wrote. Every comparison is to 1e-4 of the largest value. With --update, the outputs that the
-quick tests compare with (tests/data/feature_networks.npz) are written anew; without, they must be those of the references.
+FOLDER is what tests/reference/torch_outputs.py wrote. Every comparison is to 1e-4 of the largest value. With --update, what the quick tests
+compare with (tests/data) is written anew: the outputs, and small files of PyTorch. Without, the outputs must be those of the references.
 """
 
 import argparse
+import itertools
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -18,8 +20,10 @@ from tests import random_weights
 from tests.golden import assert_close
 
 RTOL = 1e-4
-GOLDEN = pathlib.Path(__file__).parents[1] / 'data' / 'feature_networks.npz'
-GOLDEN_NAMES = 'inception_features', 'inception_softmax', 'lpips', 'lpips_gradient', 'efficientnet_lite0'
+DATA = pathlib.Path(__file__).parents[1] / 'data'
+GOLDEN = DATA / 'feature_networks.npz'
+GOLDEN_NAMES = ('inception_features', 'inception_softmax', 'lpips', 'lpips_gradient', 'efficientnet_lite0')
+SMALL_FILES = {'odd': ('odd.pth', 'odd-old.pth'), 'model': ('model.pth', 'model-old.pth')}
 
 
 def our_outputs(folder):
@@ -46,8 +50,8 @@ def our_outputs(folder):
 def check_files(folder, expected):
     """Every tensor of the small PyTorch files, bit by bit."""
     count = 0
-    for kind in 'odd', 'model':
-        for file in f'{kind}.pth', f'{kind}-old.pth':
+    for kind, files in SMALL_FILES.items():
+        for file in files:
             tensors = torch_weights.load(folder / file)
             names = {name.removeprefix(f'{kind}/') for name in expected if name.startswith(f'{kind}/')}
             assert set(tensors) == names, f'{file}: {set(tensors) ^ names}'
@@ -71,11 +75,14 @@ def main(argv):
         error = np.abs(output - reference).max() / np.abs(reference).max()
         print(f'{name} {list(reference.shape)} from {pathlib.Path(file).name}: largest difference {error:.1e} of the largest value')
         assert_close(output, reference, RTOL, name)
+    names = [name for name in expected if name in GOLDEN_NAMES or '/' in name]
     if args.update:
-        np.savez_compressed(GOLDEN, **{name: expected[name] for name in GOLDEN_NAMES})
+        np.savez_compressed(GOLDEN, **{name: expected[name] for name in names})
+        for file in itertools.chain(*SMALL_FILES.values()):
+            shutil.copy(args.folder / file, DATA)
     with np.load(GOLDEN) as golden:
-        assert set(golden) == set(GOLDEN_NAMES)
-        for name in GOLDEN_NAMES:
+        assert set(golden) == set(names)
+        for name in names:
             assert_close(golden[name], expected[name], 1e-5, f'{GOLDEN.name}: {name}')
     print(f'{GOLDEN.name}: the same outputs')
 
