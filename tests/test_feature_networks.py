@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -140,7 +141,7 @@ def test_fc2_takes_pixels_in_the_order_of_its_file(form, vgg_state, monkeypatch)
         net = vgg16.load_fc2('vgg16.pkl')
     images = random_weights.images([1, 3, 100, 60], 7)
     x = tf.raw_ops.ResizeBilinear(images=images.transpose(0, 2, 3, 1).astype(np.float32), size=[224, 224])
-    tap = tf.nn.max_pool2d(tf.keras.Model(net.model.inputs, net.model.get_layer('conv5_3').output)(
+    tap = tf.nn.max_pool2d(keras.Model(net.model.inputs, net.model.get_layer('conv5_3').output)(
         (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]), 2, 2, 'VALID').numpy()[0]  # [7, 7, 512]
     assert_close(net(images)[0], tap[picked[:, 1], picked[:, 2], picked[:, 0]][::-1], 1e-5)
 
