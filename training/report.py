@@ -66,7 +66,7 @@ class Report:
 
     def __init__(self, run_dir, resolution=None):
         self._run_dir, self._resolution = run_dir, resolution
-        self._pictures = {}  # (name, time of its last change) -> data URI; what has been scaled once is not read again.
+        self._pictures = {}  # (name, time of its last change) -> data URI, of those shown last: they are not read again.
 
     def save(self):
         """Write report.html from what is in the folder now; it appears whole or not at all."""
@@ -83,29 +83,24 @@ class Report:
             '<h2>Settings</h2>\n' + (_table(settings.items()) or '<p>There is no submit_config.json that can be read.</p>')))
 
     def _strip(self):
-        rows = []
-        for name in _choose_pictures(os.listdir(self._run_dir)):
-            picture = self._picture(name)
-            if picture is not None:
-                rows.append(f'<tr><td>{_picture_title(name)}</td><td><img alt="{name}" src="{picture}"></td></tr>')
+        keys = [(name, os.stat(os.path.join(self._run_dir, name)).st_mtime_ns) for name in _choose_pictures(os.listdir(self._run_dir))]
+        self._pictures = {key: self._pictures[key] if key in self._pictures else self._picture(key[0]) for key in keys}
+        rows = [f'<tr><td>{_picture_title(name)}</td><td><img alt="{name}" src="{picture}"></td></tr>'
+                for (name, _), picture in self._pictures.items() if picture is not None]
         return f'<h2>Snapshots</h2>\n<table class="strip">\n{chr(10).join(rows)}\n</table>' if rows else ''
 
     def _picture(self, name):
         """Data URI of the first images of a grid; None if it cannot be read."""
-        path = os.path.join(self._run_dir, name)
-        key = name, os.stat(path).st_mtime_ns
-        if key not in self._pictures:
-            try:
-                self._pictures[key] = _scaled_row(path, self._resolution)
-            except (OSError, ValueError, SyntaxError):  # What Pillow raises for files that are no pictures, or damaged.
-                self._pictures[key] = None
-        return self._pictures[key]
+        try:
+            return _scaled_row(os.path.join(self._run_dir, name), self._resolution)
+        except (OSError, ValueError, SyntaxError):  # What Pillow raises for files that are no pictures, or damaged.
+            return None
 
 
 def compare(run_dirs, result_dir):
     """Write result_dir/training-curves.html: the curves of runs in the same charts. Returns its path.
 
-    Metrics come first, over images shown and over hours of training, as in the original's figure of training curves.
+    Metrics come first, over images shown and over hours of training.
 
     Raises: UserError if one of the folders is no run that has made a tick, or the page cannot be written.
     """
