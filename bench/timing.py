@@ -4,7 +4,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +37,18 @@ def interleaved(functions, rounds, seconds=None):
     return {name: (statistics.median(values), min(values)) for name, values in times.items()}
 
 
+def in_own_process(program, *arguments):
+    """Last line that a Python program prints, run in the folder of the project."""
+    result = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=True,
+                            cwd=Path(__file__).parents[1])
+    return result.stdout.splitlines()[-1]
+
+
+def peak_memory():
+    """Peak resident size of this process in MB, on Linux. (The resource module would count the parent's as well.)"""
+    return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
+
+
 def machine():
     """Machine and date in one line."""
     model = platform.processor() or platform.machine()
@@ -55,6 +70,11 @@ def report(rows, columns, json_path=None):
     widths = [max(map(len, column)) for column in zip(*cells)]
     for line in cells:
         print('  '.join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))))
+    keep(rows, json_path)
+
+
+def keep(rows, json_path):
+    """Write rows as a JSON list to a file; None = do not."""
     if json_path is not None:
         Path(json_path).parent.mkdir(parents=True, exist_ok=True)
         Path(json_path).write_text(json.dumps(rows, indent=1) + '\n')
