@@ -119,7 +119,8 @@ def time_of_pass(generator, net, num_images):
 
 def measure_distances(kind, count):
     """Row of the table, from a process of its own."""
-    line = timing.in_own_process('import sys; from bench import metrics; metrics.print_distances(sys.argv[1], int(sys.argv[2]))', kind, str(count))
+    program = 'import sys; from bench import metrics; metrics.print_distances(sys.argv[1], int(sys.argv[2]))'
+    line = timing.in_own_process(program, kind, str(count))
     seconds, peak, start = map(float, line.split())
     return {'name': kind, 'images': count, 'seconds': seconds, 'peak_mb': peak, 'start_mb': start}
 

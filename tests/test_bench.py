@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench import iteration, ops, stages, timing
+from bench import iteration, metrics, ops, stages, timing
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -75,6 +75,27 @@ def test_the_page_of_iterations(capsys):
     iteration.main(['--rounds', '1', '--resolution', '8', '--minibatch', '4'], 'bench')
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-6:]] == ['name', 'G_train', 'G_reg', 'D_train', 'D_reg', 'iteration']
+
+
+@pytest.mark.slow
+def test_the_page_of_metrics(tmp_path, capsys):
+    metrics.main(['--rounds', '1', '--images', '16', '--resolution', '8', '--networks', 'efficientnet_lite0', '--features', '50',
+                  '--json', str(tmp_path / 'rows.json')], 'bench')
+    one_pass, half, single, plain = json.loads((tmp_path / 'rows.json').read_text())
+    assert one_pass['both_per_s'] == pytest.approx(1 / (1 / one_pass['generator_per_s'] + 1 / one_pass['network_per_s']))
+    assert one_pass['ratio'] == pytest.approx(one_pass['evaluation_per_s'] / one_pass['both_per_s'])
+    for row in (half, single, plain):
+        assert row['seconds'] > 0 and row['peak_mb'] >= row['start_mb'] > 0
+        assert row['ratio'] == row['seconds'] / plain['seconds']
+    assert 'float16 in blocks' in capsys.readouterr().out
+
+
+def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
+    from metrics.precision_recall import knn_precision_recall
+    monkeypatch.setattr(metrics, 'DIMS', 20)
+    ref, eval_ = metrics.random_features(60, 'float32')
+    for ours, plain in zip(knn_precision_recall(ref, eval_, [3], exact=True), metrics.plain_precision_recall(ref, eval_, 3)):
+        assert 0 < plain.mean() < 1 and (ours[:, 0] == plain).all()
 
 
 @pytest.mark.slow
