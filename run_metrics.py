@@ -19,7 +19,7 @@ _EXAMPLES = f'''examples:
 
 metrics:
   {", ".join(metric_defaults)}
-  and these at other numbers of images: fid5k, fid500, is10k, kid5k, pr10k3, fd_efficientnet1k, ppl_wend_5k, ls_20k
+  and these at other numbers of images: fid5k, fid500, is10k, kid5k, pr10k3, fd_efficientnet1k, ppl_wend5k, ls20k
   pr50k3_exact computes distances in float32; pr50k3 in float16, as the original.
 '''
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import statistics
 import sys
 import time
 
@@ -47,7 +48,7 @@ def main(argv, prog):
 # ---- One pass over generated images ----
 
 def measure_pass(name, resolution, num_images, rounds):
-    """Row of the table. All three are timed in turn, after their functions are traced."""
+    """Row of the table: medians over the rounds. All three are timed in turn, after their functions are traced."""
     import tensorflow as tf
 
     from dnnlib import tflib
@@ -70,18 +71,16 @@ def measure_pass(name, resolution, num_images, rounds):
         for _ in range(num_images // 8):
             function().numpy()
         return num_images // 8 * 8 / (time.perf_counter() - start)
-    rates = {'generator': [], 'network': [], 'evaluation': []}
-    busy = []
+    rows = []
     for _ in range(rounds):
-        rates['generator'].append(rate_of(generate))
-        rates['network'].append(rate_of(lambda: traced_net(images)))
+        row = {'generator_per_s': rate_of(generate), 'network_per_s': rate_of(lambda: traced_net(images))}
+        row['both_per_s'] = 1 / (1 / row['generator_per_s'] + 1 / row['network_per_s'])
         seconds, cpu_seconds = time_of_pass(generator, net, num_images)
-        rates['evaluation'].append(num_images // 8 * 8 / seconds)
-        busy.append(cpu_seconds / seconds)
-    g, f, e = (max(values) for values in rates.values())
-    both = 1 / (1 / g + 1 / f)
-    return {'name': f'config-f {resolution}x{resolution}, {name}', 'generator_per_s': g, 'network_per_s': f, 'both_per_s': both,
-            'evaluation_per_s': e, 'ratio': e / both, 'busy_cores': max(busy)}
+        row['evaluation_per_s'] = num_images // 8 * 8 / seconds
+        row['ratio'] = row['evaluation_per_s'] / row['both_per_s']
+        row['busy_cores'] = cpu_seconds / seconds
+        rows.append(row)
+    return {'name': f'config-f {resolution}x{resolution}, {name}', **{key: statistics.median(row[key] for row in rows) for key in rows[0]}}
 
 
 def feature_network(name):

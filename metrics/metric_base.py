@@ -94,7 +94,6 @@ class Generator:
         Gs:     Network.
         labels: Labels to draw from, float32 [n, label_size].
         seed:   int.
-        kwargs: Settings for its evaluation. None = is_validation=True.
 
     Attributes:
         Gs, seed: As given.
@@ -102,11 +101,11 @@ class Generator:
         kwargs:   Settings for evaluations of Gs and its components, among them the stage of a growing network.
     """
 
-    def __init__(self, Gs, labels, seed, kwargs=None):
+    def __init__(self, Gs, labels, seed):
         self.Gs, self.seed, self._labels = Gs, seed, tf.constant(labels, tf.float32)
         self.rng = Random(tf.random.Generator.from_seed(seed))
         stage = Gs.lod_stage()
-        self.kwargs = {**(kwargs or dict(is_validation=True)), **({} if stage is None else dict(lod_stage=stage))}
+        self.kwargs = dict(is_validation=True, **({} if stage is None else dict(lod_stage=stage)))
 
     def latents(self, n):
         """float32 [n, latent_size], N(0, 1)."""
@@ -127,16 +126,15 @@ class MetricGroup:
     Args:
         metric_kwarg_list: Arguments of each, see metric_defaults.metric_args.
         seed:              Of all random numbers. None = a random one.
-        Gs_kwargs:         Settings for the evaluation of the network. None = is_validation=True.
 
     Attributes:
         seed: int.
     """
 
-    def __init__(self, metric_kwarg_list, seed=None, Gs_kwargs=None):
+    def __init__(self, metric_kwarg_list, seed=None):
         self.metrics = [_make_metric(**kwargs) for kwargs in metric_kwarg_list]
         self.seed = random.SystemRandom().randrange(2 ** 31) if seed is None else seed
-        self._Gs_kwargs, self._nets = Gs_kwargs, {}
+        self._nets = {}
 
     def load_networks(self):
         """Load the feature networks, which may download their weights. UserError if one of them cannot be had."""
@@ -205,7 +203,7 @@ class MetricGroup:
     def _evaluate(self, group, Gs, labels, reals, network_pkl, run_dir, keep_going):
         """Either ImageMetrics, in one pass, or one SamplingMetric."""
         start = time.time()
-        generator = Generator(Gs, labels, self.seed, self._Gs_kwargs)
+        generator = Generator(Gs, labels, self.seed)
         if isinstance(group[0], ImageMetric):
             of_reals = reals.collect([metric for metric in group if metric.needs_reals], self._nets) if reals else {}
             of_fakes = self._collect_fakes(group, generator)

@@ -6,19 +6,21 @@ import re
 from dnnlib.cli import UserError
 from dnnlib.util import EasyDict
 
-# ---- The table: arguments of each metric; func_name is a key of metric_base.MetricGroup's classes ----
+# ---- The table: the class of each metric and its arguments ----
 
-_PPL = dict(func_name='metrics.perceptual_path_length.PPL', num_samples=50000, epsilon=1e-4)
-_PPL_END = dict(minibatch_per_gpu=4, Gs_overrides=dict(dtype='float32', mapping_dtype='float32'))
+def _ppl(name, space, sampling, crop):
+    return dict(name=name, func_name='metrics.perceptual_path_length.PPL', num_samples=50000, epsilon=1e-4, space=space, sampling=sampling,
+                crop=crop, minibatch_per_gpu=4, Gs_overrides=dict(dtype='float32', mapping_dtype='float32'))
+
 
 metric_defaults = EasyDict((args['name'], EasyDict(args)) for args in [
     dict(name='fid50k', func_name='metrics.frechet_inception_distance.FID', num_images=50000, minibatch_per_gpu=8),
     dict(name='is50k', func_name='metrics.inception_score.IS', num_images=50000, num_splits=10, minibatch_per_gpu=8),
-    dict(_PPL, name='ppl_zfull', space='z', sampling='full', crop=True, **_PPL_END),
-    dict(_PPL, name='ppl_wfull', space='w', sampling='full', crop=True, **_PPL_END),
-    dict(_PPL, name='ppl_zend', space='z', sampling='end', crop=True, **_PPL_END),
-    dict(_PPL, name='ppl_wend', space='w', sampling='end', crop=True, **_PPL_END),
-    dict(_PPL, name='ppl2_wend', space='w', sampling='end', crop=False, **_PPL_END),
+    _ppl('ppl_zfull', space='z', sampling='full', crop=True),
+    _ppl('ppl_wfull', space='w', sampling='full', crop=True),
+    _ppl('ppl_zend', space='z', sampling='end', crop=True),
+    _ppl('ppl_wend', space='w', sampling='end', crop=True),
+    _ppl('ppl2_wend', space='w', sampling='end', crop=False),
     dict(name='ls', func_name='metrics.linear_separability.LS', num_samples=200000, num_keep=100000, attrib_indices=list(range(40)),
          minibatch_per_gpu=4),
     dict(name='pr50k3', func_name='metrics.precision_recall.PR', num_images=50000, nhood_size=3, minibatch_per_gpu=8,
@@ -38,7 +40,7 @@ _FORMS = [  # regular expression of a name, and the entry of the table whose set
     (rf'kid{_COUNT}', 'kid50k'),
     (rf'fd_efficientnet{_COUNT}', 'fd_efficientnet50k'),
     (r'pr(?P<count>(?:0|[1-9]\d*)(?:\.\d+)?k)(?P<nhood>[1-9]\d*)(?P<exact>_exact)?', 'pr50k3'),
-    *((rf'{name}_{_COUNT}', name) for name in ('ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend', 'ppl2_wend', 'ls')),
+    *((name + _COUNT, name) for name in ('ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend', 'ppl2_wend', 'ls')),
 ]
 _FEWEST = 2  # images, for a covariance or a pair
 
@@ -48,7 +50,7 @@ def metric_args(name):
 
     Args:
         name: 'fid50k', 'fid5k', 'fd_efficientnet500', 'kid0.5k', 'pr10k3' (10,000 images, 3 neighbours), 'pr10k3_exact' (in float32),
-              'ppl_wend_5k', 'ls_20k' (of which half are kept), ...
+              'ppl_wend5k', 'ls20k' (of which half are kept), ...
 
     Returns: EasyDict, a copy.
 
@@ -63,7 +65,7 @@ def metric_args(name):
     near = difflib.get_close_matches(name, metric_defaults, n=1)
     hint = f'Did you mean {near[0]}? ' if near else ''
     raise UserError(f'--metrics: there is no {name!r}',
-                    f'{hint}Valid: {", ".join(metric_defaults)}, and these at other numbers: fid5k, pr10k3, ppl_wend_5k, ls_20k, ...')
+                    f'{hint}Valid: {", ".join(metric_defaults)}, and these at other numbers: fid5k, pr10k3, ppl_wend5k, ls20k, ...')
 
 
 def _at_count(args, parts):

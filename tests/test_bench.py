@@ -1,8 +1,11 @@
 """The pages of measurements: what they time, print and keep."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import pytest
 
@@ -112,3 +115,16 @@ def test_pages_are_listed_and_others_refused():
     assert done.returncode == 0 and 'ops' in done.stdout and 'iteration' in done.stdout
     done = subprocess.run([sys.executable, '-m', 'bench', 'nothing'], capture_output=True, text=True)
     assert done.returncode == 2 and 'PAGE' in done.stderr
+
+
+def test_the_curve_for_the_docs(tmp_path):
+    lines = [{'kimg': 1.0, 'Loss/G/loss': 2.0}, {'kimg': 1.0, 'Metrics/fid1k': 300.0}, {'kimg': 2.0, 'Metrics/fid1k': 200.0}]
+    (tmp_path / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    plot = str(pathlib.Path(__file__).parents[1] / 'docs' / 'plot.py')
+    command = [sys.executable, plot, str(tmp_path / 'out.svg'), str(tmp_path)]
+    done = subprocess.run([*command, 'Metrics/fid1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    assert (done.returncode, done.stdout) == (0, 'Metrics/fid1k over kimg: 300.0 at 1, 200.0 at 2\n')
+    picture = xml.etree.ElementTree.parse(tmp_path / 'out.svg').getroot()
+    assert picture.tag == '{http://www.w3.org/2000/svg}svg' and len(picture.findall('.//{*}circle')) == 2
+    done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    assert done.returncode == 2 and 'no Metrics/is1k' in done.stderr

@@ -42,15 +42,15 @@ def test_the_originals_nine_metrics_have_its_settings():
     ('kid1k', dict(num_images=1000)), ('fd_efficientnet500', dict(num_images=500, feature_net='efficientnet_lite0')),
     ('pr10k3', dict(num_images=10000, nhood_size=3)), ('pr1k10_exact', dict(num_images=1000, nhood_size=10, exact=True)),
     ('pr50k3_exact', dict(num_images=50000, nhood_size=3, exact=True)),
-    ('ppl_wend_2k', dict(num_samples=2000, space='w', sampling='end', crop=True)), ('ppl2_wend_100', dict(num_samples=100, crop=False)),
-    ('ls_20k', dict(num_samples=20000, num_keep=10000))])
+    ('ppl_wend2k', dict(num_samples=2000, space='w', sampling='end', crop=True)), ('ppl2_wend100', dict(num_samples=100, crop=False)),
+    ('ls20k', dict(num_samples=20000, num_keep=10000))])
 def test_metrics_at_other_numbers(name, expected):
     args = metric_args(name)
     assert args.name == name and {key: args[key] for key in expected} == expected
     assert metric_base.MetricGroup([args]).metrics[0].name == name
 
 
-@pytest.mark.parametrize('name', ['fid', 'fid50kk', 'fid-5', 'fid05k', 'pr10k', 'pr500', 'ppl_wend5', 'FID50k', 'fid1', 'fid0k', 'is9',
+@pytest.mark.parametrize('name', ['fid', 'fid50kk', 'fid-5', 'fid05k', 'pr10k', 'pr500', 'ppl_wend_5k', 'FID50k', 'fid1', 'fid0k', 'is9',
                                   'pr0.003k3', 'os.system', ''])
 def test_names_that_are_no_metric(name):
     with pytest.raises(UserError) as caught:

@@ -41,10 +41,11 @@ def make_dataset(folder, channels=3, resolution=8, num_images=NUM_REALS, num_cla
     return images
 
 
-def make_network(path, channels=3, resolution=8, label_size=0):
+def make_network(path, channels=3, resolution=8, label_size=0, func_name='G_main', lod=0, **kwargs):
     shape = dict(num_channels=channels, resolution=resolution, label_size=label_size, fmap_base=32, fmap_max=4)
-    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **shape)
+    G = registry.create_network('G', func_name, latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **shape, **kwargs)
     D = registry.create_network('D', 'D_stylegan2', **shape)
+    G.set_var('lod', lod)
     misc.save_pkl((G, D, G.clone('Gs')), path)
 
 
@@ -122,13 +123,29 @@ def test_a_seed_gives_the_same_and_none_gives_another(home, capsys):
 
 
 def test_without_real_images(home):
-    values, _ = measure(home, '--metrics=is20,ppl2_wend_8', network='net16', dataset=None)
-    assert set(values) == {'is20_mean', 'is20_std', 'ppl2_wend_8'} and values['ppl2_wend_8'] > 0 and values['is20_mean'] >= 1
+    values, _ = measure(home, '--metrics=is20,ppl2_wend8', network='net16', dataset=None)
+    assert set(values) == {'is20_mean', 'is20_std', 'ppl2_wend8'} and values['ppl2_wend8'] > 0 and values['is20_mean'] >= 1
 
 
 def test_gray_images(home):
     values, _ = measure(home, '--metrics=fid16,pr0.016k3', network='gray', dataset='gray')
     assert values['fid16'] > 0
+
+
+@pytest.mark.parametrize('kwargs', [dict(func_name='G_style'), dict(synthesis_func='G_synthesis_stylegan_revised')])
+def test_growing_networks(kwargs, home, stub_networks):  # noqa: F811
+    """Of config-a and config-d, half grown: their images are 8x8 with every pixel repeated."""
+    make_network('growing.pkl', resolution=16, lod=1, **kwargs)
+    seen = []
+
+    def features(images):
+        tf.numpy_function(seen.append, [images], [])
+        return patches(images)
+    stub_networks['inception_softmax'] = features
+    values, _ = measure(home, '--metrics=is20,ppl2_wend8', network='growing', dataset=None)
+    assert values['ppl2_wend8'] > 0
+    assert all((images == np.repeat(np.repeat(images[:, :, ::2, ::2], 2, axis=2), 2, axis=3)).all() for images in seen) and seen
+    assert np.std([images[0] for images in seen], axis=0).max() > 0
 
 
 def test_fid_is_that_of_features_computed_by_hand(home, files):
@@ -146,10 +163,10 @@ def test_fid_is_that_of_features_computed_by_hand(home, files):
 
 def test_separability_from_images_to_score(home, monkeypatch):
     monkeypatch.setattr(LS, 'check', lambda self, resolution: None)  # The images are smaller than the real classifiers want.
-    args = dict(metric_args('ls_20'), attrib_indices=[0, 5])
+    args = dict(metric_args('ls20'), attrib_indices=[0, 5])
     monkeypatch.setattr(run_metrics, 'metric_args', lambda name: args)
-    values, _ = measure(home, '--metrics=ls_20', dataset=None)
-    assert set(values) == {'ls_20_z', 'ls_20_w'} and 1 <= values['ls_20_w'] <= 4
+    values, _ = measure(home, '--metrics=ls20', dataset=None)
+    assert set(values) == {'ls20_z', 'ls20_w'} and 1 <= values['ls20_w'] <= 4
 
 
 # ---- Labels ----
