@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.linalg
+import threadpoolctl
 from tqdm import tqdm
 
 from metrics.collectors import Moments
@@ -33,7 +34,9 @@ class FD(ImageMetric):
                 tqdm.write(f'Note: {self.name}: the product of the covariances is singular: {len(fakes.mean)} features, of '
                            f'{reals.num_rows} real and {fakes.num_rows} generated images. Compare values of equal numbers only.')
                 self._told = True
-        self.report(frechet_distance(reals.mean, reals.cov, fakes.mean, fakes.cov, matrix_sqrt))
+        # Threads of BLAS wait for each other at every column: on a machine with other work that takes a hundred times as long as one.
+        with threadpoolctl.threadpool_limits(1, 'blas'):
+            self.report(frechet_distance(reals.mean, reals.cov, fakes.mean, fakes.cov, matrix_sqrt))
 
 
 class FID(FD):
