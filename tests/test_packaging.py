@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,19 @@ def test_admitted_versions(admitted, inside, outside):
 def test_extras_can_be_read():
     for lines in PROJECT['optional-dependencies'].values():
         assert all(Requirement(line).specifier or Requirement(line).extras for line in lines)
+
+
+def test_the_addons_extra_takes_the_tensorflow_that_addons_imports_on():
+    pin = next(Requirement(line) for line in PROJECT['optional-dependencies']['addons'] if Requirement(line).name == 'tensorflow')
+    assert list(pin.specifier.filter(['2.14.1', '2.15.1', '2.16.1'])) == ['2.15.1']
+    assert [pin.marker.evaluate({'python_version': version}) for version in ('3.10', '3.11', '3.12', '3.13')] == [True, True, False, False]
+
+
+def test_readme_says_why_for_every_package():
+    section = (ROOT / 'README.md').read_text(encoding='utf-8').split('\n## Dependencies\n')[1].split('\n## ')[0]
+    named = set(re.findall(r'[\w-]+', section))
+    parts = declared('cuda-build') - declared() - {'nvidia-cuda-nvcc'}  # Told as the parts of nvcc.
+    assert not declared(*PROJECT['optional-dependencies']) - parts - named
 
 
 def test_licence_is_the_standard_text_under_our_line():
