@@ -8,7 +8,8 @@ import sys
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
-from training import configs
+from metrics.metric_defaults import metric_args
+from training import configs, report
 
 _EXAMPLES = '''examples:
   # Train StyleGAN2 on the faces in datasets/ffhq
@@ -25,10 +26,15 @@ _EXAMPLES = '''examples:
   python run_training.py --dataset=ffhq --resume-pkl=results/00000-stylegan2-ffhq-1gpu-config-f/network-snapshot-004000.pkl \\
       --resume-kimg=4000
 
+  # Compare the curves of runs, finished or not, on one page: results/training-curves.html
+  python run_training.py --plot results/00000-stylegan2-ffhq-1gpu-config-f results/00001-stylegan2-ffhq-1gpu-config-e
+
 valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
 '''
+
+_DEFAULT_METRICS = ['fid50k']
 
 
 def _parser():
@@ -37,7 +43,7 @@ def _parser():
         formatter_class=cli.help_formatter, allow_abbrev=False)
 
     group = parser.add_argument_group('what to train')
-    group.add_argument('--dataset', required=True, metavar='NAME', help='dataset to train on, a folder in --data-dir')
+    group.add_argument('--dataset', metavar='NAME', help='dataset to train on, a folder in --data-dir (required)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR', help='where the datasets are (default: %(default)s)')
     group.add_argument('--result-dir', default='results', metavar='DIR', help='where runs make their folders (default: %(default)s)')
     group.add_argument('--config', default='config-f', metavar='NAME', help='configuration, see below (default: %(default)s)')
@@ -73,18 +79,28 @@ def _parser():
     group.add_argument('--mapping-layers', type=cli.positive_int, metavar='N', help='layers from Z to W (default: 8)')
 
     group = parser.add_argument_group('reports (1 tick = one line of progress)')
-    group.add_argument('--metrics', type=_metric_names, default='fid50k', metavar='LIST', help='comma-separated, or none (default: fid50k)')
+    group.add_argument('--metrics', type=cli.name_list, metavar='LIST',
+                       help='metrics at each pickle, comma-separated, or none; see run_metrics.py --help '
+                       f'(default: {",".join(_DEFAULT_METRICS)}, if it can be computed)')
     group.add_argument('--tick-kimg', type=cli.positive_float, metavar='KIMG', help='kimg per tick (default: 4 to 28, by resolution)')
     group.add_argument('--image-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per image (default: 10)')
     group.add_argument('--network-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per pickle (default: 10)')
+    group.add_argument('--plot', nargs='+', metavar='RUN_DIR',
+                       help='train nothing; compare the curves of these runs in training-curves.html in --result-dir')
     group.add_argument('--dry-run', action='store_true', help='check everything, print the configuration, train nothing')
     cli.add_debug_flag(parser)
     return parser
 
 
 def main(argv):
-    args = _parser().parse_args(argv)
-    metric_arg_list, note = _metric_args(args.metrics)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.plot:
+        print(f'Written: {report.compare(args.plot, args.result_dir)}')
+        return
+    if args.dataset is None:
+        parser.error('the following arguments are required: --dataset')
+    metric_arg_list = [metric_args(name) for name in (_DEFAULT_METRICS if args.metrics is None else args.metrics)]
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
         total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
@@ -95,16 +111,17 @@ def main(argv):
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
         impl=args.impl)
+    if args.metrics is None:
+        run.run_func_kwargs.require_metrics = False
     _check_dataset(args.data_dir, args.dataset)
     _check_resume_pkl(args)
     if args.num_gpus > 1:
         raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if args.dry_run:
         print(json.dumps(run, indent=2))
-        print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
+        print('Dry run: nothing was trained.', file=sys.stderr)
         return
     with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus) as run_dir:
-        print(note, end='')
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
         training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, **run.run_func_kwargs)
@@ -130,27 +147,6 @@ def _check_resume_pkl(args):
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
                             f'Leave out {", ".join("--" + name.replace("_", "-") for name in sizes)}.')
-
-
-# ---- Metrics ----
-
-def _metric_names(text):
-    """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend']; 'none' and '' -> []."""
-    return [] if text.lower() in ('none', '') else text.split(',')
-
-
-def _metric_args(names):
-    """(arguments of each named metric, line to print or ''). Without the table of metrics, training goes on without them."""
-    if not names:
-        return [], ''
-    try:
-        from metrics.metric_defaults import metric_defaults
-    except ModuleNotFoundError:
-        return [], f'Metrics are not available yet: training without {", ".join(names)}.\n'
-    unknown = [name for name in names if name not in metric_defaults]
-    if unknown:
-        raise cli.UserError(f'--metrics: there is no {unknown[0]!r}', f'Valid: none, {", ".join(metric_defaults)}.')
-    return [metric_defaults[name] for name in names], ''
 
 
 if __name__ == '__main__':
