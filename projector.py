@@ -7,7 +7,6 @@ from dnnlib.tflib import GivenNoise, Random
 from dnnlib.util import EasyDict
 from training.train_step import Adam
 
-
 # ---- Distances: functions (a, b) -> [N], of float32 images [N, C, H, W] in 0..255, differentiable ----
 
 def pixel_distance(a, b):

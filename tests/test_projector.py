@@ -1,16 +1,14 @@
 """The projector: the original's numbers, several images at a time, one trace."""
 
-import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import projector
-from dnnlib import tflib
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
-from training import misc, registry
+from training import misc
 
 
 def stub_distance(a, b):

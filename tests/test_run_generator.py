@@ -94,7 +94,7 @@ class FakeGenerator:
         self.noise = OrderedDict(noise0=FakeVar([1, 1, 4, 4]), noise1=FakeVar([1, 1, 8, 8]))
         variables = OrderedDict({'noise0': self.noise['noise0'], '4x4/Const/const': FakeVar([1, 3, 4, 4]), 'noise1': self.noise['noise1'],
                                  '4x4/Conv/noise_strength': FakeVar([])})
-        synthesis = types.SimpleNamespace(vars=variables, run=self._synthesize)
+        synthesis = types.SimpleNamespace(vars=variables, run=self._synthesize, input_shape=[None, 2, 3])
         self.components = EasyDict(mapping=types.SimpleNamespace(run=self._map), synthesis=synthesis)
         self.calls = []
 
@@ -161,7 +161,7 @@ def test_class_becomes_a_one_hot_label_for_every_picture(Gs, tmp_path):
     run_generator.generate_images(str(tmp_path), 'net.pkl', seeds=[0], class_idx=2)
     run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1], class_idx=3)
     assert Gs.calls[0].labels.tolist() == [[0, 0, 1, 0]]
-    assert Gs.calls[1].labels.tolist() == [[0, 0, 0, 1]] * 3
+    assert [call.labels.tolist() for call in Gs.calls[1:]] == [[[0, 0, 0, 1]] * 2, [[0, 0, 0, 1]]]  # rows, columns
 
 
 def test_one_channel_is_written_as_gray(Gs, tmp_path):

@@ -43,6 +43,13 @@ class Dlatents:
         """List of [1, 1, H, W] of one image; None where they are unknown."""
         return None if self.noises is None else [noise[index:index + 1] for noise in self.noises]
 
+    def joined(self, other):
+        """These and those of `other`, which has the same fields; the settings are these."""
+        fields = {key: np.concatenate([getattr(self, key), getattr(other, key)])
+                  for key in _PER_IMAGE if getattr(self, key) is not None}
+        noises = None if self.noises is None else [np.concatenate(pair) for pair in zip(self.noises, other.noises, strict=True)]
+        return Dlatents(**fields, noises=noises, settings=self.settings)
+
     def save(self, path):
         """Write an .npz; it appears whole or not at all."""
         arrays = {key: np.asarray(getattr(self, key)) for key in _PER_IMAGE if getattr(self, key) is not None}
@@ -68,6 +75,8 @@ def load(path, Gs):
         if (key in _PER_IMAGE or key.startswith('noise')) and (array.ndim == 0 or len(array) != count):
             raise UserError(f'{path}: expected {key} to have {count} entries, as w, found {list(array.shape)}', 'Make it again.')
     names = [os.path.basename(str(name)) for name in arrays.get('names', [f'dlatent{idx:04d}' for idx in range(count)])]
+    if len(set(names)) < count:
+        raise UserError(f'{path}: some of its names are there twice', 'Make it again.')
     noises = None
     if 'noise0' in arrays:
         from training import misc
