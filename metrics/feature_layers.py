@@ -3,9 +3,6 @@
 Inside, images are channels-last on every device: the networks are only evaluated, and their weights come in that layout.
 """
 
-import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
-
-# isort: split
 import keras
 import numpy as np
 import tensorflow as tf

@@ -130,6 +130,7 @@ def load_classifier(index):
 
 
 def _build(name, path):
+    import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
     entry = NETWORKS[name]
     return getattr(importlib.import_module(entry.module), entry.load)(path, **entry.kwargs)
 

@@ -121,7 +121,8 @@ def _read_old(file, data):
         raise Refusal('is no PyTorch file', FOREIGN)
     order = '<' if Reader(stream).run()['little_endian'] is True else '>'
     unpickler = _Unpickler(stream)
-    tensors = unpickler.run_tensors()
+    tensors = unpickler.run()
+    unpickler.check(tensors)
     keys = Reader(stream).run()
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise TypeError('keys of the storages are no list of strings')
@@ -170,19 +171,13 @@ class _Unpickler(Reader):
         super().__init__(stream)
         self.storages = {}  # key -> _Storage
 
-    def run_tensors(self):
-        """As `run`: dict of str -> _Tensor."""
-        tensors = self.run()
-        if not isinstance(tensors, dict) or not tensors:
-            raise Refusal(f'holds a {type(tensors).__name__}, not a dictionary of tensors', FOREIGN)
-        self.check(tensors)
-        return tensors
-
     def check(self, value, depth=0):
         """Refuse anything but a dict of tensors."""
-        for name, tensor in value.items() if isinstance(value, dict) else [('the pickle', value)]:
+        if not isinstance(value, dict) or not value:
+            raise Refusal(f'holds a {type(value).__name__}, not a dictionary of tensors', FOREIGN)
+        for name, tensor in value.items():
             if not isinstance(tensor, _Tensor):
-                raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} where a tensor should be', FOREIGN)
+                raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} among its tensors', FOREIGN)
 
     def step_object(self, name, arg):
         if name == 'BINPERSID':

@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')}
-DISTRIBUTIONS = {'PIL': 'pillow', 'dicebear': 'dicebear-core', 'google': 'protobuf'}  # Import name -> name on PyPI, where they are not the same.
+# Import name -> name on PyPI, where they are not the same.
+DISTRIBUTIONS = {'PIL': 'pillow', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
 
 
 def declared(*extras):
