@@ -217,7 +217,7 @@ def _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=Tru
 
     found, begin, targets = None, 0, iter(targets)
     while batch := list(itertools.islice(targets, size)):
-        title = f'{batch[0].source}' + (f' to {batch[-1].source}' if len(batch) > 1 else '')
+        title = batch[0].source + (f' and {len(batch) - 1} more' if len(batch) > 1 else '')
         print(f'Projecting {title} ({begin}/{count}) ...')
         rows = np.minimum(np.arange(size), len(batch) - 1)  # A last minibatch that is too small sees its last image again.
         proj.start(np.stack([batch[row].image for row in rows]), None if init is None else init[(begin + rows) % len(init)])

@@ -27,6 +27,13 @@ DISTANCES = {
 }
 
 
+def load_distance(name):
+    """The function of a key of DISTANCES."""
+    if name not in DISTANCES:
+        raise ValueError(f'unknown distance {name!r}; known are {list(DISTANCES)}')
+    return DISTANCES[name]()
+
+
 # ---- The projector ----
 
 class Projector:
@@ -70,9 +77,9 @@ class Projector:
         self.clone_net                = True    # Work on a copy of the network, which later changes do not reach?
 
         self.last_distances = self.last_losses = None
-        self._distance = DISTANCES[distance]() if isinstance(distance, str) else distance
+        self._distance = load_distance(distance) if isinstance(distance, str) else distance
         self._rng = rng or Random()
-        self._cur_step = None
+        self._dlatents = self._cur_step = None
 
     def _info(self, *args):
         if self.verbose:
@@ -122,7 +129,6 @@ class Projector:
     def run(self, target_images):
         """All steps from `start` on. Returns an EasyDict of dlatents, noises and images, as the `get_*` verbs give them."""
         self.start(target_images)
-        self._info('Running...')
         while self._cur_step < self.num_steps:
             self.step()
         self._info('Done.')
@@ -136,7 +142,7 @@ class Projector:
             dlatents:      Latents to begin at, [minibatch_size or 1, layers or 1, dlatent]; a latent per layer only for wplus.
                            None = the mean of W.
         """
-        if self._cur_step is None and not hasattr(self, '_dlatents'):
+        if self._dlatents is None:
             raise ValueError('Projector: expected set_network before start')
         target_images = np.asarray(target_images, np.float32)
         if list(target_images.shape) != self._target_shape:
@@ -243,16 +249,17 @@ class Projector:
 
 def noise_regularization(noises):
     """[N], the sum of L_ij over noise maps [N, 1, H, W] and the levels of their pyramids (class Projector)."""
-    total = 0.0
+    by_size = {}
     for noise in noises:
-        noise = tf.convert_to_tensor(noise)
-        while True:
-            for axis in (2, 3):
-                total += tf.square(tf.reduce_mean(noise * tf.roll(noise, 1, axis), axis=[1, 2, 3]))
-            n, c, h, w = noise.shape
-            if h <= 8:
-                break
-            noise = tf.reduce_mean(tf.reshape(noise, [n, c, h // 2, 2, w // 2, 2]), axis=[3, 5])
+        by_size.setdefault(noise.shape[2], []).append(tf.convert_to_tensor(noise))
+    total, size, coarser = 0.0, max(by_size), []
+    while size >= min(by_size):  # All maps that are at this level, those that began larger included, at once.
+        maps = tf.concat([*by_size.get(size, []), *coarser], axis=1)  # [N, maps, size, size]
+        for axis in (2, 3):
+            alike = tf.reduce_mean(maps * tf.roll(maps, 1, axis), axis=[2, 3])
+            total += tf.reduce_sum(tf.square(alike), axis=1)
+        size //= 2
+        coarser = [tf.reduce_mean(tf.reshape(maps, [*maps.shape[:2], size, 2, size, 2]), axis=[3, 5])] if size >= 8 else []
     return total
 
 
