@@ -205,8 +205,7 @@ def _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=Tru
     Returns:
         Dlatents.
     """
-    proj = projector.Projector(settings.distance, tflib.Random(tf.random.Generator.from_seed(settings.seed)))
-    proj.num_steps, proj.wplus, proj.verbose = settings.num_steps, settings.wplus, False
+    proj = _make_projector(settings)
     init = _read_init(settings, Gs, count)
     size = min(settings.minibatch_size, count)
     proj.set_network(Gs, size)
@@ -227,14 +226,25 @@ def _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=Tru
             _run_steps(proj, run_dir, batch, settings, ffmpeg)
         except KeyboardInterrupt as err:
             stopped = err
-        found = _keep(proj, run_dir, batch, found, start_distances, {**settings.how(network_pkl), 'seed': settings.seed}, keep_noises)
-        if after:
-            after(found)
+        if proj.get_cur_step():
+            found = _keep(proj, run_dir, batch, found, start_distances, {**settings.how(network_pkl), 'seed': settings.seed}, keep_noises)
+            if after:
+                after(found)
         if stopped:
             print(f'Stopped at step {proj.get_cur_step()} of {proj.num_steps}. What was found so far is in {run_dir}')
             raise stopped
         begin += len(batch)
     return found
+
+
+def _make_projector(settings):
+    try:
+        proj = projector.Projector(settings.distance, tflib.Random(tf.random.Generator.from_seed(settings.seed)))
+    except UserError as err:  # There are no weights for this distance.
+        others = ' or '.join(name for name in projector.DISTANCES if name != settings.distance)
+        raise UserError(err.fact, f'{err.remedy}. Or take another --distance: {others}.') from err
+    proj.num_steps, proj.wplus = settings.num_steps, settings.wplus
+    return proj
 
 
 def _run_steps(proj, run_dir, batch, settings, ffmpeg):

@@ -17,6 +17,7 @@ import projector
 import run_generator
 import run_projector
 from dnnlib import cli
+from metrics import feature_networks
 from tests.test_projector import TINY, make_generator
 from training import align_faces, misc, registry, video
 
@@ -271,6 +272,16 @@ def test_mistakes_are_refused_and_leave_nothing(network, tmp_path, monkeypatch, 
         run_projector.main([*argv, f'--network={network}', '--distance=pixel'])
     assert fact in caught.value.fact and caught.value.remedy
     assert not [path for path in tmp_path.glob('results/*')]
+
+
+def test_without_weights_the_error_names_the_other_distances(network, tmp_path, monkeypatch):
+    def load(name):
+        raise cli.UserError(f'{name}: no weights', 'Get them')
+    monkeypatch.setattr(feature_networks, 'load', load)
+    with pytest.raises(cli.UserError) as caught:
+        run(network, tmp_path, 'project-generated-images', '--distance=lpips')
+    assert (caught.value.fact, caught.value.remedy) == ('lpips: no weights', 'Get them. Or take another --distance: vgg-hed or pixel.')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_that_cannot_be_read_are_named(network, tmp_path):
