@@ -8,6 +8,7 @@ PAGES = {
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
     'projector': "the projector's step against its generator and distance alone, forward and backward",
     'iteration': 'a training iteration of config-f with the native ops against the reference forms',
+    'stages': 'time and memory of progressive growing at each resolution',
 }
 
 

@@ -172,7 +172,7 @@ def local_path(file):
     if not os.path.isfile(path) and FILES[file].package:
         package, inside = FILES[file].package.split('/', 1)
         spec = importlib.util.find_spec(package)  # Without importing it: one of them would import more than we need.
-        path = os.path.join(os.path.dirname(spec.origin), inside) if spec else path
+        path = os.path.join(os.path.dirname(spec.origin), inside) if spec and spec.origin else path
     if not os.path.isfile(path):
         return None
     if FILES[file].sha256 not in (None, util.file_sha256(path)):

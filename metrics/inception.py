@@ -145,7 +145,7 @@ def load(path, softmax=False):
         softmax: Probabilities [N, 1008] instead of features [N, 2048].
 
     NVIDIA's pickles hold the same network, but their names of variables are not published. Those of the graph are looked for, alone or
-    below other scopes; any others are a UserError. If a pickle has a bias for the logits, it is used.
+    below a common scope; any others are a UserError. If a pickle has a bias for the logits, it is used.
     """
     if path.endswith('.pkl'):
         weights = _read_pickle(path, softmax)
@@ -229,20 +229,17 @@ def _constant(tensors, name, path):
 
 def _read_pickle(path, softmax):
     arrays = layers.pickled_variables(path)
+    last = 'mixed_10/tower_2/conv/conv2d_params'  # No other name ends like this: what stands before it stands before all.
+    prefix = next((name.removesuffix(last) for name in arrays if name.endswith(last)), '')
+    arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     weights = {}
     for scope in CONVOLUTIONS:
-        kernel, *normalisation = [_variable(arrays, f'{scope}/{part}', path) for part in (
-            'conv2d_params', 'batchnorm/moving_mean', 'batchnorm/moving_variance', 'batchnorm/beta', 'batchnorm/gamma')]
-        weights[scope] = fold_batch_norm(kernel, *normalisation, EPSILON)
+        kernel, *normalisation = [take(arrays, f'{scope}/{part}', path) for part in (
+            'conv2d_params', 'batchnorm/moving_mean', 'batchnorm/moving_variance', 'batchnorm/beta')]
+        gamma = arrays.get(f'{scope}/batchnorm/gamma', np.ones_like(normalisation[-1]))  # A network that does not use it has none.
+        weights[scope] = fold_batch_norm(kernel, *normalisation, gamma, EPSILON)
     if softmax:
-        weights['softmax'] = [_variable(arrays, 'softmax/weights', path)]
-        if any(name.endswith('softmax/biases') for name in arrays):
-            weights['softmax'].append(_variable(arrays, 'softmax/biases', path))
+        weights['softmax'] = [take(arrays, 'softmax/weights', path)]
+        if 'softmax/biases' in arrays:
+            weights['softmax'].append(arrays['softmax/biases'])
     return weights
-
-
-def _variable(arrays, name, path):
-    """The array called `name`, whatever scope that stands in."""
-    found = [key for key in arrays if key == name or key.endswith(f'/{name}')]
-    # 'conv/conv2d_params' is the end of many names: the one with the fewest scopes in front is meant.
-    return take(arrays, min(found, key=lambda key: key.count('/'), default=name), path)

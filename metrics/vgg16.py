@@ -7,7 +7,6 @@ them, except for the edge detector's.
 import os
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dnnlib.cli import UserError
@@ -113,16 +112,16 @@ def load_fc2(path):
 
     Args:
         path: vgg16-397923af.pth (torchvision's), or vgg16.pkl (NVIDIA's).
+
+    Images are resized and normalised as NVIDIA's own port of the metric to PyTorch does; how vgg16.pkl does it is not published.
     """
     if path.endswith('.pth'):
         arrays, weights = torch_weights.load(path), _read_torch(path)
         for name, index in ('fc1', 0), ('fc2', 3):
-            weights[name] = [take(arrays, f'classifier.{index}.weight', path).T, take(arrays, f'classifier.{index}.bias', path)]
+            kernel = _channels_last(take(arrays, f'classifier.{index}.weight', path).T)
+            weights[name] = [kernel, take(arrays, f'classifier.{index}.bias', path)]
     else:
         weights = _read_pickle(path, dense=2)
-    kernel = np.asarray(weights['fc1'][0])
-    if kernel.shape == (25088, 4096):  # From channels first, as torch and NVIDIA flatten, to channels last.
-        weights['fc1'][0] = kernel.reshape(512, 7, 7, 4096).transpose(1, 2, 0, 3).reshape(25088, 4096)
     model = build(features=True)
     set_weights(model, weights, path)
     return FeatureNetwork('vgg16_fc2', model, lambda x: _normalize(resize(x, SIZE)))
@@ -160,6 +159,13 @@ def _read_torch(path):
             for name, index in _TORCHVISION.items()}
 
 
+def _channels_last(kernel):
+    """Kernel of a dense layer [in, out] whose inputs are in the order of channels-last images, if they are images [7, 7, 512]."""
+    if kernel.shape == (25088, 4096):
+        kernel = kernel.reshape(512, 7, 7, 4096).transpose(1, 2, 0, 3)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
 def _read_linear(path):
     arrays = torch_weights.load(path)
     return [take(arrays, f'lin{i}.model.1.weight', path).reshape(-1) for i in range(len(BLOCKS))]
@@ -168,12 +174,12 @@ def _read_linear(path):
 def _read_pickle(path, dense=0):
     """Weights of the convolutions, and of the first `dense` dense layers, of one of NVIDIA's pickles.
 
-    Their names of variables are not published, so the order of creation decides, as far as shapes leave a choice. A dense layer after the
-    convolutions may be stored as a convolution over all pixels.
+    Their names of variables are not published, so the order of creation decides, as far as shapes leave a choice. A dense layer may be
+    stored as a convolution over all pixels; where it is not, it is assumed to take channels first, as all networks of the original do.
     """
     arrays = pickled_variables(path)
     kernels = [array for array in arrays.values() if array.shape[:2] == (3, 3)]
-    kernels += [array.reshape(-1, array.shape[-1]) if array.ndim == 4 else array for array in arrays.values()
+    kernels += [_channels_last(array) for array in arrays.values()
                 if array.shape in ((25088, 4096), (7, 7, 512, 4096), (4096, 4096), (1, 1, 4096, 4096))][:dense]
     sizes = [array.shape[-1] for array in kernels]
     biases = [array for array in arrays.values() if array.ndim == 1][:len(kernels)]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench import iteration, ops, projector, timing
+from bench import iteration, ops, projector, stages, timing
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -85,6 +85,15 @@ def test_the_page_of_the_projector(tmp_path, capsys):
     assert [row['name'] for row in rows] == ['pixel/1x8', 'pixel/2x8']
     assert all(row['ratio'] == row['step_ms'] / row['bare_ms'] and row['step_best_ms'] <= row['step_ms'] for row in rows)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', 'pixel/1x8', 'pixel/2x8']
+
+
+@pytest.mark.slow
+def test_the_page_of_stages(tmp_path, capsys):
+    """The coarse stage takes less time than the fine one, whatever else the machine does."""
+    stages.main(['--rounds', '1', '--configs', 'config-d', '--resolution', '16', '--json', str(tmp_path / 'rows.json')], 'bench')
+    coarse, fine = json.loads((tmp_path / 'rows.json').read_text())
+    assert (coarse['name'], fine['name']) == ('config-d/16/stage 8x8', 'config-d/16/stage 16x16')
+    assert coarse['time_ratio'] < 0.8 and fine['time_ratio'] == 1 and coarse['memory_mb'] < fine['memory_mb']
 
 
 def test_pages_are_listed_and_others_refused():

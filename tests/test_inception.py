@@ -92,6 +92,7 @@ def test_pickles_of_the_original_with_names_of_the_graph(prefix, biases, graph_a
     names = 'conv2d_params', 'batchnorm/moving_mean', 'batchnorm/moving_variance', 'batchnorm/beta', 'batchnorm/gamma'
     variables = [(f'{prefix}{scope}/{name}', array) for scope, arrays in graph_arrays.items() if scope != 'softmax'
                  for name, array in zip(names, arrays, strict=True)]
+    variables.reverse()  # Names decide, not their order.
     weights, bias = graph_arrays['softmax']
     variables += [(f'{prefix}softmax/weights', weights)] + [(f'{prefix}softmax/biases', bias)] * biases
     path = str(tmp_path / 'inception_v3.pkl')
