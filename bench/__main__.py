@@ -9,6 +9,7 @@ PAGES = {
     'projector': "the projector's step against its generator and distance alone, forward and backward",
     'iteration': 'a training iteration of config-f with the native ops against the reference forms',
     'stages': 'time and memory of progressive growing at each resolution',
+    'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',
 }
 
 

@@ -16,6 +16,7 @@ from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset, misc, registry
+from training.report import Report
 from training.schedule import training_schedule
 from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
@@ -54,7 +55,7 @@ def training_loop(
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), network-final.pkl, stats.jsonl and TensorBoard's events. Ctrl-C writes a last network-snapshot and says
+    images), network-final.pkl, stats.jsonl, TensorBoard's events and report.html. Ctrl-C writes a last network-snapshot and says
     how to go on from it.
 
     Raises:
@@ -103,7 +104,7 @@ def training_loop(
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=sched.minibatch_gpu, **(grid_args or {}))
     snapshots.save_reals()
     snapshots.save_fakes(Gs, 'fakes_init.png')
-    summaries = Summaries(run_dir)
+    summaries, report = Summaries(run_dir), Report(run_dir, training_set.resolution)
     clock = _Clock(start_time)
     compiled = set()
     print(f'Training for {total_kimg:g} kimg...\n')
@@ -161,6 +162,8 @@ def training_loop(
                     name = f'network-snapshot-{cur_nimg // 1000:06d}.pkl'
                     with keep_going(name):
                         snapshots.save_networks((G, D, Gs), name)
+                with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
+                    report.save()
                 clock.end_maintenance()
     except KeyboardInterrupt:
         bar.close()
