@@ -83,6 +83,7 @@ reference-check: .venv/.installed .venv-torch/.installed ## compare the feature 
 bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
 	$(PY) -m bench ops --json .bench/ops.json
 	$(PY) -m bench dataset
+	$(PY) -m bench projector --network=tests/data/faces32.pkl
 
 clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
 	rm -rf .venv .venv-torch .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build

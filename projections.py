@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-import custom_ops
 import pretrained_networks
 import projector
 from dnnlib import tflib
@@ -33,7 +32,7 @@ def project_generated_images(run_dir, network_pkl, seeds, truncation_psi=1.0, **
         settings:       Further arguments of `_Settings`.
     """
     settings = _Settings(**settings)
-    Gs = _load_generator(network_pkl, settings.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
     _project(Gs, run_dir, _generated(Gs, seeds, truncation_psi), len(seeds), settings, network_pkl)
 
 
@@ -52,7 +51,7 @@ def project_real_images(run_dir, network_pkl, dataset_name=None, data_dir='datas
         settings:     Further arguments of `_Settings`.
     """
     settings = _Settings(**settings)
-    Gs = _load_generator(network_pkl, settings.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
     targets = _real(Gs, dataset_name, data_dir, num_images, images, align)
     _project(Gs, run_dir, targets, len(targets), settings, network_pkl)
 
@@ -73,7 +72,7 @@ def detect_generated(run_dir, network_pkl, seeds, truncation_psi=1.0, dataset_na
     settings = _Settings(**settings)
     how = settings.how(network_pkl)
     distances = _read_reference(reference, how) if reference else None
-    Gs = _load_generator(network_pkl, settings.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
     targets = [target._replace(name='suspect') for target in _image_files(Gs, [image], align, 1)] if image else []
     count = len(targets)
     if not reference:
@@ -118,18 +117,6 @@ class _Target(typing.NamedTuple):
     name:   str         # First part of the names of its pictures.
     source: str         # Where it came from.
     image:  np.ndarray  # float32 [C, H, W], about [-1, 1]
-
-
-def _load_generator(network_pkl, impl):
-    if impl is not None:
-        custom_ops.set_impl(impl)
-    print(f'Loading networks from "{network_pkl}"...')
-    _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
-    print(custom_ops.impl_report())
-    if Gs.output_shape[1] not in (1, 3):
-        raise UserError(f'--network: {network_pkl} makes images of {Gs.output_shape[1]} channels, expected 1 (gray) or 3 (RGB)',
-                        'Call projector.Projector from Python with a distance of your own.')
-    return Gs
 
 
 def _generated(Gs, seeds, truncation_psi):

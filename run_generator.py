@@ -93,8 +93,9 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
 
     Raises: cli.UserError on a file that cannot be read, or a class that the network does not have.
     """
+    import pretrained_networks
     from training import misc
-    Gs = _load_generator(network_pkl, impl)
+    Gs = pretrained_networks.load_generator(network_pkl, impl)
     labels = _one_hot(Gs, class_idx)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
@@ -128,7 +129,9 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
     Raises: cli.UserError on a file that cannot be read, a layer or a class that the network does not have.
     """
     from tqdm import tqdm
-    Gs = _load_generator(network_pkl, impl)
+
+    import pretrained_networks
+    Gs = pretrained_networks.load_generator(network_pkl, impl)
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
@@ -159,21 +162,6 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
 
 
 # ---- Parts of them ----
-
-def _load_generator(network_pkl, impl):
-    import custom_ops
-    import pretrained_networks
-    if impl is not None:
-        custom_ops.set_impl(impl)
-    print(f'Loading networks from "{network_pkl}"...')
-    _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
-    print(custom_ops.impl_report())
-    channels = Gs.output_shape[1]
-    if channels not in (1, 3):
-        raise cli.UserError(f'--network: {network_pkl} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',
-                            'Call Gs.run() from Python to get them as arrays.')
-    return Gs
-
 
 def _styles(Gs, seeds, path, truncation_psi, label):
     """{seed: (w [layers, dlatent], None)}, truncated; or {name: (w, noises)} of the images in a file of latents."""
