@@ -8,6 +8,7 @@ import sys
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
+from metrics.metric_defaults import metric_args
 from training import configs, report
 
 _EXAMPLES = '''examples:
@@ -32,6 +33,8 @@ valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
 '''
+
+_DEFAULT_METRICS = ['fid50k']
 
 
 def _parser():
@@ -76,7 +79,9 @@ def _parser():
     group.add_argument('--mapping-layers', type=cli.positive_int, metavar='N', help='layers from Z to W (default: 8)')
 
     group = parser.add_argument_group('reports (1 tick = one line of progress)')
-    group.add_argument('--metrics', type=_metric_names, default='fid50k', metavar='LIST', help='comma-separated, or none (default: fid50k)')
+    group.add_argument('--metrics', type=cli.name_list, metavar='LIST',
+                       help='metrics at each pickle, comma-separated, or none; see run_metrics.py --help '
+                       f'(default: {",".join(_DEFAULT_METRICS)}, if it can be computed)')
     group.add_argument('--tick-kimg', type=cli.positive_float, metavar='KIMG', help='kimg per tick (default: 4 to 28, by resolution)')
     group.add_argument('--image-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per image (default: 10)')
     group.add_argument('--network-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per pickle (default: 10)')
@@ -95,7 +100,7 @@ def main(argv):
         return
     if args.dataset is None:
         parser.error('the following arguments are required: --dataset')
-    metric_arg_list, note = _metric_args(args.metrics)
+    metric_arg_list = [metric_args(name) for name in (_DEFAULT_METRICS if args.metrics is None else args.metrics)]
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
         total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
@@ -106,16 +111,17 @@ def main(argv):
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
         impl=args.impl)
+    if args.metrics is None:
+        run.run_func_kwargs.require_metrics = False
     _check_dataset(args.data_dir, args.dataset)
     _check_resume_pkl(args)
     if args.num_gpus > 1:
         raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if args.dry_run:
         print(json.dumps(run, indent=2))
-        print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
+        print('Dry run: nothing was trained.', file=sys.stderr)
         return
     with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus) as run_dir:
-        print(note, end='')
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
         training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, **run.run_func_kwargs)
@@ -141,27 +147,6 @@ def _check_resume_pkl(args):
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
                             f'Leave out {", ".join("--" + name.replace("_", "-") for name in sizes)}.')
-
-
-# ---- Metrics ----
-
-def _metric_names(text):
-    """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend']; 'none' and '' -> []."""
-    return [] if text.lower() in ('none', '') else text.split(',')
-
-
-def _metric_args(names):
-    """(arguments of each named metric, line to print or ''). Without the table of metrics, training goes on without them."""
-    if not names:
-        return [], ''
-    try:
-        from metrics.metric_defaults import metric_defaults
-    except ModuleNotFoundError:
-        return [], f'Metrics are not available yet: training without {", ".join(names)}.\n'
-    unknown = [name for name in names if name not in metric_defaults]
-    if unknown:
-        raise cli.UserError(f'--metrics: there is no {unknown[0]!r}', f'Valid: none, {", ".join(metric_defaults)}.')
-    return [metric_defaults[name] for name in names], ''
 
 
 if __name__ == '__main__':

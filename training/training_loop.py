@@ -34,7 +34,8 @@ def training_loop(
         dataset_args            = None,     # Arguments of dataset.load_dataset.
         sched_args              = None,     # Arguments of training_schedule. None = its defaults.
         grid_args               = None,     # size and layout of the image grids. None = the defaults of Snapshots.
-        metric_arg_list         = (),       # Metrics at snapshots; there are none yet.
+        metric_arg_list         = (),       # Arguments of each metric to compute at network snapshots, see metrics.metric_defaults.
+        require_metrics         = True,     # Is a metric that cannot be computed an error? False = train without them, and say so.
         tf_config               = None,     # 'rnd.np_random_seed': seed of all random numbers. None = random.
         num_gpus                = 1,        # Number of devices.
         G_smoothing_kimg        = 10.0,     # Half-life of the moving average Gs, in thousands of images.
@@ -55,17 +56,15 @@ def training_loop(
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), network-final.pkl, stats.jsonl, TensorBoard's events and report.html. Ctrl-C writes a last network-snapshot and says
-    how to go on from it.
+    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events and report.html. Ctrl-C writes a last
+    network-snapshot and says how to go on from it.
 
     Raises:
-        UserError: The dataset or the pickle cannot be used, or they do not fit each other; or the native custom ops are asked for
-            and cannot be used.
+        UserError: The dataset or the pickle cannot be used, or they do not fit each other; or the native custom ops or metrics are
+            asked for and cannot be used.
     """
     if num_gpus != 1:
         raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
-    if metric_arg_list:
-        raise ValueError(f'there are no metrics yet, received {metric_arg_list}')
     start_time = time.time() - resume_time
     tflib.init_tf(tf_config)
     seed = (tf_config or {}).get('rnd.np_random_seed')
@@ -77,6 +76,7 @@ def training_loop(
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
     G, D, Gs = _make_networks(G_args or {}, D_args or {}, training_set, resume_pkl)
+    metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set)
     G.print_layers()
     D.print_layers()
     G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
@@ -162,6 +162,11 @@ def training_loop(
                     name = f'network-snapshot-{cur_nimg // 1000:06d}.pkl'
                     with keep_going(name):
                         snapshots.save_networks((G, D, Gs), name)
+                    if metrics is not None:
+                        values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
+                        for tag, value in values.items():
+                            summaries.add(tag, value)
+                        summaries.save(cur_nimg, tick=cur_tick, kimg=cur_nimg / 1000.0)
                 with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
                     report.save()
                 clock.end_maintenance()
@@ -204,6 +209,23 @@ def _make_networks(G_args, D_args, training_set, resume_pkl):
     except ValueError as err:
         raise UserError(f'cannot make the networks: {err}', 'Change the settings of the networks.') from err
     return G, D, G.clone('Gs')
+
+
+def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
+    """MetricGroup with all that it needs, before any time is spent on training. None = there are no metrics."""
+    if not metric_arg_list:
+        return None
+    from metrics.metric_base import MetricGroup  # Here, for metrics are built on training.
+    try:
+        metrics = MetricGroup(metric_arg_list, seed)
+        metrics.check(Gs, training_set)
+        metrics.load_networks()
+    except UserError as err:
+        if required:
+            raise
+        print(f'Note: training without {", ".join(args["name"] for args in metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
+        return None
+    return metrics
 
 
 def _levels(lod):
