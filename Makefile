@@ -118,6 +118,7 @@ bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --
 	$(PY) -m bench ops --json .bench/ops.json
 	$(PY) -m bench dataset
 	$(PY) -m bench metrics --json .bench/metrics.json
+	$(PY) -m bench projector --network=tests/data/faces32.pkl
 
 clean: ## remove the environments, the demo's results and caches; results/ and datasets/ stay
 	rm -rf .venv .venv-torch $(VERSIONS:%=.venv-%) .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build

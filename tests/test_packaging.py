@@ -25,7 +25,7 @@ CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')}
 # Import name -> name on PyPI, where they are not the same.
-DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
+DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dlib': 'dlib-bin', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
 
 
 def declared(*extras):
@@ -52,7 +52,7 @@ def test_every_module_is_shipped_and_exists():
 
 
 @pytest.mark.parametrize('patterns, extras', [
-    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun', 'metrics']),
+    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['align', 'hdf5', 'lsun', 'metrics', 'video']),
     (['tests/*.py'], ['dev', 'addons']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo-data'])])
