@@ -8,7 +8,7 @@ DEMO_SNAPSHOT_TICKS ?= 10
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures demo-metrics ops test lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-metrics ops test test-versions lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -69,6 +69,33 @@ ops: .venv/.installed ## build the native operations and show how
 test: .venv/.installed ## run all tests
 	$(PY) -m pytest -q -rs
 
+# The quick tests elsewhere, each in an environment of its own: the Pythons it can be made of, the first that is there, and what goes into it.
+VERSIONS = tf215 tf218 py313
+PYTHONS_tf215 = 3.10 3.11
+PYTHONS_tf218 = 3.12 3.11 3.10
+PYTHONS_py313 = 3.13
+INSTALL_tf215 = '.[dev,addons]'
+INSTALL_tf218 = '.[dev]' 'tensorflow==2.18.*'
+INSTALL_py313 = '.[dev]'
+
+find_python = $(shell for v in $(1); do for p in python$$v ~/.pyenv/versions/$$v.*/bin/python; do \
+    "$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done)
+
+test-versions: $(VERSIONS:%=test-%) ## run the quick tests on TensorFlow 2.15 and 2.18, and on Python 3.13
+
+.PHONY: $(VERSIONS:%=test-%)
+$(VERSIONS:%=test-%): test-%:
+	@if [ -z '$(call find_python,$(PYTHONS_$*))' ]; then echo 'test-$*: left out, none of these Pythons is here: $(PYTHONS_$*)'; else \
+	    $(MAKE) --no-print-directory .venv-$*/.installed && .venv-$*/bin/python -m pytest -q -rs -m quick; fi
+
+$(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
+	@echo "Installing into .venv-$* (once): $(INSTALL_$*)"
+	@$(call find_python,$(PYTHONS_$*)) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable $(INSTALL_$*)
+	@.venv-$*/bin/python -c 'import sys; from importlib.metadata import version as v; \
+	    print("Python", sys.version.split()[0], "TensorFlow", v("tensorflow"), "Keras", v("keras"))'
+	@touch $@
+
 lint: .venv/.installed ## check the style of the code with ruff
 	$(PY) -m ruff check .
 
@@ -91,7 +118,8 @@ bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --
 	$(PY) -m bench ops --json .bench/ops.json
 	$(PY) -m bench dataset
 	$(PY) -m bench metrics --json .bench/metrics.json
+	$(PY) -m bench projector --network=tests/data/faces32.pkl
 
-clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
-	rm -rf .venv .venv-torch .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
+clean: ## remove the environments, the demo's results and caches; results/ and datasets/ stay
+	rm -rf .venv .venv-torch $(VERSIONS:%=.venv-%) .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -80,3 +80,26 @@ def load_networks(path_or_gdrive_path):
         from training import misc  # imports TensorFlow
         _cached_networks[key] = misc.load_networks(source)
     return _cached_networks[key]
+
+
+def load_generator(path_or_gdrive_path, impl=None):
+    """Gs of a network pickle, for a command that writes pictures. Prints what is loaded, and the form of the custom ops.
+
+    Args:
+        path_or_gdrive_path: As for `load_networks`.
+        impl:                Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
+
+    Raises:
+        UserError: As `load_networks`, and if its images are neither gray nor RGB.
+    """
+    import custom_ops  # imports TensorFlow
+    if impl is not None:
+        custom_ops.set_impl(impl)
+    print(f'Loading networks from "{path_or_gdrive_path}"...')
+    _G, _D, Gs = load_networks(path_or_gdrive_path)
+    print(custom_ops.impl_report())
+    channels = Gs.output_shape[1]
+    if channels not in (1, 3):
+        raise UserError(f'--network: {path_or_gdrive_path} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',
+                        'Call Gs.run() from Python to get them as arrays.')
+    return Gs

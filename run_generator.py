@@ -1,4 +1,4 @@
-"""Command line: pictures from a trained network, by seed or by mixing the styles of two seeds."""
+"""Command line: pictures from a trained network, by seed, from projected images, or by mixing the styles of two of them."""
 
 import argparse
 import os
@@ -18,6 +18,11 @@ _EXAMPLES = '''examples:
   # A grid of mixed styles: structure from the row's seed, layers 0 to 6 from the column's
   python run_generator.py style-mixing-example --network=gdrive:networks/stylegan2-ffhq-config-f.pkl \\
       --row-seeds=85,100,75,458,1500 --col-seeds=55,821,1789,293 --truncation-psi=1.0
+
+  # Images that run_projector.py has projected: drawn again, and with the fine styles of two seeds
+  python run_generator.py generate-images --network=NETWORK --dlatents=results/00003-project-real-images/dlatents.npz
+  python run_generator.py style-mixing-example --network=NETWORK --row-dlatents=results/00003-project-real-images/dlatents.npz \\
+      --col-seeds=55,821 --col-styles=8-17
 '''
 
 
@@ -27,15 +32,19 @@ def _parser():
         formatter_class=cli.help_formatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
 
-    one = commands.add_parser('generate-images', help='one picture per seed: seed0000.png, ...',
+    one = commands.add_parser('generate-images', help='one picture per seed or projected image: seed0000.png, ...',
                               formatter_class=cli.help_formatter, allow_abbrev=False)
-    one.add_argument('--seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='such as 1,5,7 or 0-9')
+    which = one.add_mutually_exclusive_group(required=True)
+    which.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS', help='such as 1,5,7 or 0-9')
+    which.add_argument('--dlatents', metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
     _add_common_flags(one)
 
-    mix = commands.add_parser('style-mixing-example', help='a grid of pictures that mix two seeds each: R-C.png, grid.png',
+    mix = commands.add_parser('style-mixing-example', help='a grid of pictures that mix two seeds or images each: R-C.png, grid.png',
                               formatter_class=cli.help_formatter, allow_abbrev=False)
-    mix.add_argument('--row-seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='seed of each row, such as 1,5,7 or 0-9')
-    mix.add_argument('--col-seeds', type=cli.seed_range, required=True, metavar='SEEDS', help='seed of each column')
+    for flag, what in (('row', 'row'), ('col', 'column')):
+        which = mix.add_mutually_exclusive_group(required=True)
+        which.add_argument(f'--{flag}-seeds', type=cli.seed_range, metavar='SEEDS', help=f'seed of each {what}, such as 1,5,7 or 0-9')
+        which.add_argument(f'--{flag}-dlatents', metavar='FILE', help=f'one {what} for each image of a dlatents.npz')
     mix.add_argument('--col-styles', type=cli.num_range, default='0-6', metavar='LAYERS',
                      help="layers that take the column's style (default: %(default)s)")
     _add_common_flags(mix)
@@ -46,7 +55,7 @@ def _add_common_flags(parser):
     parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
                         help='network pickle: a path, a URL or gdrive:networks/...')
     parser.add_argument('--truncation-psi', type=cli.finite_float, default=0.5, metavar='PSI',
-                        help='1 = full variety, towards 0 = closer to the average picture (default: %(default)s)')
+                        help='of the seeds: 1 = full variety, towards 0 = closer to the average picture (default: %(default)s)')
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
     parser.add_argument('--result-dir', default='results', metavar='DIR', help='where each run makes its folder (default: %(default)s)')
@@ -60,8 +69,9 @@ def main(argv):
     if command is None:
         raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
-    if kwargs['impl'] is None:
-        del kwargs['impl']
+    for name in ('impl', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents'):
+        if kwargs.get(name, name) is None:
+            del kwargs[name]
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
     with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:
         func(run_dir.path, **kwargs)
@@ -69,41 +79,40 @@ def main(argv):
 
 # ---- The two commands ----
 
-def generate_images(run_dir, network_pkl, seeds, truncation_psi=0.5, class_idx=None, impl=None):
-    """Write seed%04d.png for each seed.
-
-    One RandomState(seed) gives the latent vector and then each noise buffer in the network's order, so a seed means the
-    same picture whichever seeds are drawn with it.
+def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_idx=None, impl=None, dlatents=None):
+    """Write seed%04d.png for each seed; or NAME.png for each projected image, with the noise that was found for it.
 
     Args:
         run_dir:        Folder for the pictures.
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        seeds:          List of int.
-        truncation_psi: Scale of the deviation from the average in W.
+        seeds:          List of int, see training.misc.image_of_seed.
+        truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
+        dlatents:       File of latents, training/dlatents.py. None = none.
 
-    Raises: cli.UserError on a pickle that cannot be read, or a class that the network does not have.
+    Raises: cli.UserError on a file that cannot be read, or a class that the network does not have.
     """
-    from dnnlib import tflib
-    Gs = _load_generator(network_pkl, impl)
+    import pretrained_networks
+    from training import misc
+    Gs = pretrained_networks.load_generator(network_pkl, impl)
     labels = _one_hot(Gs, class_idx)
-    noise_vars = [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
-    stored_noise = {var: var.numpy() for var in noise_vars}
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
-        rnd = np.random.RandomState(seed)
-        z = rnd.randn(1, *Gs.input_shape[1:])
-        tflib.set_vars({var: rnd.randn(*var.shape) for var in noise_vars})
-        images = Gs.run(z, labels, truncation_psi=truncation_psi, **_picture_kwargs())
+        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi, **_picture_kwargs())
         _save(_to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
-    tflib.set_vars(stored_noise)  # load_networks may hand the same network to the next who asks
+    found = {} if dlatents is None else _projected(Gs, dlatents)
+    for idx, (name, (w, noises)) in enumerate(found.items()):
+        print(f'Generating image of {name} ({idx}/{len(found)}) ...')
+        _save(*_synthesize(Gs, w[np.newaxis], noises), os.path.join(run_dir, f'{name}.png'))
 
 
-def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles, truncation_psi=0.5, class_idx=None, impl=None):
-    """Write R-C.png for each row seed R and column seed C, S-S.png for each seed alone, and grid.png with all of them.
+def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_styles=(), truncation_psi=0.5, class_idx=None, impl=None,
+                         row_dlatents=None, col_dlatents=None):
+    """Write R-C.png for each row R and column C, S-S.png for each row and column alone, and grid.png with all of them.
 
-    The picture R-C takes W of C in the layers `col_styles` and W of R in the others. The noise is that of the pickle.
+    The picture R-C takes W of C in the layers `col_styles` and W of R in the others. Rows and columns are seeds or projected
+    images. The noise is that of the row's image, as it was found; where the row is a seed, that of the pickle.
 
     Args:
         run_dir:        Folder for the pictures.
@@ -111,66 +120,77 @@ def style_mixing_example(run_dir, network_pkl, row_seeds, col_seeds, col_styles,
         row_seeds:      List of int.
         col_seeds:      List of int.
         col_styles:     List of int, layers of the synthesis network counted from 0.
-        truncation_psi: Scale of the deviation from the average in W.
+        truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
+        row_dlatents:   File of latents that the rows are. None = they are seeds.
+        col_dlatents:   File of latents that the columns are. None = they are seeds.
 
-    Raises: cli.UserError on a pickle that cannot be read, a layer or a class that the network does not have.
+    Raises: cli.UserError on a file that cannot be read, a layer or a class that the network does not have.
     """
     from tqdm import tqdm
-    Gs = _load_generator(network_pkl, impl)
+
+    import pretrained_networks
+    Gs = pretrained_networks.load_generator(network_pkl, impl)
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
-    seeds = list(dict.fromkeys(row_seeds + col_seeds))
-    z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
-    w = Gs.components.mapping.run(z, None if label is None else label.repeat(len(seeds), axis=0))  # [seed, layer, dlatent]
-    _check_layers(col_styles, w.shape[1])
-    w_avg = Gs.get_var('dlatent_avg')
-    w = dict(zip(seeds, w_avg + (w - w_avg) * truncation_psi))
+    _check_layers(col_styles, Gs.components.synthesis.input_shape[1])
+    rows = _styles(Gs, row_seeds, row_dlatents, truncation_psi, label)
+    cols = _styles(Gs, col_seeds, col_dlatents, truncation_psi, label)
+    if row_dlatents != col_dlatents:  # Images of the same name in two files are two images.
+        cols = {f'col_{key}' if key in rows and isinstance(key, str) else key: style for key, style in cols.items()}
+    row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # Seeds may be there twice.
 
     print('Generating images...')
-    pictures = dict(zip([(seed, seed) for seed in seeds], _synthesize(Gs, [w[seed] for seed in seeds])))
+    pictures = {(key, key): _synthesize(Gs, w[np.newaxis], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
 
     print('Generating style-mixed images...')
-    for row in tqdm(row_seeds, disable=None, leave=False, unit='row'):
-        mixed = np.stack([w[row]] * len(col_seeds))
-        mixed[:, col_styles] = np.stack([w[col] for col in col_seeds])[:, col_styles]
-        pictures.update(zip([(row, col) for col in col_seeds], _synthesize(Gs, mixed)))
+    for row in tqdm(row_keys, disable=None, leave=False, unit='row'):
+        w, noises = rows[row]
+        mixed = np.stack([w] * len(col_keys))
+        mixed[:, col_styles] = np.stack([cols[col][0] for col in col_keys])[:, col_styles]
+        # Where the row is among the columns, its own picture comes once more.
+        pictures.update(zip([(row, col) for col in col_keys], _synthesize(Gs, mixed, noises)))
 
     print('Saving images...')
     for (row, col), picture in pictures.items():
         _save(picture, os.path.join(run_dir, f'{row}-{col}.png'))
 
     print('Saving image grid...')
-    _save(_grid(pictures, row_seeds, col_seeds), os.path.join(run_dir, 'grid.png'))
+    _save(_grid(pictures, row_keys, col_keys), os.path.join(run_dir, 'grid.png'))
 
 
 # ---- Parts of them ----
 
-def _load_generator(network_pkl, impl):
-    import custom_ops
-    import pretrained_networks
-    if impl is not None:
-        custom_ops.set_impl(impl)
-    print(f'Loading networks from "{network_pkl}"...')
-    _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
-    print(custom_ops.impl_report())
-    channels = Gs.output_shape[1]
-    if channels not in (1, 3):
-        raise cli.UserError(f'--network: {network_pkl} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',
-                            'Call Gs.run() from Python to get them as arrays.')
-    return Gs
+def _styles(Gs, seeds, path, truncation_psi, label):
+    """{seed: (w [layers, dlatent], None)}, truncated; or {name: (w, noises)} of the images in a file of latents."""
+    if path is not None:
+        return _projected(Gs, path)
+    seeds = list(dict.fromkeys(seeds))
+    z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
+    w = Gs.components.mapping.run(z, None if label is None else label.repeat(len(seeds), axis=0))  # [seed, layer, dlatent]
+    w_avg = Gs.get_var('dlatent_avg')
+    return {seed: (row, None) for seed, row in zip(seeds, w_avg + (w - w_avg) * truncation_psi)}
+
+
+def _projected(Gs, path):
+    """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
+    from training import dlatents
+    found = dlatents.load(path, Gs)
+    return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
 
 
 def _picture_kwargs():
     from dnnlib import tflib
-    return dict(randomize_noise=False, minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
+    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
 
 
-def _synthesize(Gs, dlatents):
-    """W [N, layers, dlatent] -> list of N pictures."""
-    return [_to_pil(image) for image in Gs.components.synthesis.run(np.stack(dlatents), **_picture_kwargs())]
+def _synthesize(Gs, w, noises=None):
+    """W [N, layers, dlatent] -> list of N pictures, all with these noise maps; None = those of the pickle."""
+    from training import misc
+    with misc.noise_of(Gs, noises):
+        return [_to_pil(image) for image in Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs())]
 
 
 def _one_hot(Gs, class_idx):
@@ -197,13 +217,13 @@ def _to_pil(image):
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _grid(pictures, row_seeds, col_seeds):
-    """Column seeds alone on top, row seeds alone at the left, mixtures between, a black corner."""
+def _grid(pictures, rows, cols):
+    """Columns alone on top, rows alone at the left, mixtures between, a black corner."""
     from PIL import Image
-    first = pictures[row_seeds[0], row_seeds[0]]
-    canvas = Image.new(first.mode, (first.width * (len(col_seeds) + 1), first.height * (len(row_seeds) + 1)), 'black')
-    for y, row in enumerate([None, *row_seeds]):
-        for x, col in enumerate([None, *col_seeds]):
+    first = pictures[rows[0], rows[0]]
+    canvas = Image.new(first.mode, (first.width * (len(cols) + 1), first.height * (len(rows) + 1)), 'black')
+    for y, row in enumerate([None, *rows]):
+        for x, col in enumerate([None, *cols]):
             if x or y:
                 key = (row if y else col, col if x else row)
                 canvas.paste(pictures[key], (x * first.width, y * first.height))

@@ -1,12 +1,20 @@
 """Quiet TensorFlow on the CPU, and a clear word where the golden numbers are missing."""
 
 import os
+import re
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import pytest  # noqa: E402
 
 from tests.golden import GOLDEN  # noqa: E402
+
+# What `make test-versions` runs on each version of TensorFlow and Python: files of tests, and which of their tests (a pattern).
+QUICK = {
+    'test_addons': '', 'test_ops': '', 'test_legacy_pickle': '', 'test_misc': '', 'test_network_verbs': '',
+    'test_networks': r'\[config-[af]-(native|ref)', 'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
+    'test_training_loop': 'run',
+}
 
 
 def pytest_configure(config):
@@ -19,6 +27,9 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if re.search(QUICK.get(item.path.stem, '^$'), item.name):
+            item.add_marker(pytest.mark.quick)
     if not GOLDEN.is_dir():
         for item in items:
             if item.get_closest_marker('golden'):

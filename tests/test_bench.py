@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bench import iteration, metrics, ops, stages, timing
+from bench import iteration, metrics, ops, projector, stages, timing
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -78,6 +78,16 @@ def test_the_page_of_iterations(capsys):
     iteration.main(['--rounds', '1', '--resolution', '8', '--minibatch', '4'], 'bench')
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-6:]] == ['name', 'G_train', 'G_reg', 'D_train', 'D_reg', 'iteration']
+
+
+@pytest.mark.slow
+def test_the_page_of_the_projector(tmp_path, capsys):
+    path = tmp_path / 'p.json'
+    projector.main(['--rounds=3', '--resolution=8', '--minibatch=1,2', '--distance=pixel', f'--json={path}'], 'bench')
+    rows = json.loads(path.read_text())
+    assert [row['name'] for row in rows] == ['pixel/1x8', 'pixel/2x8']
+    assert all(row['ratio'] == row['step_best_ms'] / row['bare_best_ms'] and row['step_best_ms'] <= row['step_ms'] for row in rows)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', 'pixel/1x8', 'pixel/2x8']
 
 
 @pytest.mark.slow

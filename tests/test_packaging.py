@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')}
 # Import name -> name on PyPI, where they are not the same.
-DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
+DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dlib': 'dlib-bin', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
 
 
 def declared(*extras):
@@ -51,8 +52,8 @@ def test_every_module_is_shipped_and_exists():
 
 
 @pytest.mark.parametrize('patterns, extras', [
-    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun', 'metrics']),
-    (['tests/*.py'], ['dev']),
+    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['align', 'hdf5', 'lsun', 'metrics', 'video']),
+    (['tests/*.py'], ['dev', 'addons']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo-data'])])
 def test_every_import_is_declared(patterns, extras):
@@ -65,7 +66,7 @@ def test_every_import_is_declared(patterns, extras):
 @pytest.mark.parametrize('admitted, inside, outside', [
     (SpecifierSet(PROJECT['requires-python']), ['3.10', '3.11.7', '3.12', '3.13.9'], ['3.9.18', '3.14']),
     (next(Requirement(line).specifier for line in PROJECT['dependencies'] if Requirement(line).name == 'tensorflow'),
-     ['2.16.1', '2.21.0'], ['2.15.1', '2.22.0'])])
+     ['2.15.1', '2.16.1', '2.21.0'], ['2.14.1', '2.22.0'])])
 def test_admitted_versions(admitted, inside, outside):
     assert list(admitted.filter(inside + outside)) == inside
 
@@ -73,6 +74,19 @@ def test_admitted_versions(admitted, inside, outside):
 def test_extras_can_be_read():
     for lines in PROJECT['optional-dependencies'].values():
         assert all(Requirement(line).specifier or Requirement(line).extras for line in lines)
+
+
+def test_the_addons_extra_takes_the_tensorflow_that_addons_imports_on():
+    pin = next(Requirement(line) for line in PROJECT['optional-dependencies']['addons'] if Requirement(line).name == 'tensorflow')
+    assert list(pin.specifier.filter(['2.14.1', '2.15.1', '2.16.1'])) == ['2.15.1']
+    assert [pin.marker.evaluate({'python_version': version}) for version in ('3.10', '3.11', '3.12', '3.13')] == [True, True, False, False]
+
+
+def test_readme_says_why_for_every_package():
+    section = (ROOT / 'README.md').read_text(encoding='utf-8').split('\n## Dependencies\n')[1].split('\n## ')[0]
+    named = set(re.findall(r'[\w-]+', section))
+    parts = declared('cuda-build') - declared() - {'nvidia-cuda-nvcc'}  # Told as the parts of nvcc.
+    assert not declared(*PROJECT['optional-dependencies']) - parts - named
 
 
 def test_licence_is_the_standard_text_under_our_line():

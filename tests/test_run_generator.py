@@ -17,6 +17,7 @@ import run_generator
 from dnnlib import cli, tflib
 from dnnlib.util import EasyDict
 from tests.golden import GOLDEN
+from training.dlatents import Dlatents
 
 REPO = pathlib.Path(run_generator.__file__).parent
 
@@ -94,9 +95,10 @@ class FakeGenerator:
         self.noise = OrderedDict(noise0=FakeVar([1, 1, 4, 4]), noise1=FakeVar([1, 1, 8, 8]))
         variables = OrderedDict({'noise0': self.noise['noise0'], '4x4/Const/const': FakeVar([1, 3, 4, 4]), 'noise1': self.noise['noise1'],
                                  '4x4/Conv/noise_strength': FakeVar([])})
-        synthesis = types.SimpleNamespace(vars=variables, run=self._synthesize)
+        synthesis = types.SimpleNamespace(vars=variables, run=self._synthesize, input_shape=[None, 2, 3])
         self.components = EasyDict(mapping=types.SimpleNamespace(run=self._map), synthesis=synthesis)
         self.calls = []
+        self.drawn = []  # (w [N, layers, 3], noise maps) of each evaluation of the synthesis network
 
     def run(self, z, labels, truncation_psi, **kwargs):
         self.calls.append(types.SimpleNamespace(z=z, labels=labels, psi=truncation_psi, noise=[var.value for var in self.noise.values()]))
@@ -109,6 +111,7 @@ class FakeGenerator:
     def _synthesize(self, w, randomize_noise, minibatch_size, output_transform):
         assert randomize_noise is False
         assert output_transform == dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)
+        self.drawn.append((np.array(w), [var.value for var in self.noise.values()]))
         gray = (100 + 10 * w.sum(axis=(1, 2))).clip(0, 255).astype(np.uint8)
         return np.broadcast_to(gray[:, None, None, None], [len(w), 4, 4, self.output_shape[1]])
 
@@ -156,12 +159,56 @@ def test_styles_are_mixed_by_layer_and_the_grid_shows_them_all(Gs, tmp_path):
     assert grid.tolist() == [[0, gray(3, 3)], [gray(1, 1), gray(1, 3)], [gray(2, 2), gray(2, 3)]]
 
 
+# ---- Projected images ----
+
+def save_dlatents(path, names, seed):
+    rnd = np.random.RandomState(seed)
+    found = Dlatents(names, rnd.randn(len(names), 2, 3).astype(np.float32), [rnd.randn(len(names), 1, size, size) for size in (4, 8)])
+    found.save(path)
+    return found
+
+
+def test_projected_images_are_drawn_with_their_noise(Gs, tmp_path):
+    found = save_dlatents(tmp_path / 'd.npz', ['a', 'b'], 0)
+    (tmp_path / 'out').mkdir()
+    run_generator.generate_images(str(tmp_path / 'out'), 'net.pkl', dlatents=str(tmp_path / 'd.npz'))
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['a.png', 'b.png']
+    for idx, (w, noise) in enumerate(Gs.drawn):
+        np.testing.assert_array_equal(w, found.w[[idx]])
+        np.testing.assert_array_equal(noise[1], found.noises[1][[idx]])
+    assert not any(var.value.any() for var in Gs.noise.values())
+
+
+def test_projected_images_are_mixed_with_seeds(Gs, tmp_path):
+    found = save_dlatents(tmp_path / 'd.npz', ['a', 'b'], 0)
+    (tmp_path / 'out').mkdir()
+    run_generator.style_mixing_example(str(tmp_path / 'out'), 'net.pkl', row_dlatents=str(tmp_path / 'd.npz'), col_seeds=[3],
+                                       col_styles=[1])
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['3-3.png', 'a-3.png', 'a-a.png', 'b-3.png', 'b-b.png', 'grid.png']
+    w_seed = 1 + (np.random.RandomState(3).randn(3) + np.array([[0], [10]]) - 1) * 0.5
+    w, noise = Gs.drawn[-1]  # The last one is row b.
+    np.testing.assert_allclose(w, [[found.w[1, 0], w_seed[1]]], rtol=1e-6)  # The image itself is not truncated.
+    np.testing.assert_array_equal(noise[0], found.noises[0][[1]])
+    alone = {tuple(w.ravel()): noise for w, noise in Gs.drawn[:3]}
+    assert not alone[tuple(w_seed.ravel())][0].any()  # A seed alone: the noise of the pickle.
+
+
+def test_projected_images_are_columns_even_if_the_rows_have_the_same_names(Gs, tmp_path):
+    rows, cols = save_dlatents(tmp_path / 'r.npz', ['a'], 0), save_dlatents(tmp_path / 'c.npz', ['a', 'b'], 1)
+    (tmp_path / 'out').mkdir()
+    run_generator.style_mixing_example(str(tmp_path / 'out'), 'net.pkl', row_dlatents=str(tmp_path / 'r.npz'),
+                                       col_dlatents=str(tmp_path / 'c.npz'), col_styles=[0])
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'a-a.png', 'a-b.png', 'a-col_a.png', 'b-b.png', 'col_a-col_a.png', 'grid.png']
+    np.testing.assert_array_equal(Gs.drawn[-1][0], [[cols.w[0, 0], rows.w[0, 1]], [cols.w[1, 0], rows.w[0, 1]]])
+
+
 def test_class_becomes_a_one_hot_label_for_every_picture(Gs, tmp_path):
     Gs.input_shapes[1][1] = 4
     run_generator.generate_images(str(tmp_path), 'net.pkl', seeds=[0], class_idx=2)
     run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1], class_idx=3)
     assert Gs.calls[0].labels.tolist() == [[0, 0, 1, 0]]
-    assert Gs.calls[1].labels.tolist() == [[0, 0, 0, 1]] * 3
+    assert [call.labels.tolist() for call in Gs.calls[1:]] == [[[0, 0, 0, 1]] * 2, [[0, 0, 0, 1]]]  # rows, columns
 
 
 def test_one_channel_is_written_as_gray(Gs, tmp_path):
@@ -211,8 +258,14 @@ def test_other_channel_counts_are_refused(Gs, tmp_path):
     assert '5 channels' in refused(tmp_path, 'generate-images', '--seeds=0').fact
 
 
+def test_a_missing_file_of_latents_is_refused(Gs, tmp_path):
+    assert 'there is no such file' in refused(tmp_path, 'generate-images', '--dlatents=d.npz').fact
+
+
 @pytest.mark.parametrize('argv', [
     ['generate-images'],
+    ['generate-images', '--network=x', '--seeds=1', '--dlatents=d.npz'],
+    ['style-mixing-example', '--network=x', '--row-seeds=0'],
     ['generate-images', '--network=x', '--seeds=1,3-5'],
     ['generate-images', '--network=x', '--seeds=0', '--truncation-psi=nan'],
     ['generate-images', '--network=x', '--seeds=0', '--class=-1'],

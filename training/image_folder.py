@@ -75,6 +75,33 @@ def open_source(image_dir, conversion, shuffle=True, labels=None, max_images=Non
         yield Source(shape, order, decode, len(names), None if table is None else table[order], class_names, max_images)
 
 
+def iterate_images(paths, channels, report=print):
+    """Yield (what messages call it, PIL image) for each image among files, folders and .zip archives, of whatever size, upright.
+
+    Args:
+        paths:    List of paths. Those in a folder or archive come in the order of their names.
+        channels: 1 = as grayscale, 3 = as RGB; transparency becomes white.
+        report:   Function of a line about what was ignored.
+
+    Raises: UserError if there is no such path, none of its files is an image, or one cannot be read.
+    """
+    conversion = Conversion(channels=channels, alpha='white')
+    for path in paths:
+        is_one = storage.is_file(path) and os.path.splitext(path)[1].lower() != '.zip'
+        opened = contextlib.nullcontext(_Files([storage.base_name(path)], lambda name, path=path: storage.open_file(path),
+                                               lambda name, path=path: path)) if is_one else _open_files(path)
+        with opened as files:
+            names = files.names if is_one else _images_among(files, report)
+            if not names:
+                raise UserError(f'No input images found in {path}', 'Name images, or the folder that holds them.')
+            for name in names:
+                try:
+                    image = _load(files, name, conversion)
+                except UserError as err:
+                    raise UserError(err.fact, 'Leave it out, or put a sound image in its place.') from None
+                yield files.title(name), image
+
+
 # ---- Files ----
 
 @dataclasses.dataclass(frozen=True)

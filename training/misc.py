@@ -1,5 +1,6 @@
 """Network pickles, the way of real images into training, and grids of images."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -111,6 +112,52 @@ def _state_from_network(net):
         name=net.name, static_kwargs=kwargs, build_func_name=func_name,
         components={key: _state_from_network(component) for key, component in net.components.items()},
         variables=[(name, var.numpy()) for name, var in net.own_vars.items()])
+
+
+# ---- Generated images ----
+
+@contextlib.contextmanager
+def noise_of(Gs, noises):
+    """Within the with-block the noise variables of Gs have other values.
+
+    Args:
+        Gs:     Generator.
+        noises: List of arrays, one per noise variable in the network's order. None = leave them as they are.
+    """
+    from dnnlib import tflib
+    if noises is None:
+        yield
+        return
+    noise_vars = noise_variables(Gs)
+    stored = {var: var.numpy() for var in noise_vars}
+    tflib.set_vars(dict(zip(noise_vars, noises, strict=True)))
+    try:
+        yield
+    finally:
+        tflib.set_vars(stored)  # load_networks may hand the same network to the next who asks
+
+
+def noise_variables(Gs):
+    """The variables noise0, noise1, ... of a generator, in its order."""
+    return [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
+
+
+def image_of_seed(Gs, seed, labels=None, **kwargs):
+    """The image of a seed, in a batch of one, as the original's commands draw it.
+
+    One RandomState(seed) gives the latent vector and then each noise buffer in the network's order, so a seed means the
+    same picture whichever seeds are drawn with it.
+
+    Args:
+        Gs:     Generator.
+        seed:   int.
+        labels: [1, label_size]. None = zeros.
+        kwargs: Further arguments of Gs.run, such as truncation_psi.
+    """
+    rnd = np.random.RandomState(seed)
+    z = rnd.randn(1, *Gs.input_shape[1:])
+    with noise_of(Gs, [rnd.randn(*var.shape) for var in noise_variables(Gs)]):
+        return Gs.run(z, labels, randomize_noise=False, **kwargs)
 
 
 # ---- Real images ----

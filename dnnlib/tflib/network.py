@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from dnnlib.tflib.tfutil import tf_variable
+from dnnlib.tflib.tfutil import is_keras_tensor, tf_variable
 from dnnlib.util import EasyDict
 
 
@@ -74,6 +74,7 @@ class Network(keras.Model):
 
     def __init__(self, name=None, ignore_unknown=False, **static_kwargs):
         super().__init__(name=name or type(self).__name__)
+        self.input_names, self.output_names = type(self).input_names, type(self).output_names  # Keras 2 has put None in their place.
         tf.random.get_global_generator()  # It must exist before a function that draws from it is traced.
         # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
         self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={},
@@ -85,7 +86,7 @@ class Network(keras.Model):
 
     def __call__(self, *inputs, **kwargs):
         # Keras refuses settings that mix tensors and plain values; it is needed only where a model of models is put together.
-        if any(keras.backend.is_keras_tensor(x) for x in inputs):
+        if any(is_keras_tensor(x) for x in inputs):
             return super().__call__(*inputs, **kwargs)
         if not self._net.is_component:  # The network that it is part of has checked them.
             self.check_kwargs(kwargs, (self.known_kwargs() & PER_CALL_SETTINGS) | {'rng'})

@@ -44,3 +44,20 @@ class Random:
     def rows(self, name, table, n):
         """n rows of `table`, each as likely, with replacement."""
         return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))
+
+
+class GivenNoise(Random):
+    """The noise of a synthesis network given for one evaluation, in place of fresh or fixed noise.
+
+        images = Gs.components.synthesis(dlatents, rng=GivenNoise(noises), randomize_noise=True)
+
+    Args:
+        noises: {'noise0': tensor [N or 1, 1, 4, 4], 'noise1': ...}, one for each noise variable of the network.
+    """
+
+    def __init__(self, noises):
+        super().__init__()
+        self.noises = noises
+
+    def normal(self, name, shape):
+        return self.noises[name]

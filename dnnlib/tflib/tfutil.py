@@ -59,6 +59,14 @@ def tf_variable(var):
     return var.value if isinstance(getattr(keras, 'Variable', None), type) and isinstance(var, keras.Variable) else var
 
 
+def is_keras_tensor(x):
+    """Whether `x` is a symbolic tensor, from which a Keras model of models is put together."""
+    try:
+        return keras.backend.is_keras_tensor(x)
+    except ValueError:  # Keras 2, about what is no tensor at all: None, an array.
+        return False
+
+
 def lerp(a, b, t):
     """a at t = 0, b at t = 1, on the line through them elsewhere."""
     return a + (b - a) * t

@@ -1,0 +1,80 @@
+"""The projector's step against what it cannot do without: its generator and its distance, forward and backward."""
+
+import argparse
+
+from bench import timing
+
+COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f'}
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each function is timed', type=int, default=20, metavar='N')
+    parser.add_argument('--network', help='network pickle; without it a config-f network with random weights', metavar='PKL')
+    parser.add_argument('--resolution', help='resolution of that network', type=int, default=256, metavar='N')
+    parser.add_argument('--minibatch', help='numbers of images at a time', default='1,4', metavar='LIST')
+    parser.add_argument('--distance', help='distances: lpips, vgg-hed, pixel', default='vgg-hed', metavar='LIST')
+    args = parser.parse_args(argv)
+
+    import dnnlib.tflib  # noqa: F401  First, for a quiet start.
+    Gs = generator(args.network, args.resolution)
+    print(timing.machine())
+    rows = []
+    for distance in args.distance.split(','):
+        for count in map(int, args.minibatch.split(',')):
+            times = timing.interleaved(functions(Gs, distance, count), args.rounds)
+            (step, step_best), (bare, bare_best) = times['step'], times['bare']
+            rows.append({'name': f'{distance}/{count}x{Gs.output_shape[2]}', 'step_ms': step, 'step_best_ms': step_best, 'bare_ms': bare,
+                         'bare_best_ms': bare_best, 'ratio': step_best / bare_best})
+    timing.report(rows, COLUMNS, args.json)
+
+
+def generator(network_pkl, resolution):
+    """Gs of a pickle, or a new config-f one."""
+    import pretrained_networks
+    from training import configs, registry
+
+    if network_pkl is not None:
+        return pretrained_networks.load_networks(network_pkl)[2]
+    options = configs.training_run('.', 'none', 'config-f').run_func_kwargs.G_args
+    return registry.create_network('Gs', num_channels=3, resolution=resolution, label_size=0, **options)
+
+
+def functions(Gs, distance, count):
+    """A step of the projector, and the bare work in it, as functions without arguments.
+
+    The bare work is: w and noise maps -> images -> distances, and the gradients of these.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    import projector
+    from dnnlib.tflib import GivenNoise
+
+    proj = projector.Projector(distance)
+    proj.num_steps, proj.dlatent_avg_samples, proj.clone_net = 10 ** 6, 100, False
+    proj.set_network(Gs, count)
+    targets = np.random.RandomState(0).uniform(-1, 1, [count, *Gs.output_shape[1:]]).astype(np.float32)
+    proj.start(targets)
+
+    synthesis, distance_of = Gs.components.synthesis, projector.load_distance(distance)
+    seen = proj._for_distance(tf.constant(targets))
+    w = tf.Variable(proj.get_dlatents())
+    noises = {f'noise{idx}': tf.Variable(noise) for idx, noise in enumerate(proj.get_noises())}
+    variables = [w, *noises.values()]
+
+    @tf.function(autograph=False)
+    def bare():
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            given = GivenNoise({name: tf.convert_to_tensor(var) for name, var in noises.items()})
+            images = synthesis(tf.convert_to_tensor(w), rng=given, randomize_noise=True)
+            total = tf.reduce_sum(distance_of(proj._for_distance(images), seen))
+        return tape.gradient(total, variables)
+
+    def step():
+        proj.step()
+        return proj.last_losses.numpy()  # Done when the numbers are there.
+
+    return {'step': step, 'bare': lambda: bare()[0].numpy()}
