@@ -64,6 +64,14 @@ class Summaries:
             file.write(line + '\n')
         return means
 
+    def state(self):
+        """What has been taken in since the last save, for JSON."""
+        return {name: moments.tolist() for name, moments in self._moments.items()}
+
+    def set_state(self, state):
+        """Go on as when `state` returned this."""
+        self._moments = {name: np.array(moments, np.float64) for name, moments in state.items()}
+
     def _write_events(self, step, means):
         import tensorflow as tf
         if self._writer is None:
