@@ -48,8 +48,8 @@ def _parser():
 
     group = parser.add_argument_group('going on')
     group.add_argument('--resume', metavar='WHAT',
-                       help='go on exactly where a run stopped: latest = the last one of this dataset and configuration in --result-dir, if '
-                            'there is any; or the folder of a run; or a checkpoint, from which a new run begins')
+                       help='go on exactly where a run stopped: latest = the last one of this dataset and configuration in --result-dir, '
+                            'if there is one; or the folder of a run; or a checkpoint, with which a new run begins')
     group.add_argument('--checkpoint-ticks', type=cli.positive_int, metavar='N', help='ticks between two checkpoints (default: 10)')
     group.add_argument('--checkpoint-minutes', type=cli.positive_float, metavar='N', help='... but at most N minutes (default: 30)')
     group.add_argument('--keep-checkpoints', type=cli.positive_int, metavar='N', help='keep the last N checkpoints (default: 2)')

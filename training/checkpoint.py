@@ -74,7 +74,7 @@ def find(resume, result_dir, run_desc):
         runs = [run for run in runs if re.fullmatch(r'\d+-' + re.escape(run_desc), os.path.basename(run)) and _checkpoints_in(run)]
         return _newest_in(max(runs, key=lambda run: int(os.path.basename(run).split('-')[0]))) if runs else None
     folder = os.path.dirname(resume) if os.path.isfile(resume) else resume
-    if os.path.isfile(os.path.join(folder, _STATE)):
+    if any(os.path.isfile(os.path.join(folder, name)) for name in (_STATE, _SUMS)):
         return Found(folder, _read_state(folder), None, '')
     if _checkpoints_in(folder):
         return _newest_in(os.path.normpath(folder))
@@ -171,10 +171,10 @@ def check_settings(found, settings):
 
 
 def _without(settings):
-    """Nested settings without those that may differ."""
+    """Nested settings without those that may differ, and without empty tables of exceptions."""
     if not isinstance(settings, dict):
         return settings
-    return {name: _without(value) for name, value in settings.items() if name not in _MAY_DIFFER}
+    return {name: _without(value) for name, value in settings.items() if name not in _MAY_DIFFER and value != {}}
 
 
 def _flag_value(value):
@@ -198,7 +198,8 @@ class Checkpoints:
 
     def __init__(self, run_dir, tensors, parts, facts, notes, keep=2, minutes=30.0):
         import tensorflow as tf
-        self._run_dir, self._parts, self._facts, self._notes, self._keep, self._minutes = run_dir, parts, facts, notes, keep, minutes
+        self._run_dir, self._parts, self._notes, self._keep, self._minutes = run_dir, parts, notes, keep, minutes
+        self._facts = json.loads(json.dumps(facts))
         self._variables = tf.train.Checkpoint(**tensors)
         self._wanted = False
         self._saved_at = time.time()
@@ -260,7 +261,7 @@ class Checkpoints:
 
         from dnnlib.tflib.random import set_random_state
         for name, value in self._facts.items():
-            if state[name] != json.loads(json.dumps(value)):
+            if state[name] != value:
                 raise UserError(f'{path} does not fit: expected {name} {state[name]}, found {value}', 'Give what it was made with.')
         try:
             self._variables.read(os.path.join(path, _VARIABLES)).assert_consumed().assert_existing_objects_matched()
