@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
 from training import loss as loss_table
 
@@ -78,6 +79,8 @@ class TrainStep(tf.Module):
         self.lazy = lazy_regularization
         self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
         layers = {layer: names for layer, names in D.variables_by_layer().items() if any(var.trainable for var in names.values())}
+        if freeze_d > len(layers):
+            raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
         self.frozen_layers = list(layers)[:freeze_d]
         frozen = {name for layer in self.frozen_layers for name in layers[layer]}
         self.trained = {'G': G.named_variables(trainable=True),

@@ -112,8 +112,8 @@ def training_loop(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
         facts={'training set': {'images': training_set.num_images, 'shape': training_set.shape, 'labels': training_set.label_size}},
         notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints, minutes=checkpoint_minutes)
+    snapshots.save_reals()
     if resume_path is None:
-        snapshots.save_reals()
         snapshots.save_fakes(Gs, 'fakes_init.png')
     else:
         checkpoints.restore(resume_path, resume_state)

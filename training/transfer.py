@@ -24,7 +24,7 @@ def make_networks(training_set, G_args, D_args, resume_pkl=None, saved=None):
         print(f'Loading networks from "{resume_pkl}"...')
         networks = misc.load_networks(resume_pkl)
         fits = networks[1].input_shapes == [[None, *training_set.shape], [None, training_set.label_size]]
-        return networks if fits else _adapt(networks, shape, resume_pkl)
+        return networks if fits else _adapt(networks, shape)
     print('Constructing networks...')
     try:
         G = registry.create_network('G', **shape, **G_args)
@@ -39,7 +39,7 @@ def describe(G, D):
     return {name: dict(net.static_kwargs, func_name=f'{type(net).__module__}.{type(net).__name__}') for name, net in (('G', G), ('D', D))}
 
 
-def _adapt(networks, shape, path):
+def _adapt(networks, shape):
     """New G, D, Gs with the settings of `networks` but another `shape`, and their values in all layers that fit."""
     (_, channels, size, _), (_, labels) = networks[1].input_shapes
     print(f'The pickle is for {size}x{size} images of {channels} channels with {labels} labels, the training set has '
@@ -49,8 +49,6 @@ def _adapt(networks, shape, path):
     levels_more = shape['resolution'].bit_length() - size.bit_length()
     for source, target in zip(networks, (G, D, Gs), strict=True):
         copied, new, left = _copy_layers(source, target, levels_more)
-        if not copied:
-            raise UserError(f'{path}: no layer of {source.name} fits the training set', 'Choose another pickle, or train without one.')
         print(f'{target.name}: {len(copied)} layers copied. New, with random values: {", ".join(new) or "none"}. '
               f'Left out: {", ".join(left) or "none"}.')
     return G, D, Gs
