@@ -9,6 +9,8 @@ import sys
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
+from dnnlib.util import is_url, open_url
+from pretrained_networks import get_path_or_url
 from training import checkpoint, configs
 
 _EXAMPLES = '''examples:
@@ -26,7 +28,7 @@ _EXAMPLES = '''examples:
   python run_training.py --dataset=ffhq --mirror-augment=true --resume=latest
 
   # Begin with the networks of a pickle, here those of faces for 1,000 images of cats; layers that fit are enough
-  python run_training.py --dataset=cats --resume-pkl=gdrive/stylegan2-ffhq-config-f.pkl --freeze-d=10 --total-kimg=500
+  python run_training.py --dataset=cats --resume-pkl=gdrive:networks/stylegan2-ffhq-config-f.pkl --freeze-d=10 --total-kimg=500
 
 valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
@@ -53,7 +55,7 @@ def _parser():
     group.add_argument('--checkpoint-ticks', type=cli.positive_int, metavar='N', help='ticks between two checkpoints (default: 10)')
     group.add_argument('--checkpoint-minutes', type=cli.positive_float, metavar='N', help='... but at most N minutes (default: 30)')
     group.add_argument('--keep-checkpoints', type=cli.positive_int, metavar='N', help='keep the last N checkpoints (default: 2)')
-    group.add_argument('--resume-pkl', metavar='PKL', help='network pickle to start from (default: random weights)')
+    group.add_argument('--resume-pkl', metavar='PKL', help='network pickle to start from: file, URL or official name')
     group.add_argument('--resume-kimg', type=cli.non_negative_float, metavar='KIMG', help='kimg that it was trained for (default: 0)')
     group.add_argument('--freeze-d', type=cli.positive_int, metavar='N',
                        help='Freeze-D: the N layers of the discriminator nearest to the image stay those of --resume-pkl')
@@ -129,9 +131,13 @@ def main(argv):
         print(note, end='')
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
+        loop_args = dict(run.run_func_kwargs)
+        source = get_path_or_url(args.resume_pkl or '')
+        if is_url(source) and found is None:
+            with open_url(source, kind='pickle') as file:
+                loop_args['resume_pkl'] = file.name
         try:
-            training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings,
-                                        **run.run_func_kwargs)
+            training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
         except cli.Stopped:
             print(f'To go on: {_resume_command(argv, run_dir.path)}')
             raise
@@ -171,8 +177,10 @@ def _check_resume_pkl(args):
         if args.freeze_d:
             raise cli.UserError(f'--freeze-d={args.freeze_d}: there are no trained layers to keep', 'Give a network pickle: --resume-pkl.')
         return
-    if not os.path.isfile(args.resume_pkl):
-        raise cli.UserError(f'--resume-pkl: there is no file {args.resume_pkl}', 'Give the path of a network-snapshot-*.pkl.')
+    source = get_path_or_url(args.resume_pkl)
+    if not is_url(source) and not os.path.isfile(source):
+        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or the name of an '
+                            'official network such as gdrive:networks/stylegan2-ffhq-config-f.pkl.')
     sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',

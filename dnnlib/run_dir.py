@@ -6,6 +6,7 @@ run.txt (when it ran), _finished.txt (empty; there only if the run succeeded), a
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -92,19 +93,29 @@ class RunDir:
 
 
 class _Tee:
-    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not logged."""
+    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not logged.
+
+    While a disk is full, lines wait in memory: nobody stops a long run for them.
+    """
 
     def __init__(self, stream, log):
         self._stream = stream
         self._log = log
 
     def write(self, text):
-        self._stream.write(text)
-        self._stream.flush()
+        self._write(self._stream, text)
         if '\r' not in text and not self._log.closed:  # closed: a logging handler may outlive the run
-            self._log.write(text)
-            self._log.flush()
+            self._write(self._log, text)
         return len(text)
+
+    @staticmethod
+    def _write(stream, text):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
 
     def __getattr__(self, name):  # flush, isatty, fileno, encoding, ... are those of the stream
         return getattr(self._stream, name)

@@ -292,6 +292,20 @@ def test_dry_run_checks_the_same(home):
     assert 'gone.pkl' in refused('--resume-pkl=gone.pkl', '--dry-run').fact
 
 
+def test_official_networks_go_by_their_names(home, monkeypatch):
+    name, urls = 'gdrive:networks/stylegan2-ffhq-config-f.pkl', []
+
+    def open_url(url, **kwargs):
+        urls.append(url)
+        return open(home.path / 'cached.pkl', 'rb')
+    (home.path / 'cached.pkl').write_bytes(b'')
+    monkeypatch.setattr(run_training, 'open_url', open_url)
+    run_training.main(['--dataset=ds', f'--resume-pkl={name}'])
+    assert home.calls[0]['resume_pkl'] == str(home.path / 'cached.pkl') and urls[0].endswith('/networks/stylegan2-ffhq-config-f.pkl')
+    with pytest.raises(cli.UserError, match='no official network of this name'):
+        run_training.main(['--dataset=ds', '--resume-pkl=gdrive:networks/stylegan2-ffhq-config-z.pkl'])
+
+
 def test_freezing_layers_that_are_not_trained(home):
     err = refused('--freeze-d=3')
     assert '--freeze-d=3' in err.fact and '--resume-pkl' in err.remedy

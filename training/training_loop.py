@@ -237,7 +237,8 @@ def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped):
         'Resources/peak_gpu_mem_gb': _peak_memory() / 2 ** 30}
     for tag, value in fields.items():
         summaries.add(tag, value)
-    summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
+    with keep_going('a line of stats.jsonl'):
+        summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
     line = (f'tick {progress.cur_tick:<5d} kimg {progress.kimg:<8.1f} lod {sched.lod:<5.2f} minibatch {sched.minibatch_size:<4d} '
             f'time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} sec/kimg {tick_time / tick_kimg:<7.2f} '
             f'maintenance {maintenance:<6.1f} gpumem {fields["Resources/peak_gpu_mem_gb"]:.1f}')
