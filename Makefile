@@ -6,7 +6,7 @@ DEMO_KIMG ?= 35
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures ops test lint cuda-check bench clean
+.PHONY: help demo demo-train demo-pictures ops test lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -69,10 +69,21 @@ cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture 
 	@command -v nvcc >/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cuda-build]'
 	$(PY) -m tests.cuda_check
 
+.venv-torch/.installed: tests/reference/requirements.txt
+	@echo 'Installing PyTorch and the reference implementations into .venv-torch (once)'
+	@$(PYTHON) -m venv .venv-torch
+	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+reference-check: .venv/.installed .venv-torch/.installed ## compare the feature networks with others' implementations in PyTorch
+	.venv-torch/bin/python tests/reference/torch_outputs.py .reference
+	$(PY) -m tests.reference.check .reference
+	rm -rf .reference
+
 bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
 	$(PY) -m bench ops --json .bench/ops.json
 	$(PY) -m bench dataset
 
 clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
-	rm -rf .venv .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
+	rm -rf .venv .venv-torch .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from dnnlib import cli
 from dnnlib.run_dir import RunDir
 from dnnlib.util import is_url, open_url
 from pretrained_networks import get_path_or_url
-from training import checkpoint, configs
+from training import checkpoint, configs, report
 
 _EXAMPLES = '''examples:
   # Train StyleGAN2 on the faces in datasets/ffhq
@@ -30,6 +30,9 @@ _EXAMPLES = '''examples:
   # Begin with the networks of a pickle, here those of faces for 1,000 images of cats; layers that fit are enough
   python run_training.py --dataset=cats --resume-pkl=gdrive:networks/stylegan2-ffhq-config-f.pkl --freeze-d=10 --total-kimg=500
 
+  # Compare the curves of runs, finished or not, on one page: results/training-curves.html
+  python run_training.py --plot results/00000-stylegan2-ffhq-1gpu-config-f results/00001-stylegan2-ffhq-1gpu-config-e
+
 valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
@@ -42,7 +45,7 @@ def _parser():
         formatter_class=cli.help_formatter, allow_abbrev=False)
 
     group = parser.add_argument_group('what to train')
-    group.add_argument('--dataset', required=True, metavar='NAME', help='dataset to train on, a folder in --data-dir')
+    group.add_argument('--dataset', metavar='NAME', help='dataset to train on, a folder in --data-dir (required)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR', help='where the datasets are (default: %(default)s)')
     group.add_argument('--result-dir', default='results', metavar='DIR', help='where runs make their folders (default: %(default)s)')
     group.add_argument('--config', default='config-f', metavar='NAME', help='configuration, see below (default: %(default)s)')
@@ -92,13 +95,21 @@ def _parser():
     group.add_argument('--tick-kimg', type=cli.positive_float, metavar='KIMG', help='kimg per tick (default: 4 to 28, by resolution)')
     group.add_argument('--image-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per image (default: 10)')
     group.add_argument('--network-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per pickle (default: 10)')
+    group.add_argument('--plot', nargs='+', metavar='RUN_DIR',
+                       help='train nothing; compare the curves of these runs in training-curves.html in --result-dir')
     group.add_argument('--dry-run', action='store_true', help='check everything, print the configuration, train nothing')
     cli.add_debug_flag(parser)
     return parser
 
 
 def main(argv):
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.plot:
+        print(f'Written: {report.compare(args.plot, args.result_dir)}')
+        return
+    if args.dataset is None:
+        parser.error('the following arguments are required: --dataset')
     metric_arg_list, note = _metric_args(args.metrics)
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
@@ -137,7 +148,8 @@ def main(argv):
             with open_url(source, kind='pickle') as file:
                 loop_args['resume_pkl'] = file.name
         try:
-            training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
+            training_loop.training_loop(
+                run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
         except cli.Stopped:
             print(f'To go on: {_resume_command(argv, run_dir.path)}')
             raise
@@ -179,8 +191,8 @@ def _check_resume_pkl(args):
         return
     source = get_path_or_url(args.resume_pkl)
     if not is_url(source) and not os.path.isfile(source):
-        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or the name of an '
-                            'official network such as gdrive:networks/stylegan2-ffhq-config-f.pkl.')
+        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or a name such as '
+                            'gdrive:networks/stylegan2-ffhq-config-f.pkl.')
     sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',

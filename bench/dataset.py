@@ -4,9 +4,7 @@ import argparse
 import contextlib
 import io
 import os
-import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +12,7 @@ import time
 import numpy as np
 import PIL.Image
 
-from bench import timing
+from bench import iteration, timing
 
 COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f'}
 
@@ -90,7 +88,7 @@ def measure_writing(work, kind, count, rounds):
     seconds = {'plainly': [], 'ours': []}
     for _ in range(rounds):
         for name, times in seconds.items():
-            times.append(float(in_own_process(
+            times.append(float(timing.in_own_process(
                 f'import shutil, sys, time; from bench import dataset\nfor run in range(2):\n  start = time.perf_counter()\n'
                 f'  dataset.write_{name}(sys.argv[1], sys.argv[2])\n  if run == 0: shutil.rmtree(sys.argv[1])  # to warm up\n'
                 'print(time.perf_counter() - start)', f'{work}/{name}', f'{work}/images')))
@@ -105,20 +103,12 @@ def measure_writing(work, kind, count, rounds):
     return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain}
 
 
-def in_own_process(program, *arguments):
-    """Last line that a Python program prints, run in the folder of the project."""
-    result = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=True,
-                            cwd=pathlib.Path(__file__).parents[1])
-    return result.stdout.splitlines()[-1]
-
-
 def peak_memory(work, count):
     """Peak resident size in MB of a process that makes a dataset of `count` images of 32x32 (on Linux)."""
     folder = f'{work}/small{count}'
     save_pictures(folder, 'png', count, 32, distinct=100)
-    program = ('import re, sys, dataset_tool; dataset_tool.main(sys.argv[1:]); '
-               r'print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])')  # rusage would count the parent too
-    return int(in_own_process(program, 'create_from_images', f'{folder}-data', folder)) / 1024
+    program = 'import sys, dataset_tool; from bench import timing; dataset_tool.main(sys.argv[1:]); print(timing.peak_memory())'
+    return float(timing.in_own_process(program, 'create_from_images', f'{folder}-data', folder))
 
 
 # ---- Reading ----
@@ -150,23 +140,14 @@ def measure_reading(work):
 
 def training_speed(data, minibatch=8, iterations=4):
     """Images per second of config-e, after the functions are traced; without the path that is run once in 16 iterations."""
-    from training import configs, misc, registry
-    from training.train_step import TrainStep
-    run = configs.training_run('data64', config='config-e').run_func_kwargs
-    shape = dict(num_channels=data.shape[0], resolution=data.shape[1], label_size=0)
-    G, D = (registry.create_network(name, **args, **shape) for name, args in [('G', run.G_args), ('D', run.D_args)])
-    trainer = TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns_pathreg', 'D_logistic_r1', {}, {'gamma': 100})
-    reals = misc.adjust_dynamic_range(data.get_minibatch_np(minibatch)[0].astype(np.float32), [0, 255], [-1, 1])
-    labels = np.zeros([minibatch, 0], np.float32)
+    trainer, lrate = iteration.make_trainer('config-e', data.resolution, minibatch)
+    functions = iteration.phase_functions(trainer, lrate, data.resolution, minibatch, stage=None)
     start = None
-    for iteration in range(1, 1 + 2 * iterations):  # the first half warms up
-        if iteration == 1 + iterations:
+    for number in range(1, 1 + 2 * iterations):  # the first half warms up
+        if number == 1 + iterations:
             start = time.perf_counter()
-        for phase in trainer.phases(iteration):
-            if phase == 'Gs_update':
-                trainer.update_Gs(0.999)
-            else:
-                trainer.run(phase, 4, minibatch // 4, 0.002, *([] if phase[0] == 'G' else [reals, labels]))
+        for phase in trainer.phases(number):
+            trainer.update_Gs(0.999) if phase == 'Gs_update' else functions[phase]()
     return minibatch * iterations / (time.perf_counter() - start)
 
 

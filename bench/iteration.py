@@ -39,28 +39,40 @@ PHASES = {'G_train': 1, 'G_reg': 1 / 4, 'D_train': 1, 'D_reg': 1 / 16}
 
 def phases(impl, resolution, minibatch):
     """The phases of config-f's training step as functions without arguments, traced with this form of the ops."""
-    import tensorflow as tf
-
     import custom_ops
-    from training import configs, registry
-    from training.train_step import TrainStep
-
-    options = configs.training_run('.', 'none', 'config-f', minibatch_size=minibatch, minibatch_gpu=minibatch).run_func_kwargs
-    shape = dict(num_channels=3, resolution=resolution, label_size=0)
-    G = registry.create_network('G', **shape, **options.G_args)
-    D = registry.create_network('D', **shape, **options.D_args)
-    losses = [{**options[key]} for key in ('G_loss_args', 'D_loss_args')]
-    names = [args.pop('func_name').split('.')[-1] for args in losses]
-    trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=options.G_opt_args, D_opt_args=options.D_opt_args)
-    reals = tf.random.stateless_uniform([minibatch, 3, resolution, resolution], [1, 2], -1, 1)
-    labels = tf.zeros([minibatch, 0])
-
-    def phase_function(name):
-        images = [] if name.startswith('G') else [reals, labels]
-        return lambda: trainer.run(name, minibatch, 1, 0.002, *images)
-    functions = {name: phase_function(name) for name in PHASES}
+    trainer, lrate = make_trainer('config-f', resolution, minibatch)
+    functions = phase_functions(trainer, lrate, resolution, minibatch, stage=None)
     custom_ops.set_impl(impl)
     for function in functions.values():
         function()
     custom_ops.set_impl(None)
     return functions
+
+
+def make_trainer(config, resolution, minibatch):
+    """(TrainStep of a configuration at its full width, for RGB images without labels, in one part; learning rate)."""
+    from training import configs, registry
+    from training.train_step import TrainStep
+
+    options = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch).run_func_kwargs
+    shape = dict(num_channels=3, resolution=resolution, label_size=0)
+    G = registry.create_network('G', **shape, **options.G_args)
+    D = registry.create_network('D', **shape, **options.D_args)
+    losses = [{**options[key]} for key in ('G_loss_args', 'D_loss_args')]
+    names = [args.pop('func_name').split('.')[-1] for args in losses]
+    trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=options.G_opt_args, D_opt_args=options.D_opt_args,
+                        lazy_regularization=options.get('lazy_regularization', True))
+    return trainer, options.sched_args['G_lrate_base']
+
+
+def phase_functions(trainer, lrate, resolution, minibatch, stage):
+    """The phases that a trainer has, as functions without arguments, for images of this resolution."""
+    import tensorflow as tf
+    reals = tf.random.stateless_uniform([minibatch, 3, resolution, resolution], [1, 2], -1, 1)
+    labels = tf.zeros([minibatch, 0])
+    names = [name for name in trainer.phases(0) if name in PHASES]
+
+    def phase_function(name):
+        images = [] if name.startswith('G') else [reals, labels]
+        return lambda: trainer.run(name, minibatch, 1, lrate, *images, stage=stage)
+    return {name: phase_function(name) for name in names}

@@ -4,7 +4,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,6 +35,18 @@ def interleaved(functions, rounds, seconds=None):
             function()
             times[name].append((time.perf_counter() - start) * 1e3)
     return {name: (statistics.median(values), min(values)) for name, values in times.items()}
+
+
+def in_own_process(program, *arguments):
+    """Last line that a Python program prints, run in the folder of the project."""
+    result = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=True,
+                            cwd=Path(__file__).parents[1])
+    return result.stdout.splitlines()[-1]
+
+
+def peak_memory():
+    """Peak resident size of this process in MB, on Linux. (The resource module would count the parent's as well.)"""
+    return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
 
 
 def machine():

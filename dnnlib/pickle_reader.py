@@ -126,6 +126,8 @@ class Reader:
     alone, because the repr of nested containers can take for ever.
     """
 
+    allowed = GLOBALS
+
     def __init__(self, stream):
         self.stream = stream
         self.bytes_left = 2 * stream.left
@@ -136,6 +138,14 @@ class Reader:
 
     def load(self):
         """The object that the pickle describes. Raises Refusal, or whatever pickletools, numpy or an empty stack raise."""
+        value = self.run()
+        if self.stream.left:
+            raise Refusal(f'goes on for {self.stream.left} bytes after the end of the pickle', DAMAGED)
+        self.check(value)
+        return value
+
+    def run(self):
+        """Follow the instructions up to the end of the pickle, and return what they leave, unchecked."""
         for count, (opcode, arg, _pos) in enumerate(pickletools.genops(self.stream)):
             if count >= MAX_OPCODES:
                 raise Refusal(f'has more than {MAX_OPCODES} instructions', FOREIGN)
@@ -145,9 +155,6 @@ class Reader:
                 self.step_object(opcode.name, arg)
         if len(self.stack) != 1 or self.outer_stacks:
             raise ValueError(f'{len(self.stack)} values left at its end, expected 1')
-        if self.stream.left:
-            raise Refusal(f'goes on for {self.stream.left} bytes after the end of the pickle', DAMAGED)
-        self.check(self.stack[0])
         return self.stack[0]
 
     def step_data(self, name, arg):
@@ -246,7 +253,7 @@ class Reader:
             target[key] = value
 
     def push_global(self, name):
-        if name not in GLOBALS:
+        if name not in self.allowed:
             raise Refusal(f'asks for {_show(name)}, which is not allowed', FOREIGN)
         self.stack.append(Global(name))
 
@@ -254,7 +261,7 @@ class Reader:
         """What `target(*args)` stands for. Both come from the file; a `Global` bears a name of the table."""
         if not isinstance(target, Global) or type(args) is not tuple:
             raise Refusal(f'calls a {type(target).__name__}, which is not allowed', FOREIGN)
-        return getattr(self, GLOBALS[target.name])(*args)
+        return getattr(self, self.allowed[target.name])(*args)
 
     def set_state(self, target, state):
         if isinstance(target, NetworkState):

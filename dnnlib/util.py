@@ -68,17 +68,37 @@ def is_url(text):
     return parts.scheme in ('http', 'https') and bool(parts.netloc)
 
 
-def cached_path(url, cache_dir=None):
-    """Absolute path of the file that `open_url` keeps for `url`, whether or not it is there yet. Arguments as in `open_url`."""
+class NoAnswer(UserError):
+    """The server of a download cannot be reached."""
+
+
+def cache_folder(cache_dir=None):
+    """Absolute path of the folder that keeps downloads: `cache_dir`, or $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2."""
     folder = cache_dir or os.environ.get('DNNLIB_CACHE_DIR') or os.path.join('~', '.cache', 'stylegan2')
+    return os.path.abspath(os.path.expanduser(folder))
+
+
+def cached_path(url, cache_dir=None, name=None):
+    """Absolute path of the file that `open_url` keeps for `url`, whether or not it is there yet. Arguments as in `open_url`."""
+    if name is not None:
+        return os.path.join(cache_folder(cache_dir), name)
     parts = urllib.parse.urlsplit(url)
     name = '_'.join(filter(None, [posixpath.basename(parts.path), parts.query])) or parts.netloc
     name = re.sub(r'[^0-9A-Za-z._-]+', '_', name)[-100:]
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]  # tells apart files of the same name
-    return os.path.join(os.path.abspath(os.path.expanduser(folder)), f'{digest}-{name}')
+    return os.path.join(cache_folder(cache_dir), f'{digest}-{name}')
 
 
-def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None):
+def file_sha256(path):
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None, name=None, sha256=None):
     """Download a file, unless it is in the cache already, and open it.
 
     Args:
@@ -87,6 +107,8 @@ def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None):
         num_attempts: Attempts in all, with growing pauses between them. A server that cannot be reached gets three.
         verbose:      Say what happens; on a terminal, show progress.
         kind:         'pickle' = refuse what does not begin like a (binary) pickle. None = anything but a web page.
+        name:         Name of the file in the cache. None = made from the URL.
+        sha256:       What the SHA-256 of the file must be, as 64 hexadecimal digits. None = not known.
 
     Returns:
         Binary file object of the file in the cache; its path is `.name`.
@@ -95,24 +117,28 @@ def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None):
     server announced, and then renamed.
 
     Raises:
-        UserError: No usable file came. The message says which file to put where by hand.
+        UserError: No usable file came, or the file in the cache is another one. The message says which file to put where by hand.
+        NoAnswer:  That UserError, where the server cannot be reached.
     """
     if not is_url(url) or kind not in (None, 'pickle') or num_attempts < 1:
         raise ValueError("expected a http(s) URL, kind None or 'pickle', and at least one attempt. "
                          f'Received: {url!r}, {kind!r}, {num_attempts!r}')
-    path = cached_path(url, cache_dir)
+    path = cached_path(url, cache_dir, name)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if not os.path.isfile(path):
             if verbose:
                 print(f'Downloading {url} ...', flush=True)
-            _download(url, path, num_attempts, verbose, kind)
+            _download(url, path, num_attempts, verbose, kind, sha256)
+        elif sha256 and file_sha256(path) != sha256:
+            raise UserError(f'{path}: its SHA-256 is not {sha256}: the file is damaged or another one',
+                            'Delete it, and it is downloaded again.')
         return open(path, 'rb')
     except OSError as err:
         raise UserError(f'{path}: cannot be written or read: {err.strerror}', 'Set DNNLIB_CACHE_DIR to another folder.') from None
 
 
-def _download(url, path, num_attempts, verbose, kind):
+def _download(url, path, num_attempts, verbose, kind, sha256):
     """Attempt after attempt to bring `url` to `path`; UserError when they are used up."""
     import requests
     part = f'{path}.part{os.getpid()}'
@@ -124,6 +150,8 @@ def _download(url, path, num_attempts, verbose, kind):
                     confirmed = _fetch(session, url, part, verbose, kind)
                     if confirmed is not None and _fetch(session, confirmed, part, verbose, kind) is not None:
                         raise _Unusable('Google Drive asks for confirmation again and again')
+                if sha256 and file_sha256(part) != sha256:
+                    raise _Unusable(f'what came is another file: its SHA-256 is not {sha256}')
                 os.replace(part, path)
                 return
             except _Unusable as err:
@@ -143,7 +171,8 @@ def _download(url, path, num_attempts, verbose, kind):
     finally:
         if os.path.exists(part):
             os.remove(part)
-    raise UserError(f'{url}: download failed: {reason}', f'Get the file by other means and save it as {path}')
+    error = NoAnswer if unreachable == attempt else UserError
+    raise error(f'{url}: download failed: {reason}', f'Get the file by other means and save it as {path}')
 
 
 def _fetch(session, url, part, verbose, kind):

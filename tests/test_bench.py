@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench import iteration, ops, timing
+from bench import iteration, ops, stages, timing
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -75,6 +75,15 @@ def test_the_page_of_iterations(capsys):
     iteration.main(['--rounds', '1', '--resolution', '8', '--minibatch', '4'], 'bench')
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-6:]] == ['name', 'G_train', 'G_reg', 'D_train', 'D_reg', 'iteration']
+
+
+@pytest.mark.slow
+def test_the_page_of_stages(tmp_path, capsys):
+    """The coarse stage takes less time than the fine one, whatever else the machine does."""
+    stages.main(['--rounds', '1', '--configs', 'config-d', '--resolution', '16', '--json', str(tmp_path / 'rows.json')], 'bench')
+    coarse, fine = json.loads((tmp_path / 'rows.json').read_text())
+    assert (coarse['name'], fine['name']) == ('config-d/16/stage 8x8', 'config-d/16/stage 16x16')
+    assert coarse['time_ratio'] < 0.8 and fine['time_ratio'] == 1 and coarse['memory_mb'] < fine['memory_mb']
 
 
 def test_pages_are_listed_and_others_refused():

@@ -113,7 +113,7 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
 
 # ---- Whole or not at all ----
 
-@pytest.mark.parametrize('place', ['training.checkpoint._sha256', 'training.checkpoint._sync', 'json.dump', 'os.replace',
+@pytest.mark.parametrize('place', ['training.checkpoint.file_sha256', 'training.checkpoint._sync', 'json.dump', 'os.replace',
                                    'tensorflow.train.Checkpoint.write'])
 def test_one_that_breaks_off_leaves_nothing_and_takes_nothing(tmp_path, monkeypatch, place):
     run = make_run(tmp_path)

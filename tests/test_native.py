@@ -293,6 +293,16 @@ def test_results_do_not_depend_on_the_number_of_threads(native, tmp_path):
         np.testing.assert_array_equal(results[0][key], results[1][key])
 
 
+@pytest.mark.parametrize('act', ['tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'])
+def test_results_do_not_depend_on_where_the_memory_lies(native, act):
+    """Small results, one after the other, so that the op's buffers come to lie at ever other addresses."""
+    inputs = {n: tf.random.stateless_normal([1, n], [0, n]) for n in range(9, 41)}
+    first = {n: custom_ops.fused_bias_act(x, act=act).numpy() for n, x in inputs.items()}
+    for _ in range(5):
+        for n, x in inputs.items():
+            np.testing.assert_array_equal(custom_ops.fused_bias_act(x, act=act), first[n])
+
+
 def test_denormals_are_kept():
     """A process that has loaded the library keeps denormals, in threads begun before and after; TensorFlow flushes them in its own."""
     out = run_script('''

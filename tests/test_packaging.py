@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')}
-DISTRIBUTIONS = {'PIL': 'pillow', 'dicebear': 'dicebear-core'}  # Import name -> name on PyPI, where they are not the same.
+# Import name -> name on PyPI, where they are not the same.
+DISTRIBUTIONS = {'PIL': 'pillow', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
 
 
 def declared(*extras):
@@ -101,7 +102,7 @@ def distributions(tmp_path_factory):
     return sdist, tmp_path / wheel
 
 
-def test_wheel_and_sdist_hold_the_native_sources(distributions):
+def test_wheel_and_sdist_hold_the_native_sources_and_the_weights(distributions):
     sources = {f'custom_ops/native/{path.name}' for path in (ROOT / 'custom_ops/native').iterdir() if path.is_file()}
     assert 'custom_ops/native/ops.cc' in sources
     with tarfile.open(distributions[0]) as archive:
@@ -109,6 +110,7 @@ def test_wheel_and_sdist_hold_the_native_sources(distributions):
     in_wheel = set(zipfile.ZipFile(distributions[1]).namelist())
     for names in in_sdist, in_wheel:
         assert {name for name in names if name.startswith('custom_ops/native/')} - {'custom_ops/native/'} == sources
+        assert {'metrics/lpips_v0.1_vgg.pth', 'metrics/lpips_v0.1_vgg.LICENSE'} < names
 
 
 @pytest.mark.slow

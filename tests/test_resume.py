@@ -84,7 +84,7 @@ def test_killed_in_every_phase(data_dir, tmp_path):
     never_stopped = subprocess.Popen(command(data_dir, tmp_path / 'never-stopped'), cwd=ROOT, stdout=subprocess.DEVNULL)
     kills = [('training.train_step.TrainStep.run', "'D_train'", 7, 0),
              ('os.replace', r'network-snapshot-\d+.pkl', 2, 0),
-             ('training.checkpoint._sha256', r'kimg-.*\.part/variables\.data', 2, 0),
+             ('training.checkpoint.file_sha256', r'kimg-.*\.part/variables\.data', 2, 0),
              ('training.train_step.TrainStep.run', "'D_train'", count, delay)]
     for killed in kills:
         done = run(command(data_dir, tmp_path, '--resume=latest', '--checkpoint-minutes=0.002', killed=killed))

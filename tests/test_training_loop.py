@@ -61,9 +61,11 @@ def test_files_of_a_run(run):
     folder, _ = run
     names = {path.name for path in folder.iterdir()}
     assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'network-final.pkl', 'log.txt',
-            'submit_config.json', 'submit_config.txt', 'stats.jsonl', '_finished.txt'} <= names
+            'submit_config.json', 'submit_config.txt', 'stats.jsonl', 'report.html', '_finished.txt'} <= names
     assert any(name.startswith('events.out.tfevents') for name in names)
     assert not [name for name in names if name.endswith(('.part', '.tmp'))]
+    report = (folder / 'report.html').read_text()
+    assert 'kimg 0.064 of 0.064' in report and 'alt="fakes000000.png"' in report and '<td>G_args.fmap_base</td><td>32</td>' in report
     G, D, Gs = misc.load_pkl(folder / 'network-final.pkl')
     assert [net.name for net in (G, D, Gs)] == ['G', 'D', 'Gs']
     weight = 'G_synthesis/8x8/Conv1/weight'

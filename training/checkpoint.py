@@ -11,7 +11,6 @@ It appears whole or not at all. TensorFlow is imported only where it is needed.
 
 import dataclasses
 import glob
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import time
 from typing import NamedTuple
 
 from dnnlib.cli import UserError
+from dnnlib.util import file_sha256
 
 _FORMAT = 1                     # Number in state.json; another one is refused.
 _NAME = r'kimg-\d+\.\d{3}'
@@ -116,7 +116,7 @@ def _read_state(path):
         if _STATE not in sums or f'{_VARIABLES}.index' not in sums:
             raise _Damaged(path, f'{_SUMS} is not complete')
         for name, expected in sums.items():
-            if _sha256(os.path.join(path, name)) != expected:
+            if file_sha256(os.path.join(path, name)) != expected:
                 raise _Damaged(path, f'the checksum of {name} does not match')
         with open(os.path.join(path, _STATE), encoding='utf-8') as file:
             state = json.load(file)
@@ -128,14 +128,6 @@ def _read_state(path):
         raise UserError(f'{path}: expected a checkpoint of format {_FORMAT}, found {state["format"]}',
                         'Go on with the version of this program that wrote it.')
     return state
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # By the names of flags and of the training loop's arguments: what may be another when a run goes on. Reports do not change what is
@@ -237,7 +229,7 @@ class Checkpoints:
                 json.dump(state, file)
             names = sorted(os.listdir(part))
             with open(os.path.join(part, _SUMS), 'w', encoding='ascii') as file:
-                file.writelines(f'{_sha256(os.path.join(part, name))}  {name}\n' for name in names)
+                file.writelines(f'{file_sha256(os.path.join(part, name))}  {name}\n' for name in names)
             for name in [*names, _SUMS, '']:  # '': the folder itself
                 _sync(os.path.join(part, name))
             shutil.rmtree(path, ignore_errors=True)

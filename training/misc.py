@@ -62,7 +62,7 @@ def _network_from_state(state, path):
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
         print(f'Note: {path}: network {state.name!r} has settings unknown here, which are ignored: {", ".join(unknown)}')
-    values = _named_values(state)
+    values = named_values(state)
     variables = net.named_variables()
     missing, extra = sorted(set(variables) - set(values)), sorted(set(values) - set(variables))
     if missing or extra:
@@ -78,11 +78,11 @@ def _network_from_state(state, path):
     return net
 
 
-def _named_values(state):
+def named_values(state):
     """Full local name -> array, of a NetworkState and its components."""
     values = dict(state.variables)
     for component in state.components.values():
-        values.update((f'{component.name}/{name}', value) for name, value in _named_values(component).items())
+        values.update((f'{component.name}/{name}', value) for name, value in named_values(component).items())
     return values
 
 

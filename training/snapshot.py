@@ -88,9 +88,14 @@ class Snapshots:
 
 
 @contextlib.contextmanager
-def keep_going(name):
-    """What cannot be written inside the with-block, on a full disk say, costs that file and not the run."""
+def keep_going(name, errors=(OSError, UserError)):
+    """What cannot be written inside the with-block, on a full disk say, costs that file and not the run.
+
+    Args:
+        name:   Of the file, for the note that is printed.
+        errors: Exceptions that are held back.
+    """
     try:
         yield
-    except (OSError, UserError) as err:
-        print(f'Note: {name} was not written: {str(err).splitlines()[0]}')
+    except errors as err:
+        print(f'Note: {name} was not written: {(str(err) or repr(err)).splitlines()[0]}')

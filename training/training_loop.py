@@ -21,6 +21,7 @@ from training import dataset
 from training.checkpoint import Checkpoints, Progress
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
+from training.report import Report
 from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
 from training.transfer import describe, make_networks
@@ -65,8 +66,8 @@ def training_loop(
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), network-final.pkl, stats.jsonl, TensorBoard's events and checkpoints (training/checkpoint.py). On Ctrl-C or SIGTERM it
-    finishes the iteration and writes a checkpoint.
+    images), network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints (training/checkpoint.py). On Ctrl-C or SIGTERM
+    it finishes the iteration and writes a checkpoint.
 
     Raises:
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops are
@@ -108,6 +109,7 @@ def training_loop(
                             mirror_augment, drange_net, reset_opt_for_new_lod)
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **(grid_args or {}))
     summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
+    report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
         facts={'training set': {'images': training_set.num_images, 'shape': training_set.shape, 'labels': training_set.label_size}},
@@ -170,6 +172,8 @@ def training_loop(
                             name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
                             with keep_going(name):
                                 snapshots.save_networks((G, D, Gs), name)
+                        with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
+                            report.save()
                 if done:
                     break
                 pending += iterations.run()

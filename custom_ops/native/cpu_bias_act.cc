@@ -13,6 +13,10 @@ constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 
 template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
 
+// Eigen computes what lies before the first aligned element one by one, and its scalar functions round differently from those on
+// vectors. With aligned buffers results depend on the shape alone, not on where the memory happens to lie.
+template <typename A> using Buffer = std::vector<A, Eigen::aligned_allocator<A>>;
+
 // ---- Activations of a block, in place ----
 
 template <typename A>
@@ -119,7 +123,7 @@ class BiasAct {
     const bool patterned;     // The same biases in every block.
     const bool reads_x;
     const bool curved;        // More than a slope on each side of zero.
-    std::vector<A> b, c, z, g, sums;
+    Buffer<A> b, c, z, g, sums;
     std::vector<T> staging;
 
     explicit Work(const BiasAct& u)

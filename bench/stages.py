@@ -1,0 +1,45 @@
+"""Progressive growing: time and memory of a training iteration at each resolution, for networks of one full resolution."""
+
+import argparse
+import json
+
+from bench import iteration, timing
+
+COLUMNS = {'name': 's', 'ms_per_image': '.1f', 'time_ratio': '.3f', 'memory_mb': '.0f', 'memory_ratio': '.3f'}
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--configs', help='configurations that grow', default='config-a,config-d', metavar='LIST')
+    parser.add_argument('--resolution', help='full resolution of the networks', type=int, default=32, metavar='N')
+    parser.add_argument('--minibatch', help='images of a minibatch, in one part', type=int, default=8, metavar='N')
+    parser.add_argument('--rounds', help='processes that measure each stage, in turn', type=int, default=3, metavar='N')
+    args = parser.parse_args(argv)
+
+    print(timing.machine())
+    rows = []
+    for config in args.configs.split(','):
+        sizes = [size for size in (8, 16, 32, 64, 128, 256, 512, 1024) if size <= args.resolution]
+        found = {size: [] for size in sizes}
+        for _ in range(args.rounds):
+            for size in sizes:
+                program = 'import json, sys; from bench import stages; stages.print_stage(*json.loads(sys.argv[1]))'
+                found[size].append(json.loads(timing.in_own_process(program, json.dumps([config, args.resolution, size, args.minibatch]))))
+        best = {size: [min(values) for values in zip(*pairs)] for size, pairs in found.items()}
+        for size, (ms, mb) in best.items():
+            rows.append({'name': f'{config}/{args.resolution}/stage {size}x{size}', 'ms_per_image': ms, 'memory_mb': mb,
+                         'time_ratio': ms / best[sizes[-1]][0], 'memory_ratio': mb / best[sizes[-1]][1]})
+    timing.report(rows, COLUMNS, args.json)
+
+
+def print_stage(config, resolution, size, minibatch):
+    """Print [milliseconds per image of an iteration, MB that training takes beyond the networks themselves] of one stage."""
+    trainer, lrate = iteration.make_trainer(config, resolution, minibatch)
+    stage = trainer.set_lod(resolution.bit_length() - size.bit_length())
+    functions = iteration.phase_functions(trainer, lrate, size, minibatch, stage)
+    before = timing.peak_memory()
+    times = timing.interleaved(functions, rounds=3)
+    # An iteration on the average: with lazy regularisation the regularisers run every 4th and every 16th.
+    total = sum(best * iteration.PHASES[name] for name, (_, best) in times.items())
+    print(json.dumps([total / minibatch, timing.peak_memory() - before]))
