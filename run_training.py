@@ -191,8 +191,8 @@ def _check_resume_pkl(args):
         return
     source = get_path_or_url(args.resume_pkl)
     if not is_url(source) and not os.path.isfile(source):
-        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or a name such as '
-                            'gdrive:networks/stylegan2-ffhq-config-f.pkl.')
+        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or a name '
+                            'such as gdrive:networks/stylegan2-ffhq-config-f.pkl.')
     sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',

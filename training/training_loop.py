@@ -66,8 +66,8 @@ def training_loop(
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints (training/checkpoint.py). On Ctrl-C or SIGTERM
-    it finishes the iteration and writes a checkpoint.
+    images), network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints (training/checkpoint.py). On Ctrl-C or
+    SIGTERM it finishes the iteration and writes a checkpoint.
 
     Raises:
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops are
