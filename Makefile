@@ -3,10 +3,12 @@
 PYTHON    ?= python3
 DEMO_DIR  ?= .demo
 DEMO_KIMG ?= 35
+DEMO_METRICS ?= none
+DEMO_SNAPSHOT_TICKS ?= 10
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures ops test lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-metrics ops test lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -31,7 +33,7 @@ $(DEMO_DIR)/datasets/faces32: | .venv/.installed
 
 demo-train: | $(DEMO_DIR)/datasets/faces32
 	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_DIR)/results \
-	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=10 --metrics=none \
+	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=$(DEMO_SNAPSHOT_TICKS) --metrics=$(DEMO_METRICS) \
 	    --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
 	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5
 
@@ -51,6 +53,11 @@ demo: demo-pictures ## train on 1,000 small faces for a few minutes and draw new
 	@echo '  $(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --seeds=100-199'
 	@echo '  $(PY) dataset_tool.py create_from_images datasets/mine FOLDER_OF_SQUARE_IMAGES'
 	@echo '  $(PY) run_training.py --dataset=mine'
+
+demo-metrics: DEMO_METRICS = fd_efficientnet1k
+demo-metrics: DEMO_SNAPSHOT_TICKS = 3
+demo-metrics: demo-train ## the same training, measured on its way: docs/metrics.svg
+	$(PY) docs/plot.py docs/metrics.svg $(call latest,stylegan2) Metrics/$(DEMO_METRICS)
 
 # ---- The native operations, which are otherwise built when they are first used ----
 
@@ -83,6 +90,7 @@ reference-check: .venv/.installed .venv-torch/.installed ## compare the feature 
 bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
 	$(PY) -m bench ops --json .bench/ops.json
 	$(PY) -m bench dataset
+	$(PY) -m bench metrics --json .bench/metrics.json
 
 clean: ## remove .venv, the demo's results and caches; results/ and datasets/ stay
 	rm -rf .venv .venv-torch .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build

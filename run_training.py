@@ -10,6 +10,7 @@ import sys
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
 from dnnlib.util import is_url, open_url
+from metrics.metric_defaults import metric_args
 from pretrained_networks import get_path_or_url
 from training import checkpoint, configs, report
 
@@ -37,6 +38,8 @@ valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps; config-a to config-d lead there step by step from StyleGAN;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
 '''
+
+_DEFAULT_METRICS = ['fid50k']
 
 
 def _parser():
@@ -91,7 +94,9 @@ def _parser():
     group.add_argument('--mapping-layers', type=cli.positive_int, metavar='N', help='layers from Z to W (default: 8)')
 
     group = parser.add_argument_group('reports (1 tick = one line of progress)')
-    group.add_argument('--metrics', type=_metric_names, default='fid50k', metavar='LIST', help='comma-separated, or none (default: fid50k)')
+    group.add_argument('--metrics', type=cli.name_list, metavar='LIST',
+                       help='metrics at each pickle, comma-separated, or none; see run_metrics.py --help '
+                       f'(default: {",".join(_DEFAULT_METRICS)}, if it can be computed)')
     group.add_argument('--tick-kimg', type=cli.positive_float, metavar='KIMG', help='kimg per tick (default: 4 to 28, by resolution)')
     group.add_argument('--image-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per image (default: 10)')
     group.add_argument('--network-snapshot-ticks', type=cli.positive_int, default=10, metavar='N', help='ticks per pickle (default: 10)')
@@ -110,7 +115,7 @@ def main(argv):
         return
     if args.dataset is None:
         parser.error('the following arguments are required: --dataset')
-    metric_arg_list, note = _metric_args(args.metrics)
+    metric_arg_list = [metric_args(name) for name in (_DEFAULT_METRICS if args.metrics is None else args.metrics)]
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
         total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
@@ -122,15 +127,16 @@ def main(argv):
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
         freeze_d=args.freeze_d, checkpoint_ticks=args.checkpoint_ticks, checkpoint_minutes=args.checkpoint_minutes,
         keep_checkpoints=args.keep_checkpoints, impl=args.impl)
+    if args.metrics is None:
+        run.run_func_kwargs.require_metrics = False
     _check_dataset(args.data_dir, args.dataset)
     settings = checkpoint.settings_of(vars(args), run.run_func_kwargs)
     found = _find_checkpoint(args, run.run_desc, settings)
+    note = found.note if found else ''
     if found is None:
         _check_resume_pkl(args)
         if args.resume:
-            note += f'--resume=latest: no run {run.run_desc} with a checkpoint in {args.result_dir}, a new one begins.\n'
-    else:
-        note += found.note
+            note = f'--resume=latest: no run {run.run_desc} with a checkpoint in {args.result_dir}, a new one begins.\n'
     if args.num_gpus > 1:
         raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if args.dry_run:
@@ -197,27 +203,6 @@ def _check_resume_pkl(args):
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
                             f'Leave out {", ".join("--" + name.replace("_", "-") for name in sizes)}.')
-
-
-# ---- Metrics ----
-
-def _metric_names(text):
-    """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend']; 'none' and '' -> []."""
-    return [] if text.lower() in ('none', '') else text.split(',')
-
-
-def _metric_args(names):
-    """(arguments of each named metric, line to print or ''). Without the table of metrics, training goes on without them."""
-    if not names:
-        return [], ''
-    try:
-        from metrics.metric_defaults import metric_defaults
-    except ModuleNotFoundError:
-        return [], f'Metrics are not available yet: training without {", ".join(names)}.\n'
-    unknown = [name for name in names if name not in metric_defaults]
-    if unknown:
-        raise cli.UserError(f'--metrics: there is no {unknown[0]!r}', f'Valid: none, {", ".join(metric_defaults)}.')
-    return [metric_defaults[name] for name in names], ''
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import sys
 PAGES = {
     'dataset': 'dataset_tool.py against a plain writer, its memory, and the reader against the speed of training',
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
+    'metrics': 'evaluation of metrics against bare networks; precision and recall in blocks against plain NumPy',
     'iteration': 'a training iteration of config-f with the native ops against the reference forms',
     'stages': 'time and memory of progressive growing at each resolution',
     'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',

@@ -70,6 +70,11 @@ def report(rows, columns, json_path=None):
     widths = [max(map(len, column)) for column in zip(*cells)]
     for line in cells:
         print('  '.join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))))
+    keep(rows, json_path)
+
+
+def keep(rows, json_path):
+    """Write rows as a JSON list to a file; None = do not."""
     if json_path is not None:
         Path(json_path).parent.mkdir(parents=True, exist_ok=True)
         Path(json_path).write_text(json.dumps(rows, indent=1) + '\n')

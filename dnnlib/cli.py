@@ -148,6 +148,11 @@ def boolean(text):
     raise argparse.ArgumentTypeError(f'expected true or false, got {text!r}')
 
 
+def name_list(text):
+    """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend'], each once; 'none' and '' -> []."""
+    return [] if text.lower() in ('none', '') else list(dict.fromkeys(text.split(',')))
+
+
 def positive_int(text):
     """'32' -> 32; zero, negatives and fractions are refused."""
     if not re.fullmatch(r'\d+', text) or int(text) == 0:

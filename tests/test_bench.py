@@ -1,12 +1,15 @@
 """The pages of measurements: what they time, print and keep."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import pytest
 
-from bench import iteration, ops, stages, timing
+from bench import iteration, metrics, ops, stages, timing
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -78,6 +81,27 @@ def test_the_page_of_iterations(capsys):
 
 
 @pytest.mark.slow
+def test_the_page_of_metrics(tmp_path, capsys):
+    metrics.main(['--rounds', '1', '--images', '16', '--resolution', '8', '--networks', 'efficientnet_lite0', '--features', '50',
+                  '--json', str(tmp_path / 'rows.json')], 'bench')
+    one_pass, half, single, plain = json.loads((tmp_path / 'rows.json').read_text())
+    assert one_pass['both_per_s'] == pytest.approx(1 / (1 / one_pass['generator_per_s'] + 1 / one_pass['network_per_s']))
+    assert one_pass['ratio'] == pytest.approx(one_pass['evaluation_per_s'] / one_pass['both_per_s'])
+    for row in (half, single, plain):
+        assert row['seconds'] > 0 and row['peak_mb'] >= row['start_mb'] > 0
+        assert row['ratio'] == row['seconds'] / plain['seconds']
+    assert 'float16 in blocks' in capsys.readouterr().out
+
+
+def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
+    from metrics.precision_recall import knn_precision_recall
+    monkeypatch.setattr(metrics, 'DIMS', 20)
+    ref, eval_ = metrics.random_features(60, 'float32')
+    for ours, plain in zip(knn_precision_recall(ref, eval_, [3], exact=True), metrics.plain_precision_recall(ref, eval_, 3)):
+        assert 0 < plain.mean() < 1 and (ours[:, 0] == plain).all()
+
+
+@pytest.mark.slow
 def test_the_page_of_stages(tmp_path, capsys):
     """The coarse stage takes less time than the fine one, whatever else the machine does."""
     stages.main(['--rounds', '1', '--configs', 'config-d', '--resolution', '16', '--json', str(tmp_path / 'rows.json')], 'bench')
@@ -91,3 +115,16 @@ def test_pages_are_listed_and_others_refused():
     assert done.returncode == 0 and 'ops' in done.stdout and 'iteration' in done.stdout
     done = subprocess.run([sys.executable, '-m', 'bench', 'nothing'], capture_output=True, text=True)
     assert done.returncode == 2 and 'PAGE' in done.stderr
+
+
+def test_the_curve_for_the_docs(tmp_path):
+    lines = [{'kimg': 1.0, 'Loss/G/loss': 2.0}, {'kimg': 1.0, 'Metrics/fid1k': 300.0}, {'kimg': 2.0, 'Metrics/fid1k': 200.0}]
+    (tmp_path / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    plot = str(pathlib.Path(__file__).parents[1] / 'docs' / 'plot.py')
+    command = [sys.executable, plot, str(tmp_path / 'out.svg'), str(tmp_path)]
+    done = subprocess.run([*command, 'Metrics/fid1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    assert (done.returncode, done.stdout) == (0, 'Metrics/fid1k over kimg: 300.0 at 1, 200.0 at 2\n')
+    picture = xml.etree.ElementTree.parse(tmp_path / 'out.svg').getroot()
+    assert picture.tag == '{http://www.w3.org/2000/svg}svg' and len(picture.findall('.//{*}circle')) == 2
+    done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    assert done.returncode == 2 and 'no Metrics/is1k' in done.stderr

@@ -24,7 +24,7 @@ CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')}
 # Import name -> name on PyPI, where they are not the same.
-DISTRIBUTIONS = {'PIL': 'pillow', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
+DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
 
 
 def declared(*extras):
@@ -51,7 +51,7 @@ def test_every_module_is_shipped_and_exists():
 
 
 @pytest.mark.parametrize('patterns, extras', [
-    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun']),
+    (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])], ['hdf5', 'lsun', 'metrics']),
     (['tests/*.py'], ['dev']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo-data'])])

@@ -226,34 +226,20 @@ def test_when_stopped_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
         assert log.endswith(f'{line}\n') and 'Traceback' not in log and not (home.path / folder / '_finished.txt').exists()
 
 
-@pytest.fixture
-def metric_table(monkeypatch):
-    """Makes `metrics.metric_defaults` hold the given table; None = the module does not exist."""
-    def install(table):
-        module = table if table is None else types.SimpleNamespace(metric_defaults=table)
-        monkeypatch.setitem(sys.modules, 'metrics.metric_defaults', module)
-    return install
-
-
-def test_without_metrics_training_says_so_in_one_line_and_goes_on(home, metric_table, capsys):
-    metric_table(None)
-    run_training.main(['--dataset=ds'])
-    assert home.calls[0]['metric_arg_list'] == []
-    assert capsys.readouterr().out.splitlines()[2:-1] == ['Metrics are not available yet: training without fid50k.']
-
-
-def test_metrics_none_is_silent(home, metric_table, capsys):
-    metric_table(None)
+def test_metrics_come_from_their_table(home):
+    run_training.main(['--dataset=ds', '--metrics=is50k,fid5k,is50k'])
     run_training.main(['--dataset=ds', '--metrics=none'])
-    assert 'etrics' not in capsys.readouterr().out
+    run_training.main(['--dataset=ds'])
+    asked, none, default = home.calls
+    assert [(args['name'], args['num_images']) for args in asked['metric_arg_list']] == [('is50k', 50000), ('fid5k', 5000)]
+    assert none['metric_arg_list'] == [] and [args['name'] for args in default['metric_arg_list']] == ['fid50k']
+    # What was asked for is an error if it cannot be had; what is there by default is left out then.
+    assert [call.get('require_metrics', True) for call in home.calls] == [True, True, False]
 
 
-def test_metrics_come_from_their_table(home, metric_table):
-    metric_table({'fid50k': {'name': 'fid50k'}, 'is50k': {'name': 'is50k'}})
-    run_training.main(['--dataset=ds', '--metrics=is50k,fid50k'])
-    assert home.calls[0]['metric_arg_list'] == [{'name': 'is50k'}, {'name': 'fid50k'}]
-    with pytest.raises(cli.UserError, match='nonsense'):
-        run_training.main(['--dataset=ds', '--metrics=nonsense'])
+def test_unknown_metrics(home):
+    err = refused('--metrics=fid50k,nonsense')
+    assert "'nonsense'" in err.fact and 'ppl_zfull' in err.remedy
 
 
 # ---- Mistakes: one clear line each, before anything is made ----

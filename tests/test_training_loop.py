@@ -15,8 +15,10 @@ from PIL import Image
 import custom_ops
 import dataset_tool
 from dnnlib.cli import UserError
+from metrics.metric_defaults import metric_args
+from tests.stub_networks import stub_networks  # noqa: F401  A fixture.
 from tests.test_misc import small_networks
-from training import misc, snapshot
+from training import configs, misc, snapshot
 from training.dataset import TFRecordDataset
 from training.train_step import Adam, TrainStep
 from training.training_loop import training_loop
@@ -244,6 +246,70 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(data_dir, tmp_path, monk
         snapshots.save_networks(nets, 'net.pkl')
 
 
-def test_metrics_are_refused_until_they_exist(tmp_path):
-    with pytest.raises(ValueError, match='no metrics yet'):
-        training_loop(run_dir=str(tmp_path), metric_arg_list=[{'name': 'fid50k'}])
+# ---- Metrics at snapshots ----
+
+def train_here(data_dir, run_dir, names, require=True, **kwargs):
+    """Train 48 images in this process, snapshots at 16, 32 and 48; returns Gs."""
+    run_dir.mkdir(exist_ok=True)
+    run = configs.training_run(
+        'tiny', data_dir=str(data_dir), total_kimg=0.048, minibatch_size=4, minibatch_gpu=4, fmap_base=32, fmap_max=4, latent_size=8,
+        mapping_layers=1, tick_kimg=0.016, network_snapshot_ticks=1, metric_arg_list=[metric_args(name) for name in names], impl='ref')
+    return training_loop(run_dir=str(run_dir), require_metrics=require, **run.run_func_kwargs, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def weights_without_metrics(data_dir, tmp_path_factory):
+    return train_here(data_dir, tmp_path_factory.mktemp('plain'), []).get_var('G_synthesis/8x8/Conv1/weight')
+
+
+def test_metrics_are_computed_at_every_snapshot_and_do_not_change_training(
+        data_dir, tmp_path, stub_networks, weights_without_metrics, capsys):  # noqa: F811
+    Gs = train_here(data_dir, tmp_path, ['fid16', 'is10'])
+    np.testing.assert_allclose(Gs.get_var('G_synthesis/8x8/Conv1/weight'), weights_without_metrics, atol=1e-6)
+    out = capsys.readouterr().out
+    lines = (tmp_path / 'metric-fid16.txt').read_text().splitlines()
+    assert len(lines) == 3 and set(lines) <= set(out.splitlines())
+    assert all(re.fullmatch(r'network-snapshot-000000 +time \d+s +fid16 [\d.]+', line) for line in lines)
+    stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    measured = [line for line in stats if 'Metrics/fid16' in line]
+    assert [(line['tick'], line['kimg']) for line in measured] == [(0, 0.016), (1, 0.032), (2, 0.048)]
+    assert [f'{line["Metrics/fid16"]:.4f}' for line in measured] == [line.split()[-1] for line in lines]
+    assert {'Metrics/is10_mean', 'Metrics/is10_std'} <= set(measured[0])
+    events = [str(path) for path in tmp_path.glob('events.*')]
+    written = [event for path in events for event in tf.compat.v1.train.summary_iterator(path)]
+    assert [event.step for event in written if 'Metrics/fid16' in {value.tag for value in event.summary.value}] == [16, 32, 48]
+    assert out.count('reals of tiny') == 1
+    # The last snapshot's value can be had again from its pickle.
+    assert (tmp_path / 'network-snapshot-000000.pkl').exists()
+
+
+def test_a_metric_that_fails_costs_itself_and_not_the_run(data_dir, tmp_path, stub_networks, monkeypatch, capsys):  # noqa: F811
+    from metrics.frechet_inception_distance import FD
+    evaluate, calls = FD.evaluate, []
+
+    def fail_at_the_second(self, *args):
+        calls.append(self.name)
+        if len(calls) == 2:
+            raise MemoryError('no room for it')
+        return evaluate(self, *args)
+    monkeypatch.setattr(FD, 'evaluate', fail_at_the_second)
+    train_here(data_dir, tmp_path, ['fid16', 'is10'])
+    assert 'Note: fid16 failed: no room for it' in capsys.readouterr().out
+    assert len((tmp_path / 'metric-fid16.txt').read_text().splitlines()) == 2
+    assert len((tmp_path / 'metric-is10.txt').read_text().splitlines()) == 3
+    assert (tmp_path / 'network-final.pkl').exists()
+
+
+def test_metrics_that_cannot_be_had_are_known_before_training(data_dir, tmp_path, stub_networks, capsys):  # noqa: F811
+    stub_networks.clear()
+    with pytest.raises(UserError, match='inception_features'):
+        train_here(data_dir, tmp_path / 'required', ['fid16'])
+    with pytest.raises(UserError, match='expected 16 or more'):
+        train_here(data_dir, tmp_path / 'small', ['ppl2_wend'])
+    assert not list((tmp_path / 'required').iterdir()) and not list((tmp_path / 'small').iterdir())
+    capsys.readouterr()
+    train_here(data_dir, tmp_path / 'default', ['fid16'], require=False)
+    out = capsys.readouterr().out
+    assert 'Note: training without fid16. inception_features: the weights are not there. Get them.' in out.splitlines()
+    assert (tmp_path / 'default' / 'network-final.pkl').exists()
+    assert out.index('Note: training without') < out.index('Training for 0.048 kimg')

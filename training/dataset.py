@@ -191,6 +191,10 @@ class TFRecordDataset:
         with tf.device('CPU:0'):
             return tf.gather(self._tf_labels, tf.random.uniform([minibatch_size], 0, self.num_images, tf.int32))
 
+    def content_digest(self, lod=0):
+        """What tells the images of level `lod` from those of other datasets: see `tfrecords.content_digest`."""
+        return tfrecords.content_digest(self._level(lod)[0])
+
     def _level(self, lod):
         """Path and shape [C, H, W] of the images of level `lod`."""
         lod = int(np.floor(lod))

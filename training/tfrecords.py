@@ -11,6 +11,7 @@ Each record is a `tf.train.Example` with `shape` = int64 [C, H, W] and `data` = 
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import os
@@ -87,6 +88,19 @@ def read_records(path):
             if _masked_crc(data) != file.read(4):
                 raise _damaged(path, number, 'the checksum of its data does not match')
             yield data
+
+
+def content_digest(path):
+    """SHA-256 of the lengths and checksums of all records of a file, as 64 hexadecimal digits.
+
+    It tells files of different images apart and reads 16 bytes per record. Raises UserError as `read_records` does.
+    """
+    digest = hashlib.sha256()
+    with storage.open_file(path) as file:
+        for length in _record_lengths(file, path):
+            file.seek(length, os.SEEK_CUR)
+            digest.update(struct.pack('<Q', length) + file.read(4))
+    return digest.hexdigest()
 
 
 # ---- Images in a record: protobuf wire format of tf.train.Example ----

@@ -39,7 +39,8 @@ def training_loop(
         dataset_args            = None,     # Arguments of dataset.load_dataset.
         sched_args              = None,     # Arguments of training_schedule. None = its defaults.
         grid_args               = None,     # size and layout of the image grids. None = the defaults of Snapshots.
-        metric_arg_list         = (),       # Metrics at snapshots; there are none yet.
+        metric_arg_list         = (),       # Arguments of each metric to compute at network snapshots, see metrics.metric_defaults.
+        require_metrics         = True,     # Is a metric that cannot be computed an error? False = train without them, and say so.
         tf_config               = None,     # 'rnd.np_random_seed': seed of all random numbers. None = random.
         num_gpus                = 1,        # Number of devices.
         G_smoothing_kimg        = 10.0,     # Half-life of the moving average Gs, in thousands of images.
@@ -66,18 +67,16 @@ def training_loop(
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints (training/checkpoint.py). On Ctrl-C or
-    SIGTERM it finishes the iteration and writes a checkpoint.
+    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
+    (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint.
 
     Raises:
-        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops are
-            asked for and cannot be used; training has diverged; or memory is too small.
+        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops or
+            metrics are asked for and cannot be used; training has diverged; or memory is too small.
         Stopped: It was asked to stop, and a checkpoint is written.
     """
     if num_gpus != 1:
         raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
-    if metric_arg_list:
-        raise ValueError(f'there are no metrics yet, received {metric_arg_list}')
     start_time = time.time() - resume_time
     tflib.init_tf(tf_config)
     seed = (tf_config or {}).get('rnd.np_random_seed')
@@ -92,6 +91,7 @@ def training_loop(
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
     G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
+    metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set)
     G.print_layers()
     D.print_layers()
     G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
@@ -112,7 +112,8 @@ def training_loop(
     report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
-        facts={'training set': {'images': training_set.num_images, 'shape': training_set.shape, 'labels': training_set.label_size}},
+        facts={'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
+               'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)},
         notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints, minutes=checkpoint_minutes)
     snapshots.save_reals()
     if resume_path is None:
@@ -172,6 +173,12 @@ def training_loop(
                             name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
                             with keep_going(name):
                                 snapshots.save_networks((G, D, Gs), name)
+                            if metrics is not None:
+                                values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
+                                for tag, value in values.items():
+                                    summaries.add(tag, value)
+                                with keep_going('a line of stats.jsonl'):
+                                    summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
                         with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
                             report.save()
                 if done:
@@ -193,6 +200,23 @@ def _report_device():
     if not gpus:
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
+
+
+def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
+    """MetricGroup with all that it needs, before any time is spent on training. None = there are no metrics."""
+    if not metric_arg_list:
+        return None
+    from metrics.metric_base import MetricGroup  # Here, for metrics are built on training.
+    try:
+        metrics = MetricGroup(metric_arg_list, seed)
+        metrics.check(Gs, training_set)
+        metrics.load_networks()
+    except UserError as err:
+        if required:
+            raise
+        print(f'Note: training without {", ".join(args["name"] for args in metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
+        return None
+    return metrics
 
 
 class _Clock:

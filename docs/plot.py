@@ -1,0 +1,32 @@
+"""A picture for the docs: the curve of a scalar of a run, from its stats.jsonl.
+
+    python docs/plot.py OUT.svg results/00000-stylegan2-mine-1gpu-config-f Metrics/fid50k
+"""
+
+import argparse
+
+from training import charts, report
+
+_STYLE = ('<style>text { font: 10px sans-serif; fill: #555 } .grid { stroke: #e4e4e4 } polyline { fill: none; stroke-width: 1.5 } '
+          'circle { stroke: none }</style><rect width="100%" height="100%" fill="#fff"/>')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', help='SVG to write', metavar='OUT.svg')
+    parser.add_argument('run_dir', help='folder of a run', metavar='RUN_DIR')
+    parser.add_argument('tag', help='name of the scalar', metavar='TAG')
+    args = parser.parse_args()
+
+    points = [(line['kimg'], line[args.tag]) for line in report.read_stats(args.run_dir) if args.tag in line]
+    if not points:
+        parser.error(f'{args.run_dir}: there is no {args.tag} in its stats.jsonl')
+    picture = charts.chart([charts.Curve(args.tag, points, 0)], 'kimg')
+    head, rest = picture.split('>', 1)
+    with open(args.out, 'w', encoding='utf-8') as file:
+        file.write(head.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"') + '>' + _STYLE + rest + '\n')
+    print(f'{args.tag} over kimg: {", ".join(f"{y:.1f} at {x:.3g}" for x, y in points)}')
+
+
+if __name__ == '__main__':
+    main()

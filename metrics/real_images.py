@@ -1,0 +1,139 @@
+"""Statistics of the real images, kept in the cache folder so that they are computed once."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from dnnlib.util import cache_folder
+from metrics.progress import Progress
+from training import dataset
+
+_MINIBATCH = 8
+_FORMAT = 1  # Part of every key: raise it when the meaning of what is kept changes.
+
+
+class RealImages:
+    """A dataset in the order of its files, and the statistics of its first images.
+
+    Args:
+        data_dir:       Folder that the dataset is in. None = the working folder.
+        dataset_args:   Arguments of dataset.load_dataset; how it shuffles and repeats is decided here.
+        mirror_augment: Flip images left to right with probability 1/2? Which ones is always the same.
+
+    Attributes:
+        dataset: TFRecordDataset.
+    """
+
+    def __init__(self, data_dir, dataset_args, mirror_augment=False):
+        args = {**dataset_args, 'shuffle_mb': 0, 'repeat': False, 'prefetch_mb': 64}
+        self.dataset = dataset.load_dataset(data_dir=data_dir, **args)
+        self._mirror = mirror_augment
+        self._name = re.sub(r'[^0-9A-Za-z._-]+', '_', os.path.basename(os.path.normpath(self.dataset.tfrecord_dir)))
+
+    @functools.cached_property
+    def _digest(self):
+        return self.dataset.content_digest()
+
+    def collect(self, metrics, nets):
+        """Statistics for each metric, from the cache or in as few passes over the images as they need.
+
+        Args:
+            metrics: ImageMetrics.
+            nets:    {name: feature network}, see metrics.feature_networks.
+
+        Returns: {metric: what its `collector` made}.
+        """
+        collectors, passes = {}, {}
+        for metric in metrics:
+            collectors[metric] = self._restored(metric)
+            if collectors[metric] is None:
+                collectors[metric] = metric.collector(self._num_draws(metric))
+                passes.setdefault((metric.feature_net, self._num_draws(metric)), []).append(metric)
+        for (feature_net, num_draws), group in passes.items():
+            self._pass(feature_net, nets[feature_net], num_draws, [collectors[metric] for metric in group])
+            for metric in group:
+                collectors[metric].finish()
+                self._save(metric, collectors[metric])
+        return collectors
+
+    def _num_draws(self, metric):
+        """Images that count for the metric."""
+        if metric.collector(metric.num_images).repeats_reals or metric.num_images <= self.dataset.num_images:
+            return metric.num_images
+        return self.dataset.num_images
+
+    def _pass(self, feature_net, net, num_draws, collectors):
+        """Show the images to the network, and the features to the collectors.
+
+        The original draws image after image, each flipped or not, and begins again at the end of the dataset. Here each image
+        is looked at once, and counts as often as it would be drawn; flipped ones likewise.
+        """
+        total = self.dataset.num_images
+        weights = np.full(total, num_draws // total) + (np.arange(total) < num_draws % total)
+        flips = np.random.RandomState(0).binomial(weights, 0.5) if self._mirror else np.zeros_like(weights)
+        shape = [None, *self.dataset.shape]
+        features = tf.function(lambda images: net(images), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+        begin, needed = 0, min(num_draws, total)
+        with Progress(f'reals of {self._name} ({feature_net})', needed) as progress:
+            for images, _labels in self.dataset.iterate(_MINIBATCH):
+                rows = slice(begin, begin + len(images))
+                flipped = flips[rows]
+                counts = np.concatenate([weights[rows] - flipped, flipped])
+                chosen = np.flatnonzero(counts)
+                outputs = features(tf.gather(tf.concat([images, images[..., ::-1]], axis=0), chosen)).numpy()
+                for collector in collectors:
+                    collector.add(outputs, counts[chosen])
+                progress.update(min(len(images), needed - begin))
+                begin += len(images)
+                if begin >= needed:
+                    break
+
+    # ---- The cache ----
+
+    def _key(self, metric, collector):
+        """What the statistics depend on, as text."""
+        return json.dumps(dict(
+            format=_FORMAT, images=self._digest, shape=self.dataset.shape, epoch=self.dataset.num_images, draws=self._num_draws(metric),
+            mirror=self._mirror, network=metric.feature_net, kind=collector.kind), sort_keys=True)
+
+    def _path(self, key):
+        return os.path.join(cache_folder(), f'reals-{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz')
+
+    def _restored(self, metric):
+        """A collector from the cache; None if that cannot be."""
+        collector = metric.collector(self._num_draws(metric))
+        key = self._key(metric, collector)
+        path = self._path(key)
+        if not os.path.isfile(path):
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if str(arrays['key']) != key:
+                    raise ValueError('it is about other images')
+                collector.restore(arrays)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as err:
+            tqdm.write(f'Note: {path} is damaged ({str(err).splitlines()[0] if str(err) else type(err).__name__}): computing it anew')
+            return None
+        return collector
+
+    def _save(self, metric, collector):
+        key = self._key(metric, collector)
+        path = self._path(key)
+        part = f'{path}.part{os.getpid()}'
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(part, 'wb') as file:
+                np.savez(file, key=key, **collector.arrays())
+            os.replace(part, path)
+        except OSError as err:
+            tqdm.write(f'Note: the statistics of the real images cannot be kept in {path}: {err.strerror}')
+        finally:
+            if os.path.exists(part):
+                os.remove(part)
