@@ -175,7 +175,7 @@ def test_a_state_of_version_2_has_all_variables_in_one_list(tmp_path):
     misc.save_pkl((G, D, Gs), tmp_path / 'new.pkl')
     states = legacy_pickle.load(tmp_path / 'new.pkl')
     for state in states:
-        state.variables = list(misc._named_values(state).items())
+        state.variables = list(misc.named_values(state).items())
         state.components = {}
     legacy_pickle.dump(states, tmp_path / 'old.pkl')
     for old, new in zip(misc.load_pkl(tmp_path / 'old.pkl'), (G, D, Gs), strict=True):
