@@ -13,7 +13,7 @@ import dataset_tool
 from dnnlib import legacy_pickle, tflib
 from dnnlib.tflib import Random
 from tests.test_training_loop import data_dir, train  # noqa: F401  a fixture
-from training import configs, loss, misc, progressive, registry, training_loop
+from training import configs, iteration, loss, misc, progressive, registry
 from training.train_step import TrainStep
 
 KINDS = {  # G's func_name and settings, D's func_name
@@ -245,7 +245,7 @@ def test_training_with_labels(config, data_dir, tmp_path):  # noqa: F811
 
 
 def test_moments_are_forgotten_when_layers_come_in():
-    assert training_loop._levels(2.0) == (2, 2) and training_loop._levels(1.9) == training_loop._levels(1.1) == (1, 2)
+    assert iteration._levels(2.0) == (2, 2) and iteration._levels(1.9) == iteration._levels(1.1) == (1, 2)
 
 
 def test_gamma_needs_a_loss_that_has_it():
