@@ -1,6 +1,7 @@
 """`python -m bench PAGE [flags]`: one page of measurements."""
 
 import importlib
+import os
 import sys
 
 PAGES = {
@@ -20,6 +21,7 @@ def main():
         print('usage: python -m bench PAGE [--help]\n\npages:\n' + '\n'.join(f'  {name:<10}  {what}' for name, what in PAGES.items()),
               file=sys.stdout if page in ('-h', '--help') else sys.stderr)
         sys.exit(0 if page in ('-h', '--help') else 2)
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow's lines would stand between those of the page.
     importlib.import_module(f'bench.{page}').main(sys.argv[2:], prog=f'python -m bench {page}')
 
 
