@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
@@ -18,6 +20,8 @@ QUICK = {
 
 
 def pytest_configure(config):
+    # For jobs in the background a shell has SIGINT ignored, which programs hand down; some tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if 'STYLEGAN2_GOLDEN' in os.environ and not GOLDEN.is_dir():
         raise pytest.UsageError(f'STYLEGAN2_GOLDEN names {GOLDEN}, which is no folder')
 
@@ -34,6 +38,14 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('golden'):
                 item.add_marker(pytest.mark.skip(reason=f'the golden numbers are not at {GOLDEN}; set STYLEGAN2_GOLDEN'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def default_impl():
+    """Each file of tests begins with the default form of the custom ops, whatever a command with --impl left before it."""
+    yield
+    if 'custom_ops' in sys.modules:
+        sys.modules['custom_ops'].set_impl(None)
 
 
 @pytest.fixture(scope='module', params=['native', 'ref'])

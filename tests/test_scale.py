@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import custom_ops
 from bench import scale
 from training import registry
 from training.train_step import TrainStep
@@ -16,11 +17,14 @@ MINIBATCH = 4
 
 @pytest.fixture(scope='module')
 def trainer():
-    """Small networks of config-f whose layers have different sizes."""
+    """Small networks of config-f whose layers have different sizes. With the native ops, for the reference forms lead gradients that are
+    always zero through a convolution of D once more."""
+    custom_ops.set_impl('native')
     shape = dict(num_channels=3, resolution=16, label_size=0, fmap_base=64, fmap_max=24)
     G = registry.create_network('G', 'G_main', **shape, latent_size=10, dlatent_size=14, mapping_fmaps=9, mapping_layers=3)
     D = registry.create_network('D', 'D_stylegan2', **shape)
-    return TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns_pathreg', 'D_logistic_r1')
+    yield TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns_pathreg', 'D_logistic_r1')
+    custom_ops.set_impl(None)
 
 
 def flop_of_graph(graph):
