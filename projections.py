@@ -87,6 +87,10 @@ def detect_generated(run_dir, network_pkl, seeds, truncation_psi=1.0, dataset_na
     # Noise maps of hundreds of large images would fill the memory, and are of no use here.
     found = _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=False, after=write)
     ours = {kind: found.distances[[_kind(name) == kind for name in found.names]] for kind in ('suspect', *detection.SETS)}
+    for kind in detection.SETS if not reference else ():
+        ratios = (found.distances / found.start_distances)[[_kind(name) == kind for name in found.names]]
+        print(f'{kind:<9}  median {np.median(ratios):.4f} of the distance at the start; '
+              f'{np.sum(ratios <= 0.2)} of {len(ratios)} within a fifth')
     _report_detection(run_dir, distances or ours, float(ours['suspect'][0]) if image else None, image, how)
 
 

@@ -4,12 +4,15 @@ import argparse
 import glob
 import json
 import os
+import shlex
 import sys
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
+from dnnlib.util import is_url, open_url
 from metrics.metric_defaults import metric_args
-from training import configs, report
+from pretrained_networks import get_path_or_url
+from training import checkpoint, configs, report
 
 _EXAMPLES = '''examples:
   # Train StyleGAN2 on the faces in datasets/ffhq
@@ -22,9 +25,11 @@ _EXAMPLES = '''examples:
   python run_training.py --dataset=demo --total-kimg=30 --gamma=0.5 --fmap-base=1024 --fmap-max=64 --latent-size=128 \\
       --mapping-layers=4 --minibatch-size=8 --minibatch-gpu=8 --lrate=0.0025 --g-smoothing-kimg=0.5 --tick-kimg=1
 
-  # Go on from a snapshot
-  python run_training.py --dataset=ffhq --resume-pkl=results/00000-stylegan2-ffhq-1gpu-config-f/network-snapshot-004000.pkl \\
-      --resume-kimg=4000
+  # Go on with a run that was stopped or killed: the same command again, with
+  python run_training.py --dataset=ffhq --mirror-augment=true --resume=latest
+
+  # Begin with the networks of a pickle, here those of faces for 1,000 images of cats; layers that fit are enough
+  python run_training.py --dataset=cats --resume-pkl=gdrive:networks/stylegan2-ffhq-config-f.pkl --freeze-d=10 --total-kimg=500
 
   # Compare the curves of runs, finished or not, on one page: results/training-curves.html
   python run_training.py --plot results/00000-stylegan2-ffhq-1gpu-config-f results/00001-stylegan2-ffhq-1gpu-config-e
@@ -48,8 +53,18 @@ def _parser():
     group.add_argument('--result-dir', default='results', metavar='DIR', help='where runs make their folders (default: %(default)s)')
     group.add_argument('--config', default='config-f', metavar='NAME', help='configuration, see below (default: %(default)s)')
     group.add_argument('--mirror-augment', type=cli.boolean, default=False, metavar='BOOL', help='flip images at random (default: false)')
-    group.add_argument('--resume-pkl', metavar='PKL', help='network pickle to start from (default: random weights)')
+
+    group = parser.add_argument_group('going on')
+    group.add_argument('--resume', metavar='WHAT',
+                       help='go on exactly where a run stopped: latest = the last one of this dataset and configuration in --result-dir, '
+                            'if there is one; or the folder of a run; or a checkpoint, with which a new run begins')
+    group.add_argument('--checkpoint-ticks', type=cli.positive_int, metavar='N', help='ticks between two checkpoints (default: 10)')
+    group.add_argument('--checkpoint-minutes', type=cli.positive_float, metavar='N', help='... but at most N minutes (default: 30)')
+    group.add_argument('--keep-checkpoints', type=cli.positive_int, metavar='N', help='keep the last N checkpoints (default: 2)')
+    group.add_argument('--resume-pkl', metavar='PKL', help='network pickle to start from: file, URL or official name')
     group.add_argument('--resume-kimg', type=cli.non_negative_float, metavar='KIMG', help='kimg that it was trained for (default: 0)')
+    group.add_argument('--freeze-d', type=cli.positive_int, metavar='N',
+                       help='Freeze-D: the N layers of the discriminator nearest to the image stay those of --resume-pkl')
 
     group = parser.add_argument_group('length and speed (1 kimg = a thousand images shown)')
     group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
@@ -110,21 +125,40 @@ def main(argv):
         fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
-        impl=args.impl)
+        freeze_d=args.freeze_d, checkpoint_ticks=args.checkpoint_ticks, checkpoint_minutes=args.checkpoint_minutes,
+        keep_checkpoints=args.keep_checkpoints, impl=args.impl)
     if args.metrics is None:
         run.run_func_kwargs.require_metrics = False
     _check_dataset(args.data_dir, args.dataset)
-    _check_resume_pkl(args)
+    settings = checkpoint.settings_of(vars(args), run.run_func_kwargs)
+    found = _find_checkpoint(args, run.run_desc, settings)
+    note = found.note if found else ''
+    if found is None:
+        _check_resume_pkl(args)
+        if args.resume:
+            note = f'--resume=latest: no run {run.run_desc} with a checkpoint in {args.result_dir}, a new one begins.\n'
     if args.num_gpus > 1:
         raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
     if args.dry_run:
         print(json.dumps(run, indent=2))
-        print('Dry run: nothing was trained.', file=sys.stderr)
+        print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
         return
-    with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus) as run_dir:
+    path = found and found.run_dir
+    with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus, path) as run_dir:
+        print(note, end='')
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
-        training_loop.training_loop(run_dir=run_dir.path, num_gpus=run.num_gpus, **run.run_func_kwargs)
+        loop_args = dict(run.run_func_kwargs)
+        source = get_path_or_url(args.resume_pkl or '')
+        if is_url(source) and found is None:
+            with open_url(source, kind='pickle') as file:
+                loop_args['resume_pkl'] = file.name
+        try:
+            training_loop.training_loop(
+                run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
+        except cli.Stopped:
+            print(f'To go on: {_resume_command(argv, run_dir.path)}')
+            raise
 
 
 def _check_dataset(data_dir, dataset):
@@ -138,11 +172,33 @@ def _check_dataset(data_dir, dataset):
                             f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
 
 
+def _find_checkpoint(args, run_desc, settings):
+    """What --resume means, as checkpoint.Found. None = nothing to go on from."""
+    found = checkpoint.find(args.resume, args.result_dir, run_desc) if args.resume else None
+    if found is None:
+        return None
+    checkpoint.check_settings(found, settings)
+    kimg = found.state['progress']['cur_nimg'] / 1000
+    # A run that was killed before it wrote its last files is gone on with, to write them.
+    if kimg >= args.total_kimg and (found.run_dir is None or os.path.exists(os.path.join(found.run_dir, '_finished.txt'))):
+        raise cli.UserError(f'--total-kimg={args.total_kimg:g} is reached already: {found.path}', 'Raise --total-kimg to train on.')
+    return found
+
+
+def _resume_command(argv, run_dir):
+    rest = [arg for i, arg in enumerate(argv) if not arg.startswith('--resume=') and '--resume' not in argv[max(i - 1, 0):i + 1]]
+    return shlex.join(['python', 'run_training.py', *rest, f'--resume={run_dir}'])
+
+
 def _check_resume_pkl(args):
     if args.resume_pkl is None:
+        if args.freeze_d:
+            raise cli.UserError(f'--freeze-d={args.freeze_d}: there are no trained layers to keep', 'Give a network pickle: --resume-pkl.')
         return
-    if not os.path.isfile(args.resume_pkl):
-        raise cli.UserError(f'--resume-pkl: there is no file {args.resume_pkl}', 'Give the path of a network-snapshot-*.pkl.')
+    source = get_path_or_url(args.resume_pkl)
+    if not is_url(source) and not os.path.isfile(source):
+        raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or a name '
+                            'such as gdrive:networks/stylegan2-ffhq-config-f.pkl.')
     sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
     if sizes:
         raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',

@@ -3,7 +3,9 @@
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 
 
 class UserError(Exception):
@@ -20,6 +22,13 @@ class UserError(Exception):
         self.remedy = remedy
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and its state is saved: it can be gone on with."""
+
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again.
+
+
 def run(main, argv=None):
     """Call `main(argv)` and leave the process with the exit code that fits how it ended.
 
@@ -27,9 +36,9 @@ def run(main, argv=None):
         main: Function of the list of arguments. What it returns becomes the exit code; None = 0.
         argv: Arguments without the program's name. None = those of the process.
 
-    Exit codes: 0 done, 1 a UserError (printed as `Error: fact` and its remedy), 2 bad usage (argparse),
-    130 interrupted, 1 without a word if the reader of our output has gone. `--debug` anywhere among the arguments keeps the
-    traceback.
+    Exit codes: 0 done, 1 a UserError (printed as `Error: fact` and its remedy), 2 bad usage (argparse), 75 stopped with its
+    state saved, 130 interrupted, 1 without a word if the reader of our output has gone. `--debug` anywhere among the arguments
+    keeps the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -40,6 +49,8 @@ def run(main, argv=None):
         sys.stdout.flush()
         print(f'Error: {err}', file=sys.stderr)
         sys.exit(1)
+    except Stopped:
+        sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
         if '--debug' in argv:
             raise
@@ -49,6 +60,33 @@ def run(main, argv=None):
     except BrokenPipeError:  # Whoever read our output has gone, as in `... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Or the flush at exit would fail again.
         sys.exit(1)
+
+
+class StopOnSignal:
+    """Context in which SIGINT (Ctrl-C) and SIGTERM only set `requested`, for the program to stop when it suits. The second one acts
+    as ever. Outside the main thread, where Python takes no signals, it does nothing."""
+
+    def __init__(self, what='Stopping as soon as it can. Once more: at once.'):
+        self.requested = False
+        self._message = f'\n{what}\n'.encode()
+        self._handlers = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self.requested:
+            signal.signal(number, self._handlers[number])
+            signal.raise_signal(number)
+            return
+        self.requested = True
+        os.write(2, self._message)  # print could be called here in the middle of another print
 
 
 def help_formatter(prog):

@@ -4,7 +4,9 @@ Files of a finished run: submit_config.json and submit_config.txt (what was aske
 run.txt (when it ran), _finished.txt (empty; there only if the run succeeded), and what the run itself made.
 """
 
+import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -17,7 +19,7 @@ import sys
 import time
 import traceback
 
-from dnnlib import cli
+from dnnlib import cli, storage
 from dnnlib.util import format_time
 
 _OWN_FILES = {'submit_config.json', 'submit_config.txt', 'log.txt'}
@@ -32,6 +34,7 @@ class RunDir:
         func_name:  Function that runs, 'module.function', for the first and last line of the log.
         kwargs:     Its arguments, as JSON-able values; written down in submit_config.
         num_gpus:   Written down in submit_config.
+        path:       Folder of an earlier run to go on in: its log is appended to. None = a new folder.
 
     Attributes:
         path: The folder, e.g. 'results/00000-generate-images'.
@@ -39,18 +42,25 @@ class RunDir:
     An exception inside the block is written to log.txt too and goes on to the caller; _finished.txt then stays absent. If it
     is a `cli.UserError` and the run has made no file yet, the folder is removed: a mistyped name leaves nothing behind.
 
-    Raises: cli.UserError if the folder cannot be made.
+    Raises: cli.UserError if the folder cannot be made, or another process is at work in it.
     """
 
-    def __init__(self, result_dir, desc, func_name, kwargs, num_gpus=1):
-        self.path, self._run_id = _make_numbered_dir(result_dir, desc)
+    def __init__(self, result_dir, desc, func_name, kwargs, num_gpus=1, path=None):
+        self._is_new = path is None
+        self.path, self._run_id = (path, _leading_number(os.path.basename(path))) if path else _make_numbered_dir(result_dir, desc)
         self._func_name = func_name
+        self._lock = storage.locked(self.path)
+        if not self._lock.__enter__():
+            self._lock.__exit__(None, None, None)
+            raise cli.UserError(f'another process is at work in {self.path}', 'Wait until it has ended, or stop it.')
         self._write_submit_config(desc, dict(kwargs), num_gpus)
 
     def __enter__(self):
         print(f'Local submit - run_dir: {self.path}')
         self._start = datetime.datetime.now()
-        self._log = open(os.path.join(self.path, 'log.txt'), 'w', encoding='utf-8')
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self.path, '_finished.txt'))
+        self._log = open(os.path.join(self.path, 'log.txt'), 'a', encoding='utf-8')
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self._log), _Tee(sys.stderr, self._log)
         print(f'dnnlib: Running {self._func_name}() on localhost...')
@@ -64,14 +74,15 @@ class RunDir:
             print(f'dnnlib: Finished {self._func_name}() in {format_time((stop - self._start).total_seconds())}.')
         elif isinstance(exc, cli.UserError):
             self._log.write(f'Error: {exc}\n')
-        else:
+        elif not isinstance(exc, cli.Stopped):
             self._log.write(''.join(traceback.format_exception(exc_type, exc, tb)))
         sys.stdout, sys.stderr = self._streams
         self._log.close()
         if exc is None:
             _write(os.path.join(self.path, '_finished.txt'), '')
-        elif isinstance(exc, cli.UserError) and set(os.listdir(self.path)) <= _OWN_FILES:
+        elif isinstance(exc, cli.UserError) and self._is_new and set(os.listdir(self.path)) <= _OWN_FILES:
             shutil.rmtree(self.path)
+        self._lock.__exit__(None, None, None)
 
     def _write_submit_config(self, desc, kwargs, num_gpus):
         config = dict(
@@ -82,19 +93,29 @@ class RunDir:
 
 
 class _Tee:
-    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not logged."""
+    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not logged.
+
+    While a disk is full, lines wait in memory: nobody stops a long run for them.
+    """
 
     def __init__(self, stream, log):
         self._stream = stream
         self._log = log
 
     def write(self, text):
-        self._stream.write(text)
-        self._stream.flush()
+        self._write(self._stream, text)
         if '\r' not in text and not self._log.closed:  # closed: a logging handler may outlive the run
-            self._log.write(text)
-            self._log.flush()
+            self._write(self._log, text)
         return len(text)
+
+    @staticmethod
+    def _write(stream, text):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
 
     def __getattr__(self, name):  # flush, isatty, fileno, encoding, ... are those of the stream
         return getattr(self._stream, name)
@@ -127,8 +148,13 @@ def _make_numbered_dir(result_dir, desc):
 
 def _leading_numbers(folder):
     with os.scandir(folder) as entries:
-        found = [re.match(r'\d+', entry.name) for entry in entries if entry.is_dir()]
-    return [int(match[0]) for match in found if match]
+        numbers = [_leading_number(entry.name) for entry in entries if entry.is_dir()]
+    return [number for number in numbers if number is not None]
+
+
+def _leading_number(name):
+    match = re.match(r'\d+', name)
+    return int(match[0]) if match else None
 
 
 def _versions():

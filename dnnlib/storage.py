@@ -126,7 +126,9 @@ def new_folder(target, files, force=False):
     partial, replaced = f'{place}.partial', f'{place}.replaced'  # Beside the target, so that a rename is enough in the end.
     missing_parents = [parent for parent in pathlib.Path(partial).parents if not parent.exists()]
     os.makedirs(partial, exist_ok=True)
-    with _locked(partial, target):
+    with locked(partial) as ours:
+        if not ours:
+            raise UserError(f'another run is writing {target} (into {partial})', 'Wait until it has ended, or give another name.')
         try:
             _clear_remains(place, partial, replaced, files)
             _check_target(target, place, files, force)
@@ -166,23 +168,24 @@ def _check_replaceable(target, names, files, force):
 
 
 @contextlib.contextmanager
-def _locked(partial, target):
-    """Context in which no other run writes into the folder `partial`. The lock goes with the process, however that ends."""
+def locked(folder):
+    """Context that holds a folder against other processes; its value is False if one of them has it.
+
+    The lock goes with the process, however that ends. Where there are no locks, the value is True.
+    """
     if fcntl is None:
-        yield
+        yield True
         return
-    descriptor = os.open(partial, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.exists(partial) and os.path.samestat(os.fstat(descriptor), os.stat(partial))
+            ours = os.path.exists(folder) and os.path.samestat(os.fstat(descriptor), os.stat(folder))  # Not if it was renamed meanwhile.
         except BlockingIOError:
             ours = False
         except OSError:  # A file system without locks
             ours = True
-        if not ours:
-            raise UserError(f'another run is writing {target} (into {partial})', 'Wait until it has ended, or give another name.')
-        yield
+        yield ours
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,7 @@ from metrics.collectors import Features
 from metrics.metric_base import ImageMetric
 from metrics.progress import Progress
 
-_BLOCK = 2500  # Rows and columns of distances at a time: more are no faster, they only take memory.
+_BLOCK = 1500  # Rows and columns of distances at a time: more are no faster, they only take memory.
 
 
 class PR(ImageMetric):

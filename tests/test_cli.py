@@ -1,5 +1,7 @@
 import argparse
+import concurrent.futures
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -47,6 +49,39 @@ def test_debug_keeps_the_traceback():
 def test_interrupt_exits_with_130(capsys):
     assert exit_code(fail_with(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == 'Interrupted.\n'
+
+
+def test_a_run_that_was_stopped_exits_with_75(capsys):
+    assert exit_code(fail_with(cli.Stopped())) == cli.EXIT_STOPPED == 75
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request(number, capfd):
+    before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    with cli.StopOnSignal('Stopping.') as stop:
+        assert not stop.requested
+        signal.raise_signal(number)
+        assert stop.requested
+    assert capfd.readouterr().err == '\nStopping.\n'
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
+
+
+def test_the_second_signal_acts_as_ever():
+    with pytest.raises(KeyboardInterrupt), cli.StopOnSignal():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    program = ('import signal; from dnnlib import cli\n'
+               'with cli.StopOnSignal():\n  signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGTERM)')
+    assert subprocess.run([sys.executable, '-c', program], capture_output=True).returncode == -signal.SIGTERM
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        def run():
+            with cli.StopOnSignal() as stop:
+                return stop.requested
+        assert pool.submit(run).result() is False
 
 
 def test_a_bug_is_not_hidden():

@@ -123,15 +123,52 @@ def test_mirror_flips_about_half_of_the_images_and_nothing_else(folder):
     assert flipped[:NUM_IMAGES] != flipped[NUM_IMAGES:2 * NUM_IMAGES]
 
 
-def test_shuffling_keeps_to_its_memory(tmp_path):
-    image_bytes = 128 * 128  # 64 of these are 1 MB
+@pytest.mark.parametrize('shuffle_mb', [0, 1])
+@pytest.mark.parametrize('start', [0, 1, 7, 49, 50, 123, 10 ** 9])
+def test_the_stream_can_begin_anywhere(folder, shuffle_mb, start):
+    """Image k depends on the seed and k alone, not on where the stream began, the size of the minibatches or the lod."""
+    data = TFRecordDataset(folder, shuffle_mb=shuffle_mb, max_label_size='full')
+
+    def stream(minibatch_size, count, **kwargs):
+        images, labels = zip(*data.make_dataset(minibatch_size, mirror_augment=True, seed=11, **kwargs).take(count // minibatch_size))
+        return np.concatenate(images), np.concatenate(labels)
+
+    if start < 10 ** 9:
+        for found, expected in zip(stream(5, 110, start=start), stream(1, start + 110), strict=True):
+            np.testing.assert_array_equal(found, expected[start:])
+    images, labels = stream(10, 110, start=start)
+    smaller, same_labels = stream(11, 110, start=start, lod=1)
+    np.testing.assert_array_equal(labels, same_labels)
+    np.testing.assert_array_equal(images[:, :, ::2, ::2], smaller)
+
+
+def test_records_of_different_lengths_can_be_picked(folder, tmp_path):
+    """Such records carry something more than images. Where each begins is found by walking through them."""
+    target = tmp_path / 'odd'
+    target.mkdir()
+    for level in (2, 3):
+        with open(target / f'odd-r{level:02d}.tfrecords', 'wb') as file:
+            for number, record in enumerate(tfrecords.read_records(f'{folder}/counted-r{level:02d}.tfrecords')):
+                more = tf.train.Example(features=tf.train.Features(feature={
+                    'more': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(number % 7)]))})).SerializeToString()
+                file.write(tfrecords.frame_record(record, more))
+    for shuffle_mb in (0, 1):
+        numbers = first_numbers(TFRecordDataset(target, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
+        assert sorted(numbers[30:]) == list(range(NUM_IMAGES)) and (numbers[30:] == sorted(numbers[30:])) == (shuffle_mb == 0)
+        assert numbers == first_numbers(TFRecordDataset(folder, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
+
+
+def test_every_order_is_as_likely(tmp_path):
+    """Chi-squared test of where the first image of an epoch comes from, and of its distance to the second."""
     with dataset_writer.new_dataset(tmp_path / 'a') as writer:
-        for number in range(200):
-            writer.add_image(np.full([1, 128, 128], number))
-    numbers = first_numbers(TFRecordDataset(tmp_path / 'a', shuffle_mb=1).make_dataset(10, seed=3), 20)
-    assert sorted(numbers) == list(range(200)) != numbers
-    ahead = max(number - position for position, number in enumerate(numbers))
-    assert 32 < ahead < (1 << 20) // image_bytes == 64
+        for number in range(10):
+            writer.add_image(np.full([1, 4, 4], number))
+    data = TFRecordDataset(tmp_path / 'a')
+    epochs = np.reshape(first_numbers(data.make_dataset(1000, seed=5), 20), [2000, 10])
+    firsts, steps = np.bincount(epochs[:, 0]), np.bincount((epochs[:, 1] - epochs[:, 0]) % 10)[1:]
+    for counts, limit in [(firsts, 27.9), (steps, 26.1)]:  # exceeded by chance once in a thousand, 9 and 8 degrees of freedom
+        assert np.sum((counts - counts.mean()) ** 2 / counts.mean()) < limit
+    assert abs(np.corrcoef(epochs[:-1].ravel(), epochs[1:].ravel())[0, 1]) < 0.03
 
 
 def test_max_images_limits_images_and_labels(folder):
@@ -253,8 +290,8 @@ def test_senseless_arguments_are_refused(folder, arguments):
         TFRecordDataset(folder, **arguments)
 
 
-@pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1)])
-def test_senseless_minibatch_or_lod_is_refused(folder, arguments):
+@pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1), (4, 0, False, 1, -1)])
+def test_senseless_minibatch_lod_or_start_is_refused(folder, arguments):
     with pytest.raises(ValueError, match='expected (minibatch_size|lod)'):
         TFRecordDataset(folder).make_dataset(*arguments)
 

@@ -13,7 +13,7 @@ import dataset_tool
 from dnnlib import legacy_pickle, tflib
 from dnnlib.tflib import Random
 from tests.test_training_loop import data_dir, train  # noqa: F401  a fixture
-from training import configs, loss, misc, progressive, registry, training_loop
+from training import configs, iteration, loss, misc, progressive, registry
 from training.train_step import TrainStep
 
 KINDS = {  # G's func_name and settings, D's func_name
@@ -175,7 +175,7 @@ def test_a_state_of_version_2_has_all_variables_in_one_list(tmp_path):
     misc.save_pkl((G, D, Gs), tmp_path / 'new.pkl')
     states = legacy_pickle.load(tmp_path / 'new.pkl')
     for state in states:
-        state.variables = list(misc._named_values(state).items())
+        state.variables = list(misc.named_values(state).items())
         state.components = {}
     legacy_pickle.dump(states, tmp_path / 'old.pkl')
     for old, new in zip(misc.load_pkl(tmp_path / 'old.pkl'), (G, D, Gs), strict=True):
@@ -245,7 +245,7 @@ def test_training_with_labels(config, data_dir, tmp_path):  # noqa: F811
 
 
 def test_moments_are_forgotten_when_layers_come_in():
-    assert training_loop._levels(2.0) == (2, 2) and training_loop._levels(1.9) == training_loop._levels(1.1) == (1, 2)
+    assert iteration._levels(2.0) == (2, 2) and iteration._levels(1.9) == iteration._levels(1.1) == (1, 2)
 
 
 def test_gamma_needs_a_loss_that_has_it():

@@ -122,3 +122,45 @@ def test_result_dir_that_is_a_file_is_a_user_error(tmp_path):
 
 def test_slashes_in_the_description_do_not_make_folders(tmp_path):
     assert os.path.basename(start(tmp_path, desc='a/b').path) == '00000-a-b'
+
+
+def test_going_on_in_the_folder_of_an_earlier_run(tmp_path, capsys):
+    with start(tmp_path) as first:
+        print('first')
+    with RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path) as run:
+        assert not os.path.exists(os.path.join(first.path, '_finished.txt'))
+        print('second')
+    assert run.path == first.path and os.listdir(tmp_path) == ['00000-test']
+    assert [line for line in read(run.path, 'log.txt').splitlines() if not line.startswith('dnnlib')] == ['first', 'second']
+    assert os.path.exists(os.path.join(run.path, '_finished.txt'))
+
+
+def test_a_mistake_does_not_remove_the_folder_of_an_earlier_run(tmp_path):
+    first = start(tmp_path)
+    with first:
+        pass
+    with pytest.raises(cli.UserError), RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path):
+        raise cli.UserError('no such network')
+    os.remove(os.path.join(first.path, 'run.txt'))
+    with pytest.raises(cli.UserError), RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path):
+        raise cli.UserError('no such network')
+    assert set(os.listdir(first.path)) == {'log.txt', 'submit_config.json', 'submit_config.txt'}
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    run = start(tmp_path)
+    before = read(run.path, 'submit_config.json')
+    with pytest.raises(cli.UserError, match='another process is at work in .*00000-test'):
+        RunDir(str(tmp_path), 'test', 'module.function', {'other': 1}, path=run.path)
+    assert read(run.path, 'submit_config.json') == before
+    with run:
+        pass
+    with RunDir(str(tmp_path), 'test', 'module.function', {}, path=run.path):
+        pass
+
+
+def test_a_run_that_was_stopped_is_no_failure(tmp_path):
+    with pytest.raises(cli.Stopped), start(tmp_path) as run:
+        print('stopped')
+        raise cli.Stopped
+    assert read(run.path, 'log.txt').endswith('stopped\n') and not os.path.exists(os.path.join(run.path, '_finished.txt'))

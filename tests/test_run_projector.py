@@ -240,6 +240,8 @@ def test_detect_generated_reports_and_attributes(network, photos, tmp_path, caps
         assert picture.size == (800, 480)
     text = capsys.readouterr().out
     assert f'AUC {report["auc"]:.4f}' in text and 'It looks ' in text
+    within = sum(float(row[2]) <= 0.2 * float(row[3]) for row in rows if row[1] == 'generated')
+    assert f'of the distance at the start; {within} of 4 within a fifth' in text
     with np.load(out / 'dlatents.npz') as found:
         assert 'noise0' not in found
 

@@ -81,6 +81,10 @@ def training_run(
         seed                   = 1000,
         resume_pkl             = None, # Network pickle to start from. None = from random weights.
         resume_kimg            = None, # Thousands of images it has seen. None = 0.
+        freeze_d               = None, # Layers of D, from the image on, that stay as they are. None = none.
+        checkpoint_ticks       = None, # Ticks between two checkpoints. None = the training loop's default, as the next two.
+        checkpoint_minutes     = None, # The most minutes between them.
+        keep_checkpoints       = None, # How many are kept.
         impl                   = None): # Form of the custom ops: 'auto', 'native' or 'ref'. None = $STYLEGAN2_OPS, or 'auto'.
     """The run that these options describe.
 
@@ -125,7 +129,9 @@ def training_run(
                             tick_kimg=tick_kimg).items():
         if value is not None:  # a value given by hand holds at every resolution
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
-    kwargs.update(_given(G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg, impl=impl))
+    kwargs.update(_given(
+        G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg, freeze_d=freeze_d, impl=impl,
+        checkpoint_ticks=checkpoint_ticks, checkpoint_minutes=checkpoint_minutes, keep_checkpoints=keep_checkpoints))
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)
     name = os.path.basename(os.path.normpath(dataset))
     return EasyDict(

@@ -1,7 +1,6 @@
 """Streaming images and labels from multi-resolution TFRecords (file format: training/tfrecords.py) by tf.data."""
 
 import os
-import random
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +10,7 @@ from dnnlib.cli import UserError
 from training import tfrecords
 
 _MAX_PREFETCH_BATCHES = 16  # More hides no more waiting, it only takes memory.
+_PARALLEL_READS = 8         # Records that are fetched at the same time, for disks and networks that let one wait.
 
 
 class TFRecordDataset:
@@ -23,10 +23,10 @@ class TFRecordDataset:
         max_label_size: Use at most the first so many components of the labels; 0 = no labels, 'full' = all.
         max_images:     Use the first so many images only. None = all.
         repeat:         Go round and round? Otherwise one epoch.
-        shuffle_mb:     Memory for shuffling, in megabytes of decoded images; 0 = order of the files. A dataset that would fit
-                        into it as a whole takes none: its records are picked one by one in random order.
+        shuffle_mb:     0 = order of the files. Any other number shuffles: the records are picked one by one, each epoch in
+                        another random order of the whole dataset, which takes no memory, whatever the number.
         prefetch_mb:    Memory for reading ahead, in megabytes of decoded images; 0 = do not read ahead.
-        buffer_mb:      Size of the read buffer in megabytes.
+        buffer_mb:      Size of the read buffer in megabytes, for reading in order of the files.
         num_threads:    Minibatches decoded at the same time.
 
     Attributes:
@@ -70,7 +70,7 @@ class TFRecordDataset:
         with tf.device('CPU:0'):  # However many classes, they take no memory of an accelerator.
             self._tf_labels = tf.constant(self.labels)
         self._levels = files.levels
-        self._record_bytes = files.record_bytes
+        self._record_starts = files.record_starts
         self._repeat = repeat
         self._shuffle_mb = shuffle_mb
         self._prefetch_mb = prefetch_mb
@@ -93,58 +93,80 @@ class TFRecordDataset:
         labels = tfrecords.load_labels(self.label_file, file_images)
         return labels[:self.num_images, :None if max_label_size == 'full' else max_label_size]
 
-    def make_dataset(self, minibatch_size, lod=0, mirror_augment=False, seed=None):
+    def make_dataset(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0):
         """The stream of minibatches as a tf.data.Dataset.
 
         Args:
             minibatch_size: Images in a minibatch. Without `repeat` the last one may have fewer.
             lod:            Level of detail, from 0 = full resolution to resolution_log2 - 2 = 4x4; a fraction is dropped.
             mirror_augment: Flip each image left to right with probability 1/2?
-            seed:           Fixes the order and the flips (the order also depends on tf.random.set_seed). None = random.
-                            The first pass over each dataset made with it is the same; a second pass over the same
-                            dataset is in another order, like a second epoch.
+            seed:           Fixes the order and the flips. None = one drawn from NumPy's global generator.
+            start:          Images of the stream to leave out, at no cost. Image k of the stream, and whether it is flipped, depend
+                            on `seed` and k alone, neither on `start` nor on the size of the minibatches or the lod.
 
         Returns:
             tf.data.Dataset of (images uint8 [minibatch_size, C, H >> lod, W >> lod], labels float32 [minibatch_size, label_size]).
             An epoch holds each image exactly once. Reading it raises tf.errors.DataLossError or InvalidArgumentError
             at a damaged record (`iterate` says which file).
         """
-        if minibatch_size < 1:
-            raise ValueError(f'expected minibatch_size above 0, got {minibatch_size!r}')
+        if minibatch_size < 1 or start < 0:
+            raise ValueError(f'expected minibatch_size above 0 and start from 0, got {minibatch_size!r}, {start!r}')
+        seed = np.random.randint(1 << 31) if seed is None else seed
         path, shape = self._level(lod)
-        image_bytes = int(np.prod(shape))
-        record_bytes = self._record_bytes[shape[-1].bit_length() - 1]
-        data = tf.data.Dataset.range(self.num_images)
-        if record_bytes is not None and self._shuffle_mb << 20 >= self.num_images * image_bytes:
-            # Shuffling all records would begin with reading all of them; picking them one by one begins at once.
-            data = data.shuffle(self.num_images, seed=seed).flat_map(lambda number: _record_at(path, number, record_bytes))
-        else:
-            records = tf.data.TFRecordDataset(path, buffer_size=max(min(self._buffer_mb << 20, storage.size(path)), 1))
-            data = tf.data.Dataset.zip(records.take(self.num_images), data)
-            if self._shuffle_mb > 0:
-                # Records not yet decoded are what waits in memory: about as many bytes as decoded.
-                data = data.shuffle(min(_items_in(self._shuffle_mb, image_bytes), self.num_images), seed=seed)
-        if self._repeat:
-            data = data.repeat()
+        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], mirror_augment, seed, start)
         data = data.batch(minibatch_size, drop_remainder=self._repeat)
 
-        def decode(batch, indices):  # [N] serialized, [N] int64
+        def decode(batch, indices, flips):  # [N] serialized, [N] int64, [N] bool
             pixels = tf.io.parse_example(batch, {'data': tf.io.FixedLenFeature([], tf.string)})['data']
             images = tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, *shape])  # [NCHW]
             images = tf.ensure_shape(images, [minibatch_size if self._repeat else None, *shape])
+            if mirror_augment:
+                images = tf.where(flips[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.reverse(images, [3]), images)
             with tf.device('CPU:0'):
                 return images, tf.gather(self._tf_labels, indices)
 
         data = data.map(decode, num_parallel_calls=self._num_threads)
-        if mirror_augment:
-            data = _mirror(data, seed, self._num_threads)
         if self._prefetch_mb > 0:
-            data = data.prefetch(min(_items_in(self._prefetch_mb, image_bytes * minibatch_size), _MAX_PREFETCH_BATCHES))
+            data = data.prefetch(min(_items_in(self._prefetch_mb, int(np.prod(shape)) * minibatch_size), _MAX_PREFETCH_BATCHES))
         return data
 
-    def iterate(self, minibatch_size, lod=0, mirror_augment=False, seed=None):
+    def _records(self, path, starts, mirror_augment, seed, start):
+        """tf.data.Dataset of (record of the file `path`, its number, whether to flip it), from position `start` on.
+
+        Args:
+            starts: Where the records begin: see tfrecords.DatasetFiles.
+        """
+        size, (first_epoch, skipped) = self.num_images, divmod(start, self.num_images)
+        record_bytes = starts if isinstance(starts, int) else int(np.diff(starts, append=storage.size(path)).max())
+        starts = starts if isinstance(starts, int) else tf.constant(starts)
+
+        def records_from(number, buffer_bytes):
+            offset = number * starts if isinstance(starts, int) else starts[number]
+            records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type='', buffer_size=buffer_bytes, byte_offsets=[offset])
+            return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
+
+        def pick(number, flip):
+            return records_from(number, record_bytes).take(1).get_single_element(), number, flip
+
+        def one_epoch(epoch):
+            begin = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
+            flips = tf.zeros([size], tf.bool)
+            if mirror_augment:
+                flips = tf.random.stateless_uniform([size], tf.stack([tf.constant(seed, tf.int64), -1 - epoch])) < 0.5
+            flips = tf.data.Dataset.from_tensor_slices(flips[begin:])
+            if self._shuffle_mb == 0:
+                buffer_bytes = max(min(self._buffer_mb << 20, storage.size(path)), 1)
+                return tf.data.Dataset.zip(records_from(begin, buffer_bytes), tf.data.Dataset.range(begin, size), flips)
+            order = tf.random.experimental.stateless_shuffle(tf.range(size, dtype=tf.int64), tf.stack([tf.constant(seed, tf.int64), epoch]))
+            return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(order[begin:]), flips)
+
+        last_epoch = np.iinfo(np.int64).max // size if self._repeat else 1
+        data = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(one_epoch)
+        return data if self._shuffle_mb == 0 else data.map(pick, num_parallel_calls=_PARALLEL_READS, deterministic=True)
+
+    def iterate(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0):
         """Yield the minibatches of `make_dataset`; a damaged record raises UserError with the name of the file."""
-        data = self.make_dataset(minibatch_size, lod, mirror_augment, seed)
+        data = self.make_dataset(minibatch_size, lod, mirror_augment, seed, start)
         try:
             yield from data
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as err:
@@ -169,9 +191,9 @@ class TFRecordDataset:
         with tf.device('CPU:0'):
             return tf.gather(self._tf_labels, tf.random.uniform([minibatch_size], 0, self.num_images, tf.int32))
 
-    def content_digest(self):
-        """What tells the images of lod 0 from those of other datasets: see `tfrecords.content_digest`."""
-        return tfrecords.content_digest(self._level(0)[0])
+    def content_digest(self, lod=0):
+        """What tells the images of level `lod` from those of other datasets: see `tfrecords.content_digest`."""
+        return tfrecords.content_digest(self._level(lod)[0])
 
     def _level(self, lod):
         """Path and shape [C, H, W] of the images of level `lod`."""
@@ -181,29 +203,9 @@ class TFRecordDataset:
         return self._levels[self.resolution_log2 - lod], [self.shape[0], self.resolution >> lod, self.resolution >> lod]
 
 
-def _record_at(path, number, record_bytes):
-    """tf.data.Dataset of (a record, its number: int64 scalar), for a file whose records begin `record_bytes` apart."""
-    records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type='', buffer_size=record_bytes,
-                                           byte_offsets=[number * record_bytes])
-    record = tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string)).take(1)
-    return tf.data.Dataset.zip(record, tf.data.Dataset.from_tensors(number))
-
-
 def _items_in(megabytes, item_bytes):
     """Number of items that reach `megabytes`, at least 1."""
     return -(-(megabytes << 20) // item_bytes)
-
-
-def _mirror(data, seed, num_threads):
-    """Flip each image of a dataset of (images [NCHW], labels) left to right with probability 1/2."""
-    seed = random.getrandbits(31) if seed is None else seed
-
-    def flip(step, batch):
-        images, labels = batch
-        chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], [seed, step]) < 0.5
-        return tf.where(chosen, tf.reverse(images, [3]), images), labels
-
-    return data.enumerate().map(flip, num_parallel_calls=num_threads)
 
 
 def load_dataset(tfrecord_dir, data_dir=None, verbose=False, **kwargs):

@@ -43,5 +43,5 @@ def path_length(tape, images, dlatents, noise, pl_mean, pl_decay, pl_weight):
     grads = tape.gradient(images, dlatents, output_gradients=noise / float(h * w) ** 0.5)
     lengths = tf.sqrt(tf.reduce_mean(tf.reduce_sum(tf.square(grads), axis=2), axis=1))
     mean = lerp(tf.convert_to_tensor(pl_mean), tf.reduce_mean(lengths), pl_decay)
-    pl_mean.assign(mean)
+    pl_mean.assign(tf.where(tf.math.is_finite(mean), mean, pl_mean))  # One minibatch that overflows must not spoil all that follow.
     return tf.square(lengths - mean) * pl_weight, lengths

@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from dnnlib.cli import UserError
 from training import misc
@@ -12,13 +13,14 @@ from training import misc
 _GRID_SIZES = {'1080p': (1920, 1080, 3, 2), '4k': (3840, 2160, 7, 4), '8k': (7680, 4320, 7, 4)}
 
 
-def setup_image_grid(training_set, size='1080p', layout='random'):
+def setup_image_grid(training_set, size='1080p', layout='random', seed=None):
     """Choose the real images and labels that all grids of a run show.
 
     Args:
         training_set: TFRecordDataset.
         size:         '1080p', '4k' or '8k': about the pixels of the picture; at most 32 x 32 images.
         layout:       'random': images as they come. 'row_per_class': one class of the labels per row.
+        seed:         Of the order in which they come. None = random.
 
     Returns:
         ((columns, rows), reals uint8 [N, C, H, W], labels float32 [N, label_size]).
@@ -29,15 +31,15 @@ def setup_image_grid(training_set, size='1080p', layout='random'):
     columns = int(np.clip(width // training_set.shape[2], min_columns, 32))
     rows = int(np.clip(height // training_set.shape[1], min_rows, 32))
     if layout == 'random' or training_set.label_size == 0:
-        reals, labels = next(training_set.iterate(columns * rows))  # An iterator of its own, whose buffers go with it.
+        reals, labels = next(training_set.iterate(columns * rows, seed=seed))  # An iterator of its own, whose buffers go with it.
         return (columns, rows), reals.numpy(), labels.numpy()
-    return (columns, rows), *_row_per_class(training_set, columns, rows)
+    return (columns, rows), *_row_per_class(training_set, columns, rows, seed)
 
 
-def _row_per_class(training_set, columns, rows):
+def _row_per_class(training_set, columns, rows, seed):
     cells = [[] for _ in range(rows)]
     wanted = min(rows, training_set.label_size)
-    for _, (images, labels) in zip(range(training_set.num_images), training_set.iterate(1)):
+    for _, (images, labels) in zip(range(training_set.num_images), training_set.iterate(1, seed=seed)):
         row = int(np.argmax(labels[0]))
         if row < wanted and len(cells[row]) < columns:
             cells[row].append((images[0].numpy(), labels[0].numpy()))
@@ -55,15 +57,18 @@ class Snapshots:
         run_dir:        Folder.
         training_set:   TFRecordDataset that the grid's reals come from.
         Gs:             Network that draws; its size tells the latents.
-        size, layout:   As in setup_image_grid.
+        size, ...:      As in setup_image_grid.
         minibatch_size: Images drawn at once.
+
+    Attributes:
+        latents: tf.Variable [N, latent_size], what the fakes are drawn from.
     """
 
-    def __init__(self, run_dir, training_set, Gs, size='1080p', layout='random', minibatch_size=4):
+    def __init__(self, run_dir, training_set, Gs, size='1080p', layout='random', minibatch_size=4, seed=None):
         self._run_dir, self._minibatch_size = run_dir, minibatch_size
         self._drange = training_set.dynamic_range
-        self._grid_size, self._reals, self._labels = setup_image_grid(training_set, size, layout)
-        self._latents = np.random.randn(len(self._reals), *Gs.input_shape[1:]).astype(np.float32)
+        self._grid_size, self._reals, self._labels = setup_image_grid(training_set, size, layout, seed)
+        self.latents = tf.Variable(np.random.randn(len(self._reals), *Gs.input_shape[1:]), dtype=tf.float32)
 
     def path(self, name):
         return os.path.join(self._run_dir, name)
@@ -73,7 +78,7 @@ class Snapshots:
 
     def save_fakes(self, Gs, name):
         """The same latents and labels every time, drawn by Gs as it is now."""
-        fakes = Gs.run(self._latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size)
+        fakes = Gs.run(self.latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size)
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
     def save_networks(self, networks, name):

@@ -224,7 +224,8 @@ def _decode_record(path, number, record):
 class DatasetFiles:
     """What `find_dataset` found."""
     levels: dict          # log2 of the resolution -> path of the .tfrecords file; from 2 upwards without a gap.
-    record_bytes: dict    # log2 of the resolution -> bytes from one record to the next; None = they differ.
+    record_starts: dict   # log2 of the resolution -> where in the file each record begins: an int, the bytes from one to the next;
+                          # or int64 [num_images], if these differ.
     channels: int
     num_images: int
     label_file: str       # First *.labels file; None = there is none.
@@ -255,9 +256,9 @@ def find_dataset(tfrecord_dir):
 
     if not paths('.tfrecords'):
         raise UserError(f'no .tfrecords files in {tfrecord_dir}', 'Make a dataset from images with: dataset_tool.py create_from_images')
-    levels, record_bytes, first_images = {}, {}, {}
+    levels, record_starts, first_images = {}, {}, {}
     for path in paths('.tfrecords'):
-        count, length, image = _inspect_level(path)
+        count, starts, image = _inspect_level(path)
         level = image.shape[1].bit_length() - 1
         if level in levels:
             raise UserError(f'{path} and {levels[level]} both hold images of {2 ** level}x{2 ** level}',
@@ -266,12 +267,12 @@ def find_dataset(tfrecord_dir):
             first = path, count, len(image)
         if (count, len(image)) != first[1:]:
             raise UserError(f'{path} holds {count} images of {len(image)} channels, but {first[0]} holds {first[1]} of {first[2]}', _REMEDY)
-        levels[level], record_bytes[level], first_images[level] = path, length, image
+        levels[level], record_starts[level], first_images[level] = path, starts, image
     for level in range(2, max(levels)):
         if level not in levels:
             raise UserError(f'{tfrecord_dir} has no images of {2 ** level}x{2 ** level} (file NAME-r{level:02d}.tfrecords)', _REMEDY)
     label_file, class_file = (next(iter(paths(ending)), None) for ending in ('.labels', '-classes.json'))
-    files = DatasetFiles(levels, record_bytes, first[2], first[1], label_file, class_file)
+    files = DatasetFiles(levels, record_starts, first[2], first[1], label_file, class_file)
     check_levels_agree(files, 0, first_images)
     return files
 
@@ -310,7 +311,7 @@ def read_all_levels(files):
 
 
 def _inspect_level(path):
-    """Number of images of one .tfrecords file, bytes from one record to the next (None = they differ), first image uint8 [C, R, R]."""
+    """Number of images of one .tfrecords file, where its records begin (see DatasetFiles), first image uint8 [C, R, R]."""
     with storage.open_file(path) as file:
         length = next(_record_lengths(file, path), None)
     if length is None:
@@ -329,7 +330,8 @@ def _inspect_level(path):
     number, rest = divmod(storage.size(path), length + _FRAME_BYTES)
     if rest or not _records_stand_at_their_places(path, number, length):
         with storage.open_file(path) as file:
-            return sum(1 for _ in _record_lengths(file, path)), None, image
+            ends = np.cumsum([length + _FRAME_BYTES for length in _record_lengths(file, path)])
+        return len(ends), np.concatenate([[0], ends[:-1]]), image
     return number, length + _FRAME_BYTES, image
 
 

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
 from training import loss as loss_table
 
@@ -63,11 +64,13 @@ class TrainStep(tf.Module):
         lazy_regularization: Minimise the regularisers in passes of their own, every *_reg_interval-th iteration, with
                              their value multiplied by the interval. False = add them to the losses.
         label_table:         [n, label_size] labels of the training set. None = unlabeled.
+        freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): this many layers of D stay as they are, counted from the
+                             image on in the order of `D.variables_by_layer()`. They are `frozen_layers`.
         rng:                 Random. None = a new one.
     """
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
-                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None):
+                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
@@ -75,13 +78,29 @@ class TrainStep(tf.Module):
         self._rng = rng or Random()
         self.lazy = lazy_regularization
         self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
+        layers = {layer: names for layer, names in D.variables_by_layer().items() if any(var.trainable for var in names.values())}
+        if freeze_d > len(layers):
+            raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
+        self.frozen_layers = list(layers)[:freeze_d]
+        frozen = {name for layer in self.frozen_layers for name in layers[layer]}
+        self.trained = {'G': G.named_variables(trainable=True),
+                        'D': {name: var for name, var in D.named_variables(trainable=True).items() if name not in frozen}}
         self._optimizers = {}
-        for key, net, opt_args in (('G', G, G_opt_args), ('D', D, D_opt_args)):
+        for key, opt_args in (('G', G_opt_args), ('D', D_opt_args)):
             ratio = self.reg_intervals[key] / (self.reg_intervals[key] + 1) if self.has_lazy_reg(key) else 1.0
-            self._optimizers[key] = Adam(list(net.named_variables(trainable=True).values()), mb_ratio=ratio, **(opt_args or {}))
+            self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, **(opt_args or {}))
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)
         self._functions = {}
+
+    def state(self):
+        """Everything that training changes: a nested dict of name -> tf.Variable."""
+        optimizers = {f'{key}_opt': {
+            'm': dict(zip(self.trained[key], optimizer.m)), 'v': dict(zip(self.trained[key], optimizer.v)),
+            'beta1_power': optimizer.beta1_power, 'beta2_power': optimizer.beta2_power, 'skipped': optimizer.skipped,
+        } for key, optimizer in self._optimizers.items()}
+        return {'G': self.G.named_variables(), 'D': self.D.named_variables(), 'Gs': self.Gs.named_variables(),
+                **optimizers, 'pl_mean': self.pl_mean}
 
     def has_lazy_reg(self, key):
         """Whether 'G' or 'D' has passes of its own for a regulariser."""

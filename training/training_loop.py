@@ -1,25 +1,30 @@
 """Training: schedule -> steps -> report -> snapshot."""
 
-import functools
+import contextlib
 import math
 import os
 import sys
 import time
 
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 import custom_ops
 from dnnlib import tflib
-from dnnlib.cli import UserError
+from dnnlib.cli import StopOnSignal, Stopped, UserError
 from dnnlib.tflib.autosummary import Summaries
+from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
-from training import dataset, misc, registry
+from training import dataset
+from training.checkpoint import Checkpoints, Progress
+from training.guards import SkippedUpdates, out_of_memory
+from training.iteration import Iterations
 from training.report import Report
-from training.schedule import training_schedule
 from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
+from training.transfer import describe, make_networks
 
 
 def training_loop(
@@ -49,19 +54,26 @@ def training_loop(
         drange_net              = (-1, 1),  # Range of the images that the networks see.
         image_snapshot_ticks    = 50,       # Ticks between two fakes*.png. None = never.
         network_snapshot_ticks  = 50,       # Ticks between two network-snapshot-*.pkl. None = never.
+        checkpoint_ticks        = 10,       # Ticks between two checkpoints; there is one before each network snapshot too.
+        checkpoint_minutes      = 30.0,     # The most minutes between them.
+        keep_checkpoints        = 2,        # Checkpoints that are kept.
         resume_pkl              = None,     # Network pickle to start from. None = from random weights.
         resume_kimg             = 0.0,      # Thousands of images it has seen: where the schedule starts.
         resume_time             = 0.0,      # Seconds it was trained for: where the clock starts.
+        resume                  = None,     # (path of a checkpoint, its state.json) to go on from, in place of resume_*. None = none.
+        freeze_d                = 0,        # Layers of D, counted from the images on, that stay as they are.
+        settings                = None,     # What checkpoints keep of the settings, for who goes on from them to compare.
         impl                    = None):    # Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
     """Train G, D and Gs; returns Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events and report.html. Ctrl-C writes a last
-    network-snapshot and says how to go on from it.
+    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
+    (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint.
 
     Raises:
-        UserError: The dataset or the pickle cannot be used, or they do not fit each other; or the native custom ops or metrics are
-            asked for and cannot be used.
+        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops or
+            metrics are asked for and cannot be used; training has diverged; or memory is too small.
+        Stopped: It was asked to stop, and a checkpoint is written.
     """
     if num_gpus != 1:
         raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
@@ -70,112 +82,111 @@ def training_loop(
     seed = (tf_config or {}).get('rnd.np_random_seed')
     seed_everything(seed)
     _report_device()
+    resume_path, resume_state = resume or (None, {})
 
+    # ---- The parts: data, networks, what trains them and what reports ----
     training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
+    data_seed = resume_state.get('data_seed', np.random.randint(1 << 31) if seed is None else seed)
     if impl is not None:
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
-    G, D, Gs = _make_networks(G_args or {}, D_args or {}, training_set, resume_pkl)
+    G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
     metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set)
     G.print_layers()
     D.print_layers()
     G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
     trainer = TrainStep(
         G, D, Gs, G_loss_args.pop('func_name'), D_loss_args.pop('func_name'), G_loss_args, D_loss_args, G_opt_args, D_opt_args,
-        lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels)
+        lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d)
+    if freeze_d:
+        print(f'Layers of D that stay as they are: {", ".join(trainer.frozen_layers)}')
 
-    def schedule():
-        return training_schedule(cur_nimg, training_set.resolution_log2, **(sched_args or {}))
-
-    @functools.cache
-    def prepare(stage):
-        """The traced function (images, labels, lod) -> what D sees, for this stage."""
-        def function(images, labels, lod):
-            lod = 0 if stage is None else lod
-            return misc.process_reals(images, labels, lod, mirror_augment, training_set.dynamic_range, drange_net, stage=stage)
-        return tf.function(function, autograph=False)
-
-    cur_nimg, cur_tick, iteration = round(resume_kimg * 1000), -1, 0
-    tick_start_nimg, total_nimg = cur_nimg, math.ceil(total_kimg * 1000)
-    if cur_nimg >= total_nimg:
+    first_nimg, total_nimg = round(resume_kimg * 1000), math.ceil(total_kimg * 1000)
+    if first_nimg >= total_nimg:
         raise UserError(f'--total-kimg={total_kimg:g} is reached already at --resume-kimg={resume_kimg:g}', 'Raise --total-kimg.')
-    sched, stream = schedule(), None
-    stage = trainer.set_lod(sched.lod)
-    snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=sched.minibatch_gpu, **(grid_args or {}))
+    progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
+    iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, num_gpus, G_smoothing_kimg,
+                            mirror_augment, drange_net, reset_opt_for_new_lod)
+    snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **(grid_args or {}))
+    summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
+    report = Report(run_dir, training_set.resolution)
+    checkpoints = Checkpoints(
+        run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
+        facts={'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
+               'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)},
+        notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints, minutes=checkpoint_minutes)
     snapshots.save_reals()
-    snapshots.save_fakes(Gs, 'fakes_init.png')
-    summaries, report = Summaries(run_dir), Report(run_dir, training_set.resolution)
-    clock = _Clock(start_time)
-    compiled = set()
+    if resume_path is None:
+        snapshots.save_fakes(Gs, 'fakes_init.png')
+    else:
+        checkpoints.restore(resume_path, resume_state)
+        print(f'Going on from {resume_path}, at kimg {progress.kimg:.1f}.')
+    pending = []
+
+    def collect():
+        """Take in what the iterations since the last call report: here, so that within them nothing waits for a device."""
+        for tag, moments in (item for phase_stats in pending for item in phase_stats.items()):
+            summaries.add_moments(tag, moments.numpy())
+            skipped.add(tag, moments.numpy())
+        pending.clear()
+        skipped.check(progress.kimg, checkpoints.last)
+
+    # ---- The loop ----
     print(f'Training for {total_kimg:g} kimg...\n')
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
-    bar = tqdm(total=total_nimg, initial=cur_nimg, unit='img', disable=None, dynamic_ncols=True)
+    bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None, dynamic_ncols=True)
     try:
-        while cur_nimg < total_nimg:
-            before, sched = sched, schedule()
-            if sched.lod != before.lod:
-                stage = trainer.set_lod(sched.lod)
-                if reset_opt_for_new_lod and _levels(sched.lod) != _levels(before.lod):
-                    trainer.G_opt.reset()
-                    trainer.D_opt.reset()
-            if stream != (sched.minibatch_size, sched.resolution):
-                stream = sched.minibatch_size, sched.resolution
-                order = None if seed is None else seed + cur_nimg
-                data = training_set.iterate(sched.minibatch_size, lod=math.floor(sched.lod), seed=order)
-            first = (stage, sched.minibatch_gpu) not in compiled
-            compiled.add((stage, sched.minibatch_gpu))
-            if first:
-                tqdm.write(f'Compiling the training step for {sched.resolution}x{sched.resolution}: '
-                           'the first iteration takes longer than those that follow.')
-                compile_start = time.time()
-            lod = tf.constant(sched.lod, tf.float32)
-            rounds = sched.minibatch_size // (sched.minibatch_gpu * num_gpus)
-            Gs_beta = 0.5 ** (sched.minibatch_size / (G_smoothing_kimg * 1000.0)) if G_smoothing_kimg > 0.0 else 0.0
-            stats = []
-            for _repeat in range(minibatch_repeats):
-                reals, labels = prepare(stage)(*next(data), lod)
-                for phase in trainer.phases(iteration):
-                    if phase == 'Gs_update':
-                        trainer.update_Gs(Gs_beta)
-                    elif phase.startswith('G'):
-                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.G_lrate, stage=stage))
-                    else:
-                        stats.append(trainer.run(phase, sched.minibatch_gpu, rounds, sched.D_lrate, reals, labels, stage))
-                if first and _repeat == 0:
-                    tqdm.write(f'Compiled in {format_time(time.time() - compile_start)}.')
-                cur_nimg += sched.minibatch_size
-                iteration += 1
-                bar.update(sched.minibatch_size)
-            for tag, moments in (item for phase_stats in stats for item in phase_stats.items()):
-                summaries.add_moments(tag, moments.numpy())  # Here, so that within the iterations nothing waits for a device.
+        with StopOnSignal('Stopping after this iteration, with a checkpoint. Once more: at once, without.') as stop:
+            while True:
+                boundary = iterations.at_boundary()
+                done = boundary and progress.cur_nimg >= total_nimg
+                tick_nimg = progress.cur_nimg - progress.tick_start_nimg
+                is_tick = boundary and tick_nimg > 0 and (
+                    progress.cur_tick < 0 or tick_nimg >= iterations.sched.tick_kimg * 1000 or done)
+                saves_networks = is_tick and network_snapshot_ticks is not None and (
+                    done or (progress.cur_tick + 1) % network_snapshot_ticks == 0)
+                if boundary:
+                    collect()
 
-            done = cur_nimg >= total_nimg
-            if cur_tick < 0 or cur_nimg >= tick_start_nimg + sched.tick_kimg * 1000 or done:
-                cur_tick += 1
-                tick_kimg, tick_start_nimg = (cur_nimg - tick_start_nimg) / 1000.0, cur_nimg
-                tqdm.write(_report_tick(summaries, clock, cur_tick, cur_nimg, tick_kimg, sched))
-                if image_snapshot_ticks is not None and (cur_tick % image_snapshot_ticks == 0 or done):
-                    name = f'fakes{cur_nimg // 1000:06d}.png'
-                    with keep_going(name):
-                        snapshots.save_fakes(Gs, name)
-                if network_snapshot_ticks is not None and (cur_tick % network_snapshot_ticks == 0 or done):
-                    name = f'network-snapshot-{cur_nimg // 1000:06d}.pkl'
-                    with keep_going(name):
-                        snapshots.save_networks((G, D, Gs), name)
-                    if metrics is not None:
-                        values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
-                        for tag, value in values.items():
-                            summaries.add(tag, value)
-                        summaries.save(cur_nimg, tick=cur_tick, kimg=cur_nimg / 1000.0)
-                with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
-                    report.save()
-                clock.end_maintenance()
-    except KeyboardInterrupt:
-        bar.close()
-        path = snapshots.save_networks((G, D, Gs), f'network-snapshot-{cur_nimg // 1000:06d}.pkl')
-        print(f'Stopped at kimg {cur_nimg / 1000:.1f}. To go on, give the same command with: '
-              f'--resume-pkl={path} --resume-kimg={cur_nimg / 1000:.3f}')
-        raise
+                # A checkpoint comes before the reports: a run that is killed while it writes them will write them again.
+                if stop.requested:
+                    collect()
+                    checkpoints.save(progress)
+                    tqdm.write(f'Stopped at kimg {progress.kimg:.1f}, with {checkpoints.last}.')
+                    raise Stopped
+                if checkpoints.wanted(progress, is_tick and (done or saves_networks or (progress.cur_tick + 1) % checkpoint_ticks == 0)):
+                    collect()
+                    if not skipped.in_a_row():
+                        with clock.maintenance(), keep_going('the checkpoint'):
+                            checkpoints.save(progress)
+
+                if is_tick:
+                    progress.cur_tick, progress.tick_start_nimg = progress.cur_tick + 1, progress.cur_nimg
+                    tqdm.write(_report_tick(summaries, clock, progress, tick_nimg / 1000.0, iterations.sched, skipped))
+                    # Reports draw random numbers too, which must not change what is learned.
+                    with clock.maintenance(), random_state_kept():
+                        if image_snapshot_ticks is not None and (progress.cur_tick % image_snapshot_ticks == 0 or done):
+                            name = f'fakes{progress.cur_nimg // 1000:06d}.png'
+                            with keep_going(name):
+                                snapshots.save_fakes(Gs, name)
+                        if saves_networks:
+                            name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
+                            with keep_going(name):
+                                snapshots.save_networks((G, D, Gs), name)
+                            if metrics is not None:
+                                values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
+                                for tag, value in values.items():
+                                    summaries.add(tag, value)
+                                with keep_going('a line of stats.jsonl'):
+                                    summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
+                        with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
+                            report.save()
+                if done:
+                    break
+                pending += iterations.run()
+                bar.update(progress.cur_nimg - bar.n)
+    except tf.errors.ResourceExhaustedError as err:
+        raise out_of_memory(iterations.sched.minibatch_size, iterations.sched.minibatch_gpu, err) from err
     finally:
         bar.close()
     snapshots.save_networks((G, D, Gs), 'network-final.pkl')
@@ -189,26 +200,6 @@ def _report_device():
     if not gpus:
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
-
-
-def _make_networks(G_args, D_args, training_set, resume_pkl):
-    """G, D, Gs for the training set: new, or those of the pickle, whose own settings then count."""
-    if resume_pkl is not None:
-        print(f'Loading networks from "{resume_pkl}"...')
-        networks = misc.load_networks(resume_pkl)
-        found, expected = networks[1].input_shapes, [[None, *training_set.shape], [None, training_set.label_size]]
-        if found != expected:
-            raise UserError(f'{resume_pkl} is for images {found[0][1:]} with {found[1][1]} labels, '
-                            f'but the dataset has images {expected[0][1:]} with {expected[1][1]} labels', 'Choose the matching one.')
-        return networks
-    print('Constructing networks...')
-    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution, label_size=training_set.label_size)
-    try:
-        G = registry.create_network('G', **shape, **G_args)
-        D = registry.create_network('D', **shape, **D_args)
-    except ValueError as err:
-        raise UserError(f'cannot make the networks: {err}', 'Change the settings of the networks.') from err
-    return G, D, G.clone('Gs')
 
 
 def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
@@ -228,48 +219,58 @@ def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
     return metrics
 
 
-def _levels(lod):
-    """The levels of detail that take part at `lod`."""
-    return math.floor(lod), math.ceil(lod)
-
-
 class _Clock:
-    """Splits the time of a run into training and maintenance (reports and snapshots)."""
+    """Splits the time of a run into training and maintenance (reports, snapshots and checkpoints)."""
 
     def __init__(self, start_time):
-        self.start_time = start_time
-        self.tick_start = time.time()
-        self.maintenance = 0.0
+        self._start = start_time
+        self._tick_start = time.time()
+        self._maintenance = 0.0
 
-    def since_start(self):
-        return time.time() - self.start_time
+    def tick(self):
+        """Seconds (since the start of the run, since the last tick without maintenance, of maintenance since the last tick)."""
+        now = time.time()
+        seconds = now - self._start, now - self._tick_start, self._maintenance
+        self._tick_start, self._maintenance = now, 0.0
+        return seconds
 
-    def since_last_tick(self):
-        return time.time() - self.tick_start
+    @contextlib.contextmanager
+    def maintenance(self):
+        """Counts the with-block as maintenance."""
+        begin = time.time()
+        yield
+        seconds = time.time() - begin
+        self._maintenance += seconds
+        self._tick_start += seconds
 
-    def begin_maintenance(self):
-        self._maintenance_start = time.time()
+    def state(self):
+        """For JSON."""
+        now = time.time()
+        return {'total': now - self._start, 'tick': now - self._tick_start, 'maintenance': self._maintenance}
 
-    def end_maintenance(self):
-        self.tick_start = time.time()
-        self.maintenance = self.tick_start - self._maintenance_start
+    def set_state(self, state):
+        """Go on as when `state` returned this: the time between does not count."""
+        now = time.time()
+        self._start, self._tick_start, self._maintenance = now - state['total'], now - state['tick'], state['maintenance']
 
 
-def _report_tick(summaries, clock, tick, nimg, tick_kimg, sched):
+def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped):
     """Save the scalars of the tick; returns its line."""
-    total_time, tick_time, maintenance = clock.since_start(), clock.since_last_tick(), clock.maintenance
-    clock.begin_maintenance()
+    total_time, tick_time, maintenance = clock.tick()
     fields = {
-        'Progress/tick': tick, 'Progress/kimg': nimg / 1000.0, 'Progress/lod': sched.lod, 'Progress/minibatch': sched.minibatch_size,
+        'Progress/tick': progress.cur_tick, 'Progress/kimg': progress.kimg, 'Progress/lod': sched.lod,
+        'Progress/minibatch': sched.minibatch_size,
         'Timing/total_sec': total_time, 'Timing/sec_per_tick': tick_time, 'Timing/sec_per_kimg': tick_time / tick_kimg,
         'Timing/maintenance_sec': maintenance, 'Timing/total_hours': total_time / 3600, 'Timing/total_days': total_time / 86400,
         'Resources/peak_gpu_mem_gb': _peak_memory() / 2 ** 30}
     for tag, value in fields.items():
         summaries.add(tag, value)
-    summaries.save(nimg, tick=tick, kimg=nimg / 1000.0, seconds=total_time)
-    return (f'tick {tick:<5d} kimg {nimg / 1000.0:<8.1f} lod {sched.lod:<5.2f} minibatch {sched.minibatch_size:<4d} '
+    with keep_going('a line of stats.jsonl'):
+        summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
+    line = (f'tick {progress.cur_tick:<5d} kimg {progress.kimg:<8.1f} lod {sched.lod:<5.2f} minibatch {sched.minibatch_size:<4d} '
             f'time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} sec/kimg {tick_time / tick_kimg:<7.2f} '
             f'maintenance {maintenance:<6.1f} gpumem {fields["Resources/peak_gpu_mem_gb"]:.1f}')
+    return '\n'.join(filter(None, [line, skipped.report()]))
 
 
 def _peak_memory():

@@ -1,5 +1,6 @@
 """Scalars of a run: averaged between two reports, then written for TensorBoard and as JSON lines."""
 
+import contextlib
 import json
 import math
 import os
@@ -54,15 +55,32 @@ class Summaries:
             fields: Further entries of the line in stats.jsonl, e.g. tick, kimg, seconds. A timestamp (Unix time) is added.
 
         Returns: {tag: mean}, float, NaN where no value was finite.
+
+        Raises: OSError if they cannot be written; they are forgotten all the same, and no half of a line stays.
         """
         means = {name: float(total / count) if count else math.nan for name, (count, total, _) in self._moments.items()}
         self._moments.clear()
-        self._write_events(step, means)
         line = {**fields, 'timestamp': time.time(), **means}
         line = json.dumps({key: _json_value(value) for key, value in line.items()}, allow_nan=False)
-        with open(os.path.join(self._run_dir, 'stats.jsonl'), 'a', encoding='utf-8') as file:
-            file.write(line + '\n')
+        path = os.path.join(self._run_dir, 'stats.jsonl')
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        try:
+            with open(path, 'a', encoding='utf-8') as file:
+                file.write(line + '\n')
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
+        self._write_events(step, means)
         return means
+
+    def state(self):
+        """What has been taken in since the last save, for JSON."""
+        return {name: moments.tolist() for name, moments in self._moments.items()}
+
+    def set_state(self, state):
+        """Go on as when `state` returned this."""
+        self._moments = {name: np.array(moments, np.float64) for name, moments in state.items()}
 
     def _write_events(self, step, means):
         import tensorflow as tf
@@ -72,7 +90,10 @@ class Summaries:
         values = [tf.compat.v1.Summary.Value(tag=name, simple_value=mean) for name, mean in means.items()]
         with self._writer.as_default():
             tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=values).SerializeToString(), step=int(step))
-        self._writer.flush()
+        try:
+            self._writer.flush()
+        except tf.errors.OpError as err:
+            raise OSError(err.message.splitlines()[0]) from err
 
 
 def _json_value(value):

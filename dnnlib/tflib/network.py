@@ -157,6 +157,18 @@ class Network(keras.Model):
             named.update((f'{component.name}/{name}', var) for name, var in component.named_variables().items())
         return OrderedDict((name, var) for name, var in named.items() if trainable in (None, var.trainable))
 
+    def variables_by_layer(self):
+        """OrderedDict of layer -> {local name: tf.Variable}, in the order in which the layers were made: a discriminator's from the
+        images on. Variables of the network itself, such as noise0, stand alone under their own names."""
+        layer_of = {f'{scope}/{name}': scope for scope, layer in self._net.layers.items() for name in layer.var_names}
+        by_layer = OrderedDict()
+        for name, var in self._net.own_vars.items():
+            by_layer.setdefault(layer_of.get(name, name), {})[name] = tf_variable(var)
+        for component in self.components.values():
+            for layer, variables in component.variables_by_layer().items():
+                by_layer[f'{component.name}/{layer}'] = {f'{component.name}/{name}': var for name, var in variables.items()}
+        return by_layer
+
     @property
     def own_vars(self):
         """`vars` without those of the components."""

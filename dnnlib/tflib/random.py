@@ -1,6 +1,35 @@
 """Random numbers that can be replayed."""
 
+import contextlib
+import random
+
+import numpy as np
 import tensorflow as tf
+
+
+def random_state():
+    """State of the global generators of Python, NumPy and TensorFlow, for JSON."""
+    name, keys, *rest = np.random.get_state()
+    return {'python': random.getstate(), 'numpy': [name, keys.tolist(), *rest],
+            'tensorflow': tf.random.get_global_generator().state.numpy().tolist()}
+
+
+def set_random_state(state):
+    """Go on as when `random_state` returned this."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state['numpy']))
+    tf.random.get_global_generator().state.assign(state['tensorflow'])
+
+
+@contextlib.contextmanager
+def random_state_kept():
+    """Whatever the with-block draws from the global generators, they are as before when it ends."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 class Random:
