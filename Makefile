@@ -20,7 +20,7 @@ help: ## list what make can do
 	    "Error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d. Name another, e.g.: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	@echo 'Installing TensorFlow and the rest into .venv (once; several hundred MB to download, a few minutes)'
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,offline-metrics]'
 	@touch $@
 
 # ---- The demo: pictures -> dataset -> trained networks -> pictures ----
@@ -75,8 +75,8 @@ PYTHONS_tf215 = 3.10 3.11
 PYTHONS_tf218 = 3.12 3.11 3.10
 PYTHONS_py313 = 3.13
 INSTALL_tf215 = '.[dev,addons]'
-INSTALL_tf218 = '.[dev]' 'tensorflow==2.18.*'
-INSTALL_py313 = '.[dev]'
+INSTALL_tf218 = '.[dev,offline-metrics]' 'tensorflow==2.18.*'
+INSTALL_py313 = '.[dev,offline-metrics]'
 
 find_python = $(shell for v in $(1); do for p in python$$v ~/.pyenv/versions/$$v.*/bin/python; do \
     "$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done)
