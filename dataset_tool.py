@@ -53,8 +53,8 @@ def _to_pil(image, tfrecord_dir):
 
 
 def _save_picture(image, path):
-    image.save(f'{path}.partial', 'PNG')
-    os.replace(f'{path}.partial', path)
+    with storage.new_file(path) as part:
+        image.save(part, 'PNG')
 
 
 def display(tfrecord_dir):

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from dnnlib.tflib import GivenNoise, Random
 from dnnlib.util import EasyDict
+from metrics.feature_layers import shrink
+from training import misc
 from training.train_step import Adam
 
 # ---- Distances: functions (a, b) -> [N], of float32 images [N, C, H, W] in 0..255, differentiable ----
@@ -101,8 +103,7 @@ class Projector:
         self._info('Setting up noise inputs...')
         layers = self._num_layers if self.wplus else 1
         self._dlatents = tf.Variable(tf.zeros([minibatch_size, layers, self._dlatent_avg.shape[-1]]))
-        self._noises = {name: tf.Variable(tf.zeros([minibatch_size, *var.shape[1:]]))
-                        for name, var in self._synthesis.own_vars.items() if name.startswith('noise')}
+        self._noises = {var.name: tf.Variable(tf.zeros([minibatch_size, *var.shape[1:]])) for var in misc.noise_variables(self._Gs)}
         for name, var in self._noises.items():
             self._info(f'{self._synthesis.name}/{name}', tuple(var.shape))
         self._target_shape = [minibatch_size, *self._Gs.output_shape[1:]]
@@ -239,12 +240,8 @@ class Projector:
     @staticmethod
     def _for_distance(images):
         """[-1, 1] -> 0..255, box-filtered to 256x256 where larger, in three channels."""
-        images = (images + 1) * (255 / 2)
-        _n, c, h, w = images.shape
-        if h > 256:
-            factor = h // 256
-            images = tf.reduce_mean(tf.reshape(images, [-1, c, h // factor, factor, w // factor, factor]), axis=[3, 5])
-        return tf.tile(images, [1, 3, 1, 1]) if c == 1 else images
+        images = shrink((images + 1) * (255 / 2))
+        return tf.tile(images, [1, 3, 1, 1]) if images.shape[1] == 1 else images
 
 
 def noise_regularization(noises):

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from dnnlib import cli
+from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir
 
 _EXAMPLES = '''examples:
@@ -231,8 +231,8 @@ def _grid(pictures, rows, cols):
 
 
 def _save(picture, path):
-    picture.save(path + '.tmp', 'png')
-    os.replace(path + '.tmp', path)
+    with storage.new_file(path) as part:
+        picture.save(part, 'png')
 
 
 if __name__ == '__main__':

@@ -49,15 +49,20 @@ def phases(impl, resolution, minibatch):
     return functions
 
 
+def make_network(key, config, resolution):
+    """'G' or 'D' of a configuration at its full width, for RGB images without labels."""
+    from training import configs, registry
+    options = configs.training_run('none', config=config).run_func_kwargs
+    return registry.create_network(key, num_channels=3, resolution=resolution, label_size=0, **options[f'{key}_args'])
+
+
 def make_trainer(config, resolution, minibatch):
     """(TrainStep of a configuration at its full width, for RGB images without labels, in one part; learning rate)."""
-    from training import configs, registry
+    from training import configs
     from training.train_step import TrainStep
 
     options = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch).run_func_kwargs
-    shape = dict(num_channels=3, resolution=resolution, label_size=0)
-    G = registry.create_network('G', **shape, **options.G_args)
-    D = registry.create_network('D', **shape, **options.D_args)
+    G, D = (make_network(key, config, resolution) for key in 'GD')
     losses = [{**options[key]} for key in ('G_loss_args', 'D_loss_args')]
     names = [args.pop('func_name').split('.')[-1] for args in losses]
     trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=options.G_opt_args, D_opt_args=options.D_opt_args,

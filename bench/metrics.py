@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from bench import timing
+from bench import iteration, timing
 
 PASS_COLUMNS = {'name': 's', 'generator_per_s': '.1f', 'network_per_s': '.1f', 'both_per_s': '.1f', 'evaluation_per_s': '.1f',
                 'ratio': '.2f', 'busy_cores': '.2f'}
@@ -53,9 +53,7 @@ def measure_pass(name, resolution, num_images, rounds):
 
     from dnnlib import tflib
     from metrics import metric_base
-    from training import configs, registry
-    G_args = configs.training_run('none').run_func_kwargs.G_args
-    Gs = registry.create_network('Gs', num_channels=3, resolution=resolution, label_size=0, **G_args)
+    Gs = iteration.make_network('G', 'config-f', resolution)
     net = feature_network(name)
     generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=0)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import timing
+from bench import iteration, timing
 
 COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f'}
 
@@ -18,7 +18,8 @@ def main(argv, prog):
     args = parser.parse_args(argv)
 
     import dnnlib.tflib  # noqa: F401  First, for a quiet start.
-    Gs = generator(args.network, args.resolution)
+    import pretrained_networks
+    Gs = pretrained_networks.load_networks(args.network)[2] if args.network else iteration.make_network('G', 'config-f', args.resolution)
     print(timing.machine())
     rows = []
     for distance in args.distance.split(','):
@@ -28,17 +29,6 @@ def main(argv, prog):
             rows.append({'name': f'{distance}/{count}x{Gs.output_shape[2]}', 'step_ms': step, 'step_best_ms': step_best, 'bare_ms': bare,
                          'bare_best_ms': bare_best, 'ratio': step_best / bare_best})
     timing.report(rows, COLUMNS, args.json)
-
-
-def generator(network_pkl, resolution):
-    """Gs of a pickle, or a new config-f one."""
-    import pretrained_networks
-    from training import configs, registry
-
-    if network_pkl is not None:
-        return pretrained_networks.load_networks(network_pkl)[2]
-    options = configs.training_run('.', 'none', 'config-f').run_func_kwargs.G_args
-    return registry.create_network('Gs', num_channels=3, resolution=resolution, label_size=0, **options)
 
 
 def functions(Gs, distance, count):

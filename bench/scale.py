@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from bench import timing
-from bench.iteration import PHASES
+from bench.iteration import PHASES, make_network
 
 # How often each phase computes the product of a layer, per image: forwards, for gradients of inputs and of weights, and again where a
 # regulariser differentiates gradients. What nothing depends on is not computed, so the ends of the networks differ from their middles.
@@ -59,7 +59,7 @@ def main(argv, prog):
     args = parser.parse_args(argv)
 
     print(timing.machine())
-    G, D = make_networks(args.config, args.resolution)
+    G, D = (make_network(key, args.config, args.resolution) for key in 'GD')
     products = [product for net in (G.components.mapping, G.components.synthesis, D) for product in products_of(net)]
     report_work(products)
     gradients = {name: 4 * sum(int(np.prod(var.shape)) for var in net.trainables.values()) for name, net in (('G', G), ('D', D))}
@@ -87,14 +87,6 @@ def main(argv, prog):
 
 
 # ---- Floating-point work ----
-
-def make_networks(config, resolution):
-    """(G, D) of a configuration at its full width, for RGB images without labels."""
-    from training import configs, registry
-    options = configs.training_run('none', config=config).run_func_kwargs
-    shape = dict(num_channels=3, resolution=resolution, label_size=0)
-    return registry.create_network('G', **shape, **options.G_args), registry.create_network('D', **shape, **options.D_args)
-
 
 def products_of(net):
     """(kind, layer, FLOP) of each convolution and matrix product in one evaluation of a mapping, synthesis or D on one image.

@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.pickle_reader import DAMAGED, MAX_DEPTH, WRITE_VERSION, BoundedStream, Global, NetworkState, Reader, Refusal
 
@@ -72,18 +73,13 @@ def dump(obj, path):
         ValueError: `obj` holds something that `load` would refuse.
         UserError: The file cannot be written.
     """
-    part = f'{path}.part'
     try:
-        with open(part, 'wb') as file:
+        with storage.new_file(path) as part, open(part, 'wb') as file:
             _Writer(file.write).dump(obj)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as err:
         raise UserError(f'{path}: cannot be written: {err.strerror}', 'Check the folder, its permissions and the free space.') from None
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
 
 
 # ----------------------------------------------------------------------------

@@ -169,6 +169,5 @@ def _versions():
 
 
 def _write(path, text):
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
+    with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         file.write(text)
-    os.replace(path + '.tmp', path)

@@ -106,7 +106,22 @@ def base_name(path):
     return str(path).rstrip('/').rsplit('/', 1)[-1] if is_remote(path) else os.path.basename(os.path.abspath(path))
 
 
-# ---- Folders that appear whole or not at all ----
+# ---- Files and folders that appear whole or not at all ----
+
+@contextlib.contextmanager
+def new_file(path):
+    """Context of the path of a file beside `path` that takes its place if the context ends well, and vanishes if it does not.
+
+    For files of this machine.
+    """
+    part = f'{path}.part'
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+
 
 @contextlib.contextmanager
 def new_folder(target, files, force=False):

@@ -1,13 +1,13 @@
 """How well projection tells generated images from real ones (StyleGAN2, Section 5, Figures 9 and 10): the distances of two sets."""
 
 import csv
-import os
 
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 
 SETS = ('generated', 'real')
@@ -37,12 +37,10 @@ def best_threshold(generated, real):
 
 def write_csv(path, rows):
     """Write rows (name, set, distance, start distance, source); the file appears whole or not at all."""
-    part = f'{path}.part'
-    with open(part, 'w', newline='', encoding='utf-8') as file:
+    with storage.new_file(path) as part, open(part, 'w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(['name', 'set', 'distance', 'start_distance', 'source'])
         writer.writerows(rows)
-    os.replace(part, path)
 
 
 def read_csv(path):
@@ -104,6 +102,5 @@ def draw_histogram(generated, real, path, label, image=None):
     if image is not None:
         draw.line([at_x(image), top, at_x(image), bottom], fill='black', width=2)
         draw.text((right, 39), f'line: the image, {image:.3g}', 'black', font, 'rm')
-    part = f'{path}.part'
-    picture.save(part, 'png')
-    os.replace(part, path)
+    with storage.new_file(path) as part:
+        picture.save(part, 'png')

@@ -11,6 +11,8 @@ from dnnlib.cli import UserError
 
 FOREIGN_WEIGHTS = 'Expected the weights of exactly this network: get the file again, or another one that the network can be read from.'
 
+_LPIPS_SIZE = 256  # Larger images are brought to about this size for LPIPS.
+
 
 class FeatureNetwork:
     """A Keras model that takes images as everybody has them.
@@ -55,6 +57,15 @@ def resize(x, size):
     Without low-pass filter, and not symmetric. The networks were trained and the metrics are defined with it.
     """
     return tf.raw_ops.ResizeBilinear(images=x, size=[size, size], align_corners=False, half_pixel_centers=False)
+
+
+def shrink(images):
+    """Means of blocks of pixels, so that images [N, C, H, W] larger than 256x256 become about so large, as LPIPS is given them."""
+    n, c, h, w = images.shape
+    factor = h // _LPIPS_SIZE
+    if factor <= 1:
+        return images
+    return tf.reduce_mean(tf.reshape(images, [-1, c, h // factor, factor, w // factor, factor]), axis=[3, 5])
 
 
 # ---- Layers ----

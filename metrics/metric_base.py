@@ -135,6 +135,7 @@ class MetricGroup:
         self.metrics = [_make_metric(**kwargs) for kwargs in metric_kwarg_list]
         self.seed = random.SystemRandom().randrange(2 ** 31) if seed is None else seed
         self._nets = {}
+        self._reals = None  # (what they were made of, RealImages)
 
     def load_networks(self):
         """Load the feature networks, which may download their weights. UserError if one of them cannot be had."""
@@ -188,7 +189,7 @@ class MetricGroup:
         groups = [image_metrics] if image_metrics else []
         groups += [[metric] for metric in self.metrics if metric not in image_metrics]
         with _note_failure(self.metrics, keep_going):
-            reals = None if dataset_args is None else RealImages(data_dir, dataset_args, mirror_augment)
+            reals = None if dataset_args is None else self._open_reals(data_dir, dataset_args, mirror_augment)
             self.check(Gs, reals and reals.dataset)
             self.load_networks()
             labels = reals.dataset.labels if Gs.input_shapes[1][1] else tf.zeros([1, 0])
@@ -199,6 +200,12 @@ class MetricGroup:
                 if failure and len(group) > 1:  # One of them spoiled it for the others.
                     groups[:0] = [[metric] for metric in group]
         return {f'Metrics/{metric.name}{suffix}': value for metric in self.metrics for suffix, value, _ in metric.results}
+
+    def _open_reals(self, *args):
+        """RealImages of these arguments: opened, and its content looked at, once for all snapshots of a training."""
+        if self._reals is None or self._reals[0] != args:
+            self._reals = args, RealImages(*args)
+        return self._reals[1]
 
     def _evaluate(self, group, Gs, labels, reals, network_pkl, run_dir, keep_going):
         """Either ImageMetrics, in one pass, or one SamplingMetric."""

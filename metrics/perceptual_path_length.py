@@ -5,10 +5,10 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
+from metrics.feature_layers import shrink
 from metrics.metric_base import SamplingMetric
 from metrics.progress import Progress
 
-_VGG_SIZE = 256     # Larger images are brought to about this size.
 _VGG_SMALLEST = 16  # VGG16 halves images four times.
 
 
@@ -110,15 +110,6 @@ def slerp(a, b, t):
     angle = t * tf.acos(cosine)
     across = normalize(b - cosine * a)
     return normalize(a * tf.cos(angle) + across * tf.sin(angle))
-
-
-def shrink(images):
-    """Means of blocks of pixels, so that images [N, C, H, W] larger than 256x256 become about so large."""
-    n, c, h, w = images.shape
-    factor = h // _VGG_SIZE
-    if factor <= 1:
-        return images
-    return tf.reduce_mean(tf.reshape(images, [-1, c, h // factor, factor, w // factor, factor]), axis=[3, 5])
 
 
 def mean_without_outliers(distances):

@@ -151,27 +151,30 @@ def _find_config(config):
     return CONFIGS[config]
 
 
+def part_fits(part, smallest):
+    """Can so many images be handled at a time? `smallest` or more, in groups of 4 for minibatch stddev, or as one group themselves."""
+    return part >= smallest and (part <= 4 or part % 4 == 0)
+
+
 def _check_minibatch(sched, num_gpus, smallest):
     """Each minibatch must split into whole parts of minibatch_gpu on every device, at every resolution that has its own.
 
-    A part must have `smallest` images or more, and fall into groups of 4 for minibatch stddev unless it is one group itself.
+    A part must have `smallest` images or more, see `part_fits`.
     """
-    def fits(part):
-        return part >= smallest and (part <= 4 or part % 4 == 0)
-
     sizes, parts = sched.get('minibatch_size_dict', {}), sched.get('minibatch_gpu_dict', {})
     for resolution in (None, *sorted({*sizes, *parts})):
         size, part = sizes.get(resolution, sched['minibatch_size_base']), parts.get(resolution, sched['minibatch_gpu_base'])
-        if size % (part * num_gpus) == 0 and fits(part):
+        fits = part_fits(part, smallest)
+        if size % (part * num_gpus) == 0 and fits:
             continue
-        good = [p for p in range(smallest, part + 1) if fits(p) and size % (p * num_gpus) == 0]
+        good = [p for p in range(smallest, part + 1) if part_fits(p, smallest) and size % (p * num_gpus) == 0]
         if good:
             remedy = f'--minibatch-gpu={good[-1]}'
         else:
-            part_that_fits = part if fits(part) else max(smallest, part // 4 * 4)
+            part_that_fits = part if fits else max(smallest, part // 4 * 4)
             whole = part_that_fits * num_gpus
-            remedy = f'--minibatch-size={math.ceil(size / whole) * whole}' + ('' if fits(part) else f' --minibatch-gpu={part_that_fits}')
+            remedy = f'--minibatch-size={math.ceil(size / whole) * whole}' + ('' if fits else f' --minibatch-gpu={part_that_fits}')
         raise cli.UserError(
             f'a minibatch of {size} images does not split into parts of {part} on {num_gpus} GPU{"s" if num_gpus > 1 else ""}'
-            if fits(part) else f'--minibatch-gpu={part}: expected {smallest} to 4, or a multiple of 4',
+            if fits else f'--minibatch-gpu={part}: expected {smallest} to 4, or a multiple of 4',
             f'--minibatch-size must be a multiple of --minibatch-gpu times --num-gpus; {remedy} would do.')

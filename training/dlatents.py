@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 
 # Fields that are arrays with an entry for each image; a file has those that are not None.
@@ -54,10 +55,8 @@ class Dlatents:
         """Write an .npz; it appears whole or not at all."""
         arrays = {key: np.asarray(getattr(self, key)) for key in _PER_IMAGE if getattr(self, key) is not None}
         arrays.update({f'noise{idx}': noise for idx, noise in enumerate(self.noises or [])})
-        part = f'{path}.part'
-        with open(part, 'wb') as file:
+        with storage.new_file(path) as part, open(part, 'wb') as file:
             np.savez(file, settings=np.asarray(json.dumps(self.settings or {})), **arrays)
-        os.replace(part, path)
 
 
 def load(path, Gs):

@@ -1,6 +1,7 @@
 """What stops a run that has gone wrong, with a clear word."""
 
 from dnnlib.cli import UserError
+from training.configs import part_fits
 
 _MANY = 100  # Updates skipped in a row that end a run.
 
@@ -50,6 +51,6 @@ class SkippedUpdates:
 
 def out_of_memory(minibatch_size, minibatch_gpu, err):
     """The UserError in place of tf.errors.ResourceExhaustedError `err`."""
-    smaller = [part for part in range(2, minibatch_gpu) if minibatch_size % part == 0 and (part <= 4 or part % 4 == 0)]
+    smaller = [part for part in range(2, minibatch_gpu) if minibatch_size % part == 0 and part_fits(part, smallest=2)]
     remedy = f'Give --minibatch-gpu={smaller[-1]}: it needs less, and learns the same.' if smaller else 'Give a smaller --fmap-base.'
     return UserError(f'out of memory with --minibatch-gpu={minibatch_gpu}: {err.message.splitlines()[0]}', remedy)

@@ -1,12 +1,11 @@
 """Network pickles, the way of real images into training, and grids of images."""
 
 import contextlib
-import os
 
 import numpy as np
 import PIL.Image
 
-from dnnlib import legacy_pickle
+from dnnlib import legacy_pickle, storage
 from dnnlib.cli import UserError
 
 # ---- Network pickles ----
@@ -242,6 +241,5 @@ def save_image_grid(images, filename, drange=(0, 1), grid_size=None):
     """Write images [N, C, H, W] as one PNG; the file appears whole or not at all."""
     if images.ndim == 4 and images.shape[1] not in (1, 3):
         images = images[:, :3] if images.shape[1] > 3 else images[:, :1]  # What PNG cannot show is left out.
-    part = f'{filename}.part'
-    convert_to_pil_image(create_image_grid(images, grid_size), drange).save(part, 'png')
-    os.replace(part, filename)
+    with storage.new_file(filename) as part:
+        convert_to_pil_image(create_image_grid(images, grid_size), drange).save(part, 'png')

@@ -8,6 +8,7 @@ import math
 import os
 import re
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.util import format_time
 from training.charts import Curve, chart, swatch
@@ -283,6 +284,5 @@ def _state(lines, settings):
 
 
 def _write(path, text):
-    with open(f'{path}.part', 'w', encoding='utf-8') as file:
+    with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         file.write(text)
-    os.replace(f'{path}.part', path)

@@ -82,9 +82,8 @@ class Snapshots:
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
     def save_networks(self, networks, name):
-        """Write (G, D, Gs); returns the path. UserError if that fails."""
+        """Write (G, D, Gs). UserError if that fails."""
         misc.save_pkl(networks, self.path(name))
-        return self.path(name)
 
 
 @contextlib.contextmanager
