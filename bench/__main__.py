@@ -9,7 +9,8 @@ PAGES = {
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
     'metrics': 'evaluation of metrics against bare networks; precision and recall in blocks against plain NumPy',
     'projector': "the projector's step against its generator and distance alone, forward and backward",
-    'iteration': 'a training iteration of config-f with the native ops against the reference forms',
+    'generator': 'the generator against its convolutions at the rate of matrix products',
+    'training': 'the phases of a training step against the same, its memory, and the forms of the ops',
     'stages': 'time and memory of progressive growing at each resolution',
     'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',
 }

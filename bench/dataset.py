@@ -12,7 +12,7 @@ import time
 import numpy as np
 import PIL.Image
 
-from bench import iteration, timing
+from bench import networks, timing
 
 COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f'}
 
@@ -140,8 +140,8 @@ def measure_reading(work):
 
 def training_speed(data, minibatch=8, iterations=4):
     """Images per second of config-e, after the functions are traced; without the path that is run once in 16 iterations."""
-    trainer, lrate = iteration.make_trainer('config-e', data.resolution, minibatch)
-    functions = iteration.phase_functions(trainer, lrate, data.resolution, minibatch, stage=None)
+    trainer, lrate = networks.make_trainer('config-e', data.resolution, minibatch)
+    functions = networks.phase_functions(trainer, lrate, data.resolution, minibatch, stage=None)
     start = None
     for number in range(1, 1 + 2 * iterations):  # the first half warms up
         if number == 1 + iterations:

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from bench import iteration, timing
+from bench import networks, timing
 
 PASS_COLUMNS = {'name': 's', 'generator_per_s': '.1f', 'network_per_s': '.1f', 'both_per_s': '.1f', 'evaluation_per_s': '.1f',
                 'ratio': '.2f', 'busy_cores': '.2f'}
@@ -53,7 +53,7 @@ def measure_pass(name, resolution, num_images, rounds):
 
     from dnnlib import tflib
     from metrics import metric_base
-    Gs = iteration.make_network('G', 'config-f', resolution)
+    Gs = networks.make_network('G', 'config-f', resolution)
     net = feature_network(name)
     generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=0)
 

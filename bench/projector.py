@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import iteration, timing
+from bench import networks, timing
 
 COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f'}
 
@@ -19,7 +19,7 @@ def main(argv, prog):
 
     import dnnlib.tflib  # noqa: F401  First, for a quiet start.
     import pretrained_networks
-    Gs = pretrained_networks.load_networks(args.network)[2] if args.network else iteration.make_network('G', 'config-f', args.resolution)
+    Gs = pretrained_networks.load_networks(args.network)[2] if args.network else networks.make_network('G', 'config-f', args.resolution)
     print(timing.machine())
     rows = []
     for distance in args.distance.split(','):

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from bench import iteration, timing
+from bench import networks, timing
 
 COLUMNS = {'name': 's', 'ms_per_image': '.1f', 'time_ratio': '.3f', 'memory_mb': '.0f', 'memory_ratio': '.3f'}
 
@@ -35,11 +35,11 @@ def main(argv, prog):
 
 def print_stage(config, resolution, size, minibatch):
     """Print [milliseconds per image of an iteration, MB that training takes beyond the networks themselves] of one stage."""
-    trainer, lrate = iteration.make_trainer(config, resolution, minibatch)
+    trainer, lrate = networks.make_trainer(config, resolution, minibatch)
     stage = trainer.set_lod(resolution.bit_length() - size.bit_length())
-    functions = iteration.phase_functions(trainer, lrate, size, minibatch, stage)
+    functions = networks.phase_functions(trainer, lrate, size, minibatch, stage=stage)
     before = timing.peak_memory()
     times = timing.interleaved(functions, rounds=3)
     # An iteration on the average: with lazy regularisation the regularisers run every 4th and every 16th.
-    total = sum(best * iteration.PHASES[name] for name, (_, best) in times.items())
+    total = sum(best * networks.PHASES[name] for name, (_, best) in times.items())
     print(json.dumps([total / minibatch, timing.peak_memory() - before]))

@@ -58,14 +58,19 @@ def machine():
     return f'{model}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today().isoformat()}'
 
 
-def report(rows, columns, json_path=None):
+def report(rows, columns, json_path=None, before=None):
     """Print rows of a page as a table, and keep them.
 
     Args:
         rows:      Dicts, one per row.
         columns:   {key of the rows: format, e.g. '.2f'}, in the order of the table.
         json_path: File for the rows as a JSON list. None = not kept.
+        before:    (name of the page, key): put that value of the figures kept in bench/figures into the rows, as 'before'. None = do not.
     """
+    if before is not None:
+        kept = Path(__file__).parent / 'figures' / f'{before[0]}.json'
+        figures = {row['name']: row[before[1]] for row in json.loads(kept.read_text())} if kept.exists() else {}
+        rows = [{**row, 'before': figures.get(row['name'])} for row in rows]
     cells = [list(columns)] + [['' if row.get(key) is None else format(row[key], fmt) for key, fmt in columns.items()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for line in cells:

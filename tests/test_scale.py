@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import custom_ops
-from bench import scale
+from bench import costs, scale
 from training import registry
 from training.train_step import TrainStep
 
@@ -58,14 +58,14 @@ def test_work_is_that_of_the_traced_graph(trainer, phase):
     function = tf.function(lambda *args: trainer._phase(phase, MINIBATCH, 1, None, *args), autograph=False)
     graph = function.get_concrete_function(tf.TensorSpec([]), *images).graph
     nets = trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D
-    products = [product for net in nets for product in scale.products_of(net)]
-    assert {kind for kind, _, _ in products} == set(scale.PASSES)
+    products = [product for net in nets for product in costs.products_of(net)]
+    assert {kind for kind, _, _ in products} == set(costs.PASSES)
     per_phase = MINIBATCH // 2 if phase == 'G_reg' else MINIBATCH
-    assert scale.phase_work(products, phase) * per_phase == flop_of_graph(graph)
+    assert costs.phase_work(products, phase) * per_phase == flop_of_graph(graph)
 
 
 def test_activations_are_those_that_the_networks_list(trainer):
-    found = scale.activation_bytes(trainer.G, trainer.D)
+    found = costs.activation_bytes(trainer.G, trainer.D)
     largest = 4 * (2 * 8 * 16 * 16 + 2 * 8 * 16 * 16)  # Conv0_up, Conv1 of G; FromRGB, Conv0 of D: 8 channels of 16x16
     assert largest < found < 4 * largest
 

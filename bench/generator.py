@@ -1,0 +1,72 @@
+"""The generator, latents to pictures, against the time that its convolutions and matrix products take at the machine's rate."""
+
+import argparse
+
+import numpy as np
+
+from bench import costs, limits, networks, timing
+
+COLUMNS = {'name': 's', 'median_ms': '.0f', 'best_ms': '.0f', 'images_per_s': '.2f', 'gflop': '.1f', 'matmul_gflops': '.0f',
+           'fraction_of_bound': '.3f', 'before': '.3f', 'speedup': '.2f', 'grey_levels': '.2f', 'peak_mb': '.0f', 'traces': 'd'}
+CASES = 'config-f/256/b1,config-f/256/b4,config-e/256/b1,config-e/256/b4,config-f/1024/b1'
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each function is timed', type=int, default=8, metavar='N')
+    parser.add_argument('--cases', help='CONFIG/RESOLUTION/bBATCH, with commas between', default=CASES, metavar='LIST')
+    parser.add_argument('--dtypes', help='types that the networks compute in', default='float32,bfloat16', metavar='LIST')
+    parser.add_argument('--layers', help='print the work of each layer', action='store_true')
+    args = parser.parse_args(argv)
+
+    print(timing.machine())
+    rows = []
+    for case in args.cases.split(','):
+        rows += measure(case, args.dtypes.split(','), args.rounds, args.layers)
+    timing.report(rows, COLUMNS, args.json, before=('generator', 'fraction_of_bound'))
+
+
+def measure(case, dtypes, rounds, layers=False):
+    """Rows of a case, one for each type. 'speedup' is over the first type, 'grey_levels' the mean distance to its pictures."""
+    import tensorflow as tf
+
+    from dnnlib import tflib
+    config, resolution, batch = case.split('/')
+    resolution, batch = int(resolution), int(batch[1:])
+    G = networks.make_network('G', config, resolution)
+    products = [product for net in (G.components.mapping, G.components.synthesis) for product in costs.products_of(net)]
+    if layers:
+        costs.report_layers(products)
+    gflop = batch * sum(flop for *_, flop in products) / 1e9
+    z, labels = tf.random.stateless_normal([batch, *G.input_shape[1:]], [0, 1]), tf.zeros([batch, 0])
+
+    def generator(dtype):
+        return tf.function(lambda: G(z, labels, randomize_noise=False, dtype=dtype), autograph=False)
+    functions = {dtype: generator(dtype) for dtype in dtypes}
+    pictures = {dtype: tflib.convert_images_to_uint8(function()).numpy().astype(int) for dtype, function in functions.items()}
+    times = timing.interleaved({**functions, **limits.matmuls(dtypes)}, rounds)
+    rows = []
+    for dtype in dtypes:
+        median, best = times[dtype]
+        rate = limits.matmul_rate(times, dtype)
+        rows.append({
+            'name': f'generator/{case}/{dtype}', 'median_ms': median, 'best_ms': best, 'images_per_s': batch / best * 1e3, 'gflop': gflop,
+            'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / best * 1e3, 'speedup': times[dtypes[0]][1] / best,
+            'grey_levels': float(np.abs(pictures[dtype] - pictures[dtypes[0]]).mean()),
+            'peak_mb': float(timing.in_own_process(
+                'import sys; from bench import generator; generator.print_peak(*sys.argv[1:])', case, dtype)),
+            'traces': functions[dtype].experimental_get_tracing_count()})
+    return rows
+
+
+def print_peak(case, dtype):
+    """Print the peak memory in MB, TensorFlow's own included, of a process that makes pictures."""
+    import tensorflow as tf
+    config, resolution, batch = case.split('/')
+    G = networks.make_network('G', config, int(resolution))
+    z = tf.random.stateless_normal([int(batch[1:]), *G.input_shape[1:]], [0, 1])
+    generate = tf.function(lambda: G(z, tf.zeros([z.shape[0], 0]), randomize_noise=False, dtype=dtype), autograph=False)
+    for _ in range(2):
+        generate()
+    print(timing.peak_memory())

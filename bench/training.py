@@ -1,0 +1,105 @@
+"""The phases of a training step, and an iteration on the average, against the time that their convolutions and matrix products take at the
+machine's rate."""
+
+import argparse
+
+from bench import costs, limits, networks, timing
+
+COLUMNS = {'name': 's', 'median_ms': '.0f', 'best_ms': '.0f', 'gflop': '.0f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f',
+           'before': '.3f', 'speedup': '.2f', 'traces': 'd', 'peak_mb': '.0f', 'least_mb': '.0f', 'memory_ratio': '.2f'}
+CASES = ','.join(f'{config}/{resolution}/mb{minibatch}'
+                 for resolution in (64, 128) for minibatch in (8, 32) for config in ('config-e', 'config-f'))
+PART = 8  # Images handled at a time, of larger minibatches.
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each phase is timed', type=int, default=3, metavar='N')
+    parser.add_argument('--cases', help='CONFIG/RESOLUTION/mbMINIBATCH, with commas between', default=CASES, metavar='LIST')
+    parser.add_argument('--precisions', help='as --precision of run_training.py', default='float32,bfloat16', metavar='LIST')
+    parser.add_argument('--impls', help='forms of the custom ops: native, ref', default='native', metavar='LIST')
+    parser.add_argument('--layers', help='print the work of each layer', action='store_true')
+    args = parser.parse_args(argv)
+
+    print(timing.machine())
+    rows = []
+    kinds = [(precision, impl) for precision in args.precisions.split(',') for impl in args.impls.split(',')]
+    for case in args.cases.split(','):
+        rows += measure(case, kinds, args.rounds, args.layers)
+    timing.report(rows, COLUMNS, args.json, before=('training', 'fraction_of_bound'))
+
+
+def parse(case):
+    config, resolution, minibatch = case.split('/')
+    return config, int(resolution), int(minibatch[2:])
+
+
+def measure(case, kinds, rounds, layers=False):
+    """Rows of a case, for each kind (precision, form of the ops). 'speedup' is over the first kind."""
+    config, resolution, minibatch = parse(case)
+    part = min(minibatch, PART)
+    functions, trainers = {}, {}
+    for kind in kinds:
+        trainers[kind], phases = traced_phases(config, resolution, minibatch, part, *kind)
+        functions.update({(kind, phase): function for phase, function in phases.items()})
+    trainer = trainers[kinds[0]]
+    products = [product for net in (trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D)
+                for product in costs.products_of(net)]
+    if layers:
+        costs.report_layers(products)
+    flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})
+    least = costs.training_bytes(trainer, part) / 2 ** 20
+    times = timing.interleaved({**functions, **limits.matmuls(dict.fromkeys(dtype_of(precision) for precision, _ in kinds))}, rounds)
+    rows, first = [], None
+    for kind in kinds:
+        kind_rows = rows_of(kind, times, flop, limits.matmul_rate(times, dtype_of(kind[0])), trainers[kind].num_traces())
+        peak = float(timing.in_own_process('import sys; from bench import training; training.print_peak(*sys.argv[1:])', case, *kind))
+        kind_rows['iteration'].update(peak_mb=peak, least_mb=least, memory_ratio=peak / least)
+        first = first or kind_rows
+        for phase, row in kind_rows.items():
+            precision, impl = kind
+            name = '/'.join(['training', case, precision] + [impl] * (impl != 'native') + [phase] * (phase != 'iteration'))
+            rows.append({'name': name, **row, 'speedup': first[phase]['best_ms'] / row['best_ms']})
+    return rows
+
+
+def rows_of(kind, times, flop, rate, traces):
+    """{phase: row} of one kind, and 'iteration': the average of what an iteration takes, the update of Gs included."""
+    rows = {phase: {'median_ms': times[kind, phase][0], 'best_ms': times[kind, phase][1], 'gflop': flop[phase] / 1e9,
+                    'traces': next(count for spec, count in traces.items() if spec[0] == phase)} for phase in flop}
+    total = {key: costs.average({phase: row[key] for phase, row in rows.items()}) for key in ('median_ms', 'best_ms', 'gflop')}
+    for key, milliseconds in zip(('median_ms', 'best_ms'), times[kind, 'Gs_update']):
+        total[key] += milliseconds
+    rows['iteration'] = {**total, 'traces': max(traces.values())}
+    for row in rows.values():
+        row.update(matmul_gflops=rate, fraction_of_bound=row['gflop'] / rate / row['best_ms'] * 1e3)
+    return rows
+
+
+def dtype_of(precision):
+    return precision.removeprefix('mixed_')
+
+
+def traced_phases(config, resolution, minibatch, part, precision, impl):
+    """(TrainStep, {phase: function}), traced with this precision and this form of the ops."""
+    import custom_ops
+    trainer, lrate = networks.make_trainer(config, resolution, minibatch, precision)
+    phases = {**networks.phase_functions(trainer, lrate, resolution, minibatch, part), 'Gs_update': lambda: trainer.update_Gs(0.999)}
+    custom_ops.set_impl(impl)
+    for function in phases.values():
+        function()
+    custom_ops.set_impl(None)
+    return trainer, phases
+
+
+def print_peak(case, precision, impl):
+    """Print the MB that training takes at its peak, in a process of its own, beyond what TensorFlow takes by itself."""
+    import tensorflow as tf
+    config, resolution, minibatch = parse(case)
+    tf.constant(0)
+    before = timing.peak_memory()
+    _, phases = traced_phases(config, resolution, minibatch, min(minibatch, PART), precision, impl)
+    for function in phases.values():
+        function()
+    print(timing.peak_memory() - before)
