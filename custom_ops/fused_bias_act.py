@@ -29,8 +29,8 @@ ACTIVATIONS = {
 }
 
 
-def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None):
-    """y = gain * act(x + b).
+def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None, clamp=None):
+    """y = gain * act(x + b), within -clamp and clamp.
 
     Args:
         x:     Tensor of any shape with at least one axis.
@@ -39,6 +39,7 @@ def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None):
         act:   Name of the activation, a key of ACTIVATIONS.
         alpha: Slope of a leaky activation. None = the activation's default; others ignore it.
         gain:  Factor of the result. None = the activation's default.
+        clamp: Greatest magnitude of the result. None = any.
 
     Returns:
         Tensor of x's shape and dtype. Differentiable to any order; in native form to order 6, where the activation is curved.
@@ -52,10 +53,12 @@ def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None):
         raise ValueError(f'fused_bias_act: expected b of shape [{x.shape[axis]}], received {b.shape}')
     library = loader.library()
     if library is None:
-        return bias_act_reference(x, b, axis, act, alpha, gain)
-    x = tf.convert_to_tensor(x)
-    b = tf.zeros([0], x.dtype) if b is None else b
-    return library.stylegan2_bias_act(x, b, axis=axis % x.shape.rank, act=act, alpha=alpha or 0, gain=gain)
+        y = bias_act_reference(x, b, axis, act, alpha, gain)
+    else:
+        x = tf.convert_to_tensor(x)
+        b = tf.zeros([0], x.dtype) if b is None else b
+        y = library.stylegan2_bias_act(x, b, axis=axis % x.shape.rank, act=act, alpha=alpha or 0, gain=gain)
+    return y if clamp is None else tf.clip_by_value(y, -clamp, clamp)
 
 
 def bias_act_reference(x, b, axis, act, alpha, gain):

@@ -5,6 +5,9 @@ Images are in the layout inside (custom_ops/conv2d.py); shape comments write the
 
 Weights with an equalized learning rate (Karras et al. 2018, arXiv:1710.10196, Section 4.1) are stored as N(0, 1 / lrmul)
 and multiplied by lrmul / sqrt(fan_in) at run time.
+
+Variables are float32. Layers on images compute in the dtype that their images have; in half precision as in Karras et al. 2020
+(arXiv:2006.06676, Appendix D): weights are cast after that factor, styles and demodulation are float32 until they meet the images.
 """
 
 import keras
@@ -25,7 +28,7 @@ class ScopedLayer(keras.layers.Layer):
     """
 
     def __init__(self, scope):
-        super().__init__(name=scope.replace('/', '_'))
+        super().__init__(name=scope.replace('/', '_'), autocast=False)  # Keras would cast images in half precision to float32.
         self.scope = scope
         self.var_names = []
 
@@ -78,6 +81,18 @@ def _nchw_shape(x):
 def image_shape(size, channels):
     """Shape of a batch of images in the layout inside: size x size pixels."""
     return (None, size, size, channels) if conv.image_format() == 'NHWC' else (None, channels, size, size)
+
+
+# Greatest activation in half precision: far above what trained networks reach, and sums over such ones stay within float16's 65504.
+CONV_CLAMP = 256.0
+
+
+def bias_act(x, b, act, gain=None):
+    """`fused_bias_act` of images in the layout inside, in their dtype, within CONV_CLAMP in half precision. act None = x alone."""
+    if x.dtype.size > 2:
+        return x if act is None else fused_bias_act(x, b, conv.channel_axis(), act, gain=gain)
+    b = None if b is None else tf.cast(b, x.dtype)
+    return fused_bias_act(x, b, conv.channel_axis(), act or 'linear', gain=gain, clamp=CONV_CLAMP)
 
 
 class Dense(ScopedLayer):
@@ -143,16 +158,14 @@ class Conv2D(ScopedLayer):
         self.built = True
 
     def call(self, x):
-        w = self.weight * self.coef
+        w = tf.cast(self.weight * self.coef, x.dtype)
         if self.up:
             x = upsample_conv_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
         elif self.down:
             x = conv_downsample_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
         else:
             x = conv.conv2d(x, w)
-        if self.act is not None:
-            x = fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=self.act)
-        return self.note(x)
+        return self.note(bias_act(x, None if self.act is None else self.bias, self.act))
 
 
 class ModulatedConv2D(ScopedLayer):
@@ -162,6 +175,8 @@ class ModulatedConv2D(ScopedLayer):
     output by sigma^-1, which needs no convolution per image:
 
         w'_ijk = s_i w_ijk,   w''_ijk = w'_ijk / sqrt(sum_ik w'_ijk^2 + 1e-8)
+
+    In float16 s and w are first divided by their maxima, so that no sum can overflow; the demodulation undoes it.
 
     Args:
         scope:           Place in the tree of names.
@@ -195,19 +210,27 @@ class ModulatedConv2D(ScopedLayer):
 
     def call(self, x, dlatents, noise=None):
         """x [N, H, W, in], dlatents [N, dlatent], noise [N or 1, 1, H', W'] (channels first) or None -> [N, H', W', out]."""
-        w = self.weight * self.coef
+        weight, dtype = self.weight, x.dtype
         style = tf.matmul(dlatents, self.mod_weight * self.mod_coef) + self.mod_bias + 1  # [N, in]
-        x = x * conv.per_channel(style)
+        if dtype == tf.float16 and self.demodulate:
+            weight, style = _by_maximum(weight, [0, 1, 2]), _by_maximum(style, [1])
+        w = weight * self.coef
+        x = x * conv.per_channel(tf.cast(style, dtype))
         if self.up:
-            x = upsample_conv_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
+            x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
         else:
-            x = conv.conv2d(x, w)
+            x = conv.conv2d(x, tf.cast(w, dtype))
         if self.demodulate:
             energy = tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1]))  # [N, out]
-            x = x * conv.per_channel(tf.math.rsqrt(energy + 1e-8))
+            x = x * conv.per_channel(tf.cast(tf.math.rsqrt(energy + 1e-8), dtype))
         if noise is not None:
-            x = x + conv.from_nchw(noise) * self.noise_strength
-        return self.note(fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=self.act))
+            x = x + tf.cast(conv.from_nchw(noise) * self.noise_strength, dtype)
+        return self.note(bias_act(x, self.bias, self.act))
+
+
+def _by_maximum(x, axes):
+    """x / max |x| over `axes`. The factor counts as a constant: where the result does not depend on it, nor do gradients."""
+    return tf.math.divide_no_nan(x, tf.stop_gradient(tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)))
 
 
 class Const(ScopedLayer):

@@ -14,8 +14,8 @@ from custom_ops import fused_bias_act, upfirdn_2d
 from dnnlib.tflib import Network, Random
 from dnnlib.tflib.network import note_layer
 from training import networks_stylegan2, progressive
-from training.layers import ScopedLayer, image_shape, minibatch_stddev, note_op
-from training.networks_stylegan2 import check_image_kwargs, layer_noise, truncate
+from training.layers import ScopedLayer, bias_act, image_shape, minibatch_stddev, note_op
+from training.networks_stylegan2 import check_image_kwargs, dtype_at, layer_noise, truncate
 
 # Gain that goes into the weights before each nonlinearity.
 GAINS = {'relu': np.sqrt(2), 'lrelu': np.sqrt(2)}
@@ -135,7 +135,7 @@ class Conv2D(ScopedLayer):
         self.built = True
 
     def convolve(self, x):
-        w = self.weight * self.coef
+        w = tf.cast(self.weight * self.coef, x.dtype)
         size = x.shape[progressive.pixel_axes()[0]]
         if self.resample == 'up':
             fused = size * 2 >= 128 if self.fused_scale == 'auto' else self.fused_scale
@@ -148,9 +148,7 @@ class Conv2D(ScopedLayer):
 
     def call(self, x):
         x = self.convolve(x)
-        if self.act is not None:
-            x = fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=self.act, gain=1)
-        return self.note(x)
+        return self.note(bias_act(x, None if self.act is None else self.bias, self.act, gain=1))
 
 
 class Epilogue:
@@ -170,10 +168,10 @@ class Epilogue:
 
     def epilogue(self, x, dlatents, noise):
         """x [N, H, W, C], dlatents [N, dlatent_size], noise [N or 1, 1, H, W] -> [N, H, W, C]."""
-        kw = self.options
+        kw, dtype = self.options, x.dtype
         if kw.use_noise:
-            x = x + conv.from_nchw(noise) * conv.per_channel(tf.convert_to_tensor(self.Noise_weight))
-        x = fused_bias_act(x, self.bias, axis=conv.channel_axis(), act=kw.nonlinearity, gain=1)
+            x = x + tf.cast(conv.from_nchw(noise) * conv.per_channel(tf.convert_to_tensor(self.Noise_weight)), dtype)
+        x = tf.cast(bias_act(x, self.bias, kw.nonlinearity, gain=1), tf.float32)  # For the sums over pixels and channels.
         if kw.use_pixel_norm:
             x = pixel_norm(x)
         if kw.use_instance_norm:
@@ -182,7 +180,7 @@ class Epilogue:
             style = tf.matmul(dlatents, self.StyleMod_weight * self.style_coef) + self.StyleMod_bias
             scale, shift = tf.split(style, 2, axis=1)
             x = x * conv.per_channel(scale + 1) + conv.per_channel(shift)
-        return self.note(x)
+        return self.note(tf.cast(x, dtype))
 
 
 class ConstBlock(Epilogue, ScopedLayer):
@@ -291,7 +289,8 @@ class G_synthesis(Network):
         use_wscale        = True,       # equalized learning rate
         use_pixel_norm    = False,      # normalise the channels of each pixel
         use_instance_norm = True,       # normalise the pixels of each channel
-        dtype             = 'float32',  # the only one
+        dtype             = 'float32',  # in which the highest resolutions compute: see dtype_at
+        num_fp16_res      = 4,          # how many of them
         fused_scale       = 'auto',     # resample inside convolutions? 'auto' = from 128x128 on
         blur_filter       = [1, 2, 1],  # filter after upsampling; None = none
         structure         = 'auto',     # chose between equal graphs; accepted, no effect
@@ -348,11 +347,11 @@ class G_synthesis(Network):
             if size == 4:
                 x = self.layer('4x4/Const' if kw.const_input_layer else '4x4/Dense')(*args(0, 4))
                 return self.layer('4x4/Conv')(x, *args(1, 4))
-            x = self.layer(f'{size}x{size}/Conv0_up')(x, *args(2 * res - 4, size))
+            x = self.layer(f'{size}x{size}/Conv0_up')(tf.cast(x, dtype_at(kw, size)), *args(2 * res - 4, size))
             return self.layer(f'{size}x{size}/Conv1')(x, *args(2 * res - 3, size))
 
         def to_rgb(res, x):
-            return self.layer(f'ToRGB_lod{resolution_log2 - res}')(x)
+            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x), tf.float32)
 
         def note(name, x):
             note_op(next(upscales) if name.startswith('Upsample') else name, x)
@@ -379,7 +378,8 @@ class D_basic(Network):
         use_wscale         = True,       # equalized learning rate
         mbstd_group_size   = 4,          # images per group of minibatch_stddev; 0 or 1 = without it
         mbstd_num_features = 1,          # channels that it appends
-        dtype              = 'float32',  # the only one
+        dtype              = 'float32',  # in which the highest resolutions compute: see dtype_at
+        num_fp16_res       = 4,          # how many of them
         fused_scale        = 'auto',     # resample inside convolutions? 'auto' = from 128x128 on
         blur_filter        = [1, 2, 1],  # filter before downsampling; None = none
         structure          = 'auto',     # chose between equal graphs; accepted, no effect
@@ -421,10 +421,10 @@ class D_basic(Network):
 
         def block(res, x):
             x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
-            return self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x)
+            return tf.cast(self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x), dtype_at(kw, 2 ** (res - 1)))
 
         def from_rgb(res, images):
-            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(images)
+            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
 
         def note(name, x):
             note_op(next(downscales) if name.startswith('Downsample') else name, x)

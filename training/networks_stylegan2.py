@@ -17,10 +17,22 @@ from dnnlib.tflib.network import layer_prefix, note_layer
 from training import progressive
 from training.layers import Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+
 
 def num_fmaps(kw, stage):
     """Channels at a stage: fmap_base / 2^(stage * fmap_decay), within fmap_min .. fmap_max."""
     return int(np.clip(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_min, kw.fmap_max))
+
+
+def dtype_at(kw, size):
+    """Name of the type of activations in blocks of size x size: kw.dtype at the kw.num_fp16_res highest resolutions, float32 at the others.
+
+    The 4x4 blocks, RGB images that are summed, and the networks' inputs and outputs are float32 always.
+    """
+    if kw.dtype not in DTYPES:
+        raise ValueError(f'expected a dtype of {DTYPES}, received {kw.dtype!r}')
+    return kw.dtype if size > max(4, kw.resolution >> kw.num_fp16_res) else 'float32'
 
 
 def check_image_kwargs(net, architectures=None):
@@ -33,7 +45,7 @@ def check_image_kwargs(net, architectures=None):
     if kw.nonlinearity not in ACTIVATIONS:
         raise ValueError(f'{net.name}: expected a nonlinearity of {list(ACTIVATIONS)}, received {kw.nonlinearity!r}')
     if kw.dtype != 'float32':
-        raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}")
+        raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}; give that where the network is evaluated")
 
 
 # ---- Generator: both parts ----
@@ -171,7 +183,7 @@ class G_mapping(Network):
         mapping_lrmul        = 0.01,       # multiplier of the learning rate
         mapping_nonlinearity = 'lrelu',    # activation, a key of custom_ops.ACTIVATIONS
         normalize_latents    = True,       # scale the latents to unit mean square first
-        dtype                = 'float32',  # the only one
+        dtype                = 'float32',  # always
     )
     input_names = ('latents_in', 'labels_in')
     output_names = ('dlatents_out',)
@@ -260,7 +272,8 @@ class G_synthesis_stylegan2(Network):
         randomize_noise = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
         architecture    = 'skip',        # 'orig', 'skip', 'resnet'
         nonlinearity    = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        dtype           = 'float32',     # the only one
+        dtype           = 'float32',     # in which the highest resolutions compute: see dtype_at
+        num_fp16_res    = 4,             # how many of them
         resample_kernel = [1, 3, 3, 1],  # filter of all resampling; None = box
         fused_modconv   = True,          # chose between two equal ways to compute; accepted, no effect
     )
@@ -323,15 +336,16 @@ class G_synthesis_stylegan2(Network):
         x = style_layer('4x4/Conv', x, 0, 4)
         y = self.layer('4x4/ToRGB')(x, dlatents_in[:, 1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
         for res in range(3, int(np.log2(kw.resolution)) + 1):
-            size, block_in = 2 ** res, x
-            x = style_layer(f'{size}x{size}/Conv0_up', x, 2 * res - 5, size)
+            size = 2 ** res
+            block_in = tf.cast(x, dtype_at(kw, size))
+            x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5, size)
             x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
             if kw.architecture == 'resnet':
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
                 y = note_op(f'{size}x{size}/Upsample', upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
             if kw.architecture == 'skip' or size == kw.resolution:
-                rgb = self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3])
+                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
                 y = rgb if y is None else y + rgb
         images = conv.to_nchw(y)
         note_layer('images_out', images.shape)
@@ -351,7 +365,8 @@ class G_synthesis_stylegan_revised(Network):
         fmap_max          = 512,
         randomize_noise   = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
         nonlinearity      = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        dtype             = 'float32',     # the only one
+        dtype             = 'float32',     # in which the highest resolutions compute: see dtype_at
+        num_fp16_res      = 4,             # how many of them
         resample_kernel   = [1, 3, 3, 1],  # filter of all resampling; None = box
         fused_modconv     = True,          # chose between two equal ways to compute; accepted, no effect
         structure         = 'auto',        # chose between equal graphs; accepted, no effect
@@ -404,11 +419,11 @@ class G_synthesis_stylegan_revised(Network):
             size = 2 ** res
             if size == 4:
                 return style_layer('4x4/Conv', x, 0, size)
-            x = style_layer(f'{size}x{size}/Conv0_up', x, 2 * res - 5, size)
+            x = style_layer(f'{size}x{size}/Conv0_up', tf.cast(x, dtype_at(kw, size)), 2 * res - 5, size)
             return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
 
         def to_rgb(res, x):
-            return self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3])
+            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
         images = conv.to_nchw(progressive.grow_images(self.layer('4x4/Const')(dlatents_in), block, to_rgb, resolution_log2, lod,
@@ -441,7 +456,8 @@ class D_stylegan2(Network):
         nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
         mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
         mbstd_num_features = 1,             # channels that it appends
-        dtype              = 'float32',     # the only one
+        dtype              = 'float32',     # in which the highest resolutions compute: see dtype_at
+        num_fp16_res       = 4,             # how many of them
         resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
     )
     input_names = ('images_in', 'labels_in')
@@ -484,9 +500,10 @@ class D_stylegan2(Network):
         y = conv.from_nchw(tf.ensure_shape(images_in, [None, *self.input_spec_shapes()[0][1:]]))
         x = None
         for res in range(int(np.log2(kw.resolution)), 1, -1):
-            size = 2 ** res
+            size, dtype = 2 ** res, dtype_at(kw, 2 ** res)
+            x = None if x is None else tf.cast(x, dtype)
             if kw.architecture == 'skip' or size == kw.resolution:
-                features = self.layer(f'{size}x{size}/FromRGB')(y)
+                features = self.layer(f'{size}x{size}/FromRGB')(tf.cast(y, dtype))
                 x = features if x is None else x + features
             if size == 4:
                 break
@@ -520,7 +537,8 @@ class D_stylegan(Network):
         nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
         mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
         mbstd_num_features = 1,             # channels that it appends
-        dtype              = 'float32',     # the only one
+        dtype              = 'float32',     # in which the highest resolutions compute: see dtype_at
+        num_fp16_res       = 4,             # how many of them
         resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
         structure          = 'auto',        # chose between equal graphs; accepted, no effect
         is_template_graph  = False,         # accepted, no effect
@@ -559,10 +577,10 @@ class D_stylegan(Network):
 
         def block(res, x):
             x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
-            return self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x)
+            return tf.cast(self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x), dtype_at(kw, 2 ** (res - 1)))
 
         def from_rgb(res, images):
-            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(images)
+            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
         x = progressive.shrink_images(conv.from_nchw(images_in), block, from_rgb, resolution_log2, lod, kw.lod_stage, note_op)

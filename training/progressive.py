@@ -103,6 +103,6 @@ def shrink_images(images, block, from_rgb, resolution_log2, lod, stage, note=lam
         images = downscale(images, 2)
         note(f'Downsample_lod{level}', images)
         features = from_rgb(res - 1, images)
-        x = lerp(x, features, fade(lod, level))
+        x = lerp(x, features, tf.cast(fade(lod, level), x.dtype))
         note(f'Grow_lod{level}', x)
     return x

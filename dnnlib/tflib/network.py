@@ -51,7 +51,7 @@ class NetworkVariable:
 PER_CALL_SETTINGS = {
     'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'dlatent_avg_beta', 'style_mixing_prob',
     'is_training', 'is_validation', 'return_dlatents', 'randomize_noise', 'normalize_latents', 'lod_stage', 'full_resolution',
-    'is_template_graph', 'fused_modconv', 'structure', 'force_clean_graph'}
+    'is_template_graph', 'fused_modconv', 'structure', 'force_clean_graph', 'dtype', 'num_fp16_res'}
 
 
 class Network(keras.Model):
@@ -59,7 +59,8 @@ class Network(keras.Model):
 
     A subclass has a table `settings` of its arguments and their defaults, makes its variables and layers in `build` with
     `add_var` and `add_layer`, and computes in `call`, where `self.settings_for(kwargs)` merges what the caller gives
-    for this evaluation. Networks take and return images as [N, C, H, W] float32, about [-1, 1].
+    for this evaluation. Networks take and return images as [N, C, H, W] float32, about [-1, 1], also where `dtype` has them
+    compute in half precision.
 
     Args:
         name:           Name of the network, 'G', 'D', 'Gs'. None = the class's name.
