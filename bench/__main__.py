@@ -11,6 +11,8 @@ PAGES = {
     'projector': "the projector's step against its generator and distance alone, forward and backward",
     'generator': 'the generator against its convolutions at the rate of matrix products',
     'training': 'the phases of a training step against the same, its memory, and the forms of the ops',
+    'startup': 'how soon the commands answer: --help, the first picture, the first step of training',
+    'growth': 'cost of training over resolution, width and minibatch, against the growth of the work',
     'stages': 'time and memory of progressive growing at each resolution',
     'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',
 }

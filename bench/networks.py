@@ -4,25 +4,25 @@
 PHASES = {'G_train': 1, 'G_reg': 1 / 4, 'D_train': 1, 'D_reg': 1 / 16}
 
 
-def make_network(key, config, resolution):
-    """'G' or 'D' of a configuration."""
+def make_network(key, config, resolution, **options):
+    """'G' or 'D' of a configuration. options: others of configs.training_run, as fmap_base."""
     from training import configs, registry
-    options = configs.training_run('none', config=config).run_func_kwargs
-    return registry.create_network(key, num_channels=3, resolution=resolution, label_size=0, **options[f'{key}_args'])
+    kwargs = configs.training_run('none', config=config, **options).run_func_kwargs
+    return registry.create_network(key, num_channels=3, resolution=resolution, label_size=0, **kwargs[f'{key}_args'])
 
 
-def make_trainer(config, resolution, minibatch, precision='float32'):
-    """(TrainStep of a configuration, learning rate), for a minibatch of this size."""
+def make_trainer(config, resolution, minibatch, precision='float32', **options):
+    """(TrainStep of a configuration, learning rate), for a minibatch of this size. options: as above."""
     from training import configs
     from training.train_step import TrainStep
 
-    options = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch).run_func_kwargs
-    G, D = (make_network(key, config, resolution) for key in 'GD')
-    losses = [{**options[key]} for key in ('G_loss_args', 'D_loss_args')]
+    kwargs = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch, **options).run_func_kwargs
+    G, D = (make_network(key, config, resolution, **options) for key in 'GD')
+    losses = [{**kwargs[key]} for key in ('G_loss_args', 'D_loss_args')]
     names = [args.pop('func_name').split('.')[-1] for args in losses]
-    trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=options.G_opt_args, D_opt_args=options.D_opt_args,
-                        lazy_regularization=options.get('lazy_regularization', True), **({} if precision == 'float32' else {'precision': precision}))  # TODO
-    return trainer, options.sched_args['G_lrate_base']
+    trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=kwargs.G_opt_args, D_opt_args=kwargs.D_opt_args,
+                        lazy_regularization=kwargs.get('lazy_regularization', True), precision=precision)
+    return trainer, kwargs.sched_args['G_lrate_base']
 
 
 def phase_functions(trainer, lrate, resolution, minibatch, part=None, stage=None):

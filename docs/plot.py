@@ -7,9 +7,6 @@ import argparse
 
 from training import charts, report
 
-_STYLE = ('<style>text { font: 10px sans-serif; fill: #555 } .grid { stroke: #e4e4e4 } polyline { fill: none; stroke-width: 1.5 } '
-          'circle { stroke: none }</style><rect width="100%" height="100%" fill="#fff"/>')
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -21,10 +18,7 @@ def main():
     points = [(line['kimg'], line[args.tag]) for line in report.read_stats(args.run_dir) if args.tag in line]
     if not points:
         parser.error(f'{args.run_dir}: there is no {args.tag} in its stats.jsonl')
-    picture = charts.chart([charts.Curve(args.tag, points, 0)], 'kimg')
-    head, rest = picture.split('>', 1)
-    with open(args.out, 'w', encoding='utf-8') as file:
-        file.write(head.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"') + '>' + _STYLE + rest + '\n')
+    charts.save_svg(charts.chart([charts.Curve(args.tag, points, 0)], 'kimg'), args.out)
     print(f'{args.tag} over kimg: {", ".join(f"{y:.1f} at {x:.3g}" for x, y in points)}')
 
 

@@ -1,8 +1,10 @@
-"""Line charts as SVG text, for training/report.py."""
+"""Line charts as SVG text, for training/report.py and the docs."""
 
 import html
 import math
 from typing import NamedTuple
+
+from dnnlib import storage
 
 COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f3c8d', '#444444']
 DASHES = ['', '6 3', '2 2']  # Of the first 8 curves, the next 8, ...
@@ -39,6 +41,18 @@ def chart(curves, x_label):
     parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">{html.escape(x_label)}</text>')
     parts += [_draw(curve, x_axis, y_axis) for curve in curves]
     return '\n'.join([*parts, '</svg>'])
+
+
+# What report.html has in its style sheet, for a chart that stands alone.
+_STYLE = ('<style>text { font: 10px sans-serif; fill: #555 } .grid { stroke: #e4e4e4 } polyline { fill: none; stroke-width: 1.5 } '
+          'circle { stroke: none }</style><rect width="100%" height="100%" fill="#fff"/>')
+
+
+def save_svg(picture, path):
+    """Write what `chart` returned as a file of its own."""
+    head, rest = picture.split('>', 1)
+    with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
+        file.write(head.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"') + '>' + _STYLE + rest + '\n')
 
 
 def swatch(style):

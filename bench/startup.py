@@ -1,0 +1,87 @@
+"""How soon the commands answer, in seconds from their start: --help, the first picture from a pickle, the first step of training."""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import limits, networks, timing
+
+COLUMNS = {'name': 's', 'median_s': '.2f', 'best_s': '.2f', 'before': '.2f', 'cpu_s': '.2f', 'aim_s': '.1f'}
+COMMANDS = ('dataset_tool', 'run_training', 'run_generator', 'run_projector', 'run_metrics')
+ROOT = Path(__file__).parents[1]
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
+    parser.add_argument('--rounds', help='times each command is started', type=int, default=3, metavar='N')
+    parser.add_argument('--config', help='configuration that is trained, and whose pictures are made', default='config-f', metavar='NAME')
+    parser.add_argument('--resolution', help='resolution of the pictures', type=int, default=256, metavar='N')
+    parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
+    parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=8, metavar='N')
+    args = parser.parse_args(argv)
+
+    print(timing.machine())
+    with tempfile.TemporaryDirectory() as work:
+        millions = save_networks(f'{work}/network.pkl', args.config, args.resolution)
+        save_dataset(f'{work}/data', args.training_resolution)
+        cases = [(f'startup/help/{name}', [f'{name}.py', '--help'], None, 0.5) for name in COMMANDS]
+        cases.append((f'startup/first picture/{args.config}/{args.resolution}', [
+            'run_generator.py', 'generate-images', f'--network={work}/network.pkl', '--seeds=1', f'--result-dir={work}/results'], None, 8))
+        cases.append((f'startup/first step/{args.config}/{args.training_resolution}/mb{args.minibatch}', [
+            'run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results', f'--config={args.config}',
+            f'--minibatch-size={args.minibatch}', f'--minibatch-gpu={args.minibatch}', '--metrics=none'], 'Compiled in', 25))
+        found = {name: [] for name, *_ in cases}
+        for _ in range(args.rounds):
+            for name, command, until, _aim in cases:
+                found[name].append(seconds_of(command, until))
+    rows = []
+    for name, _command, _until, aim in cases:
+        times, cpu = zip(*found[name])
+        rows.append({'name': name, 'median_s': statistics.median(times), 'best_s': min(times), 'cpu_s': min(cpu), 'aim_s': aim})
+    timing.report(rows, COLUMNS, args.json, before=('startup', 'best_s'))
+    rate = limits.matmul_rate(timing.interleaved(limits.matmuls(['float32']), 5), 'float32')
+    print(f'The generator has {millions:.1f} million parameters. Matrix products, float32: {rate:.0f} GFLOP/s. '
+          'cpu_s: seconds of both the processor and the system, of all cores together.')
+
+
+def seconds_of(command, until=None):
+    """(seconds, seconds of processors) from the start of a command to its end, or to the line that begins with `until`."""
+    start, start_cpu = time.perf_counter(), os.times()
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if until is not None and line.startswith(until):
+                break
+        else:
+            if process.wait() or until is not None:
+                raise RuntimeError(f'{" ".join(command)}: {"".join(lines[-5:])}')
+        seconds = time.perf_counter() - start
+        process.kill()
+    end_cpu = os.times()
+    return seconds, end_cpu.children_user + end_cpu.children_system - start_cpu.children_user - start_cpu.children_system
+
+
+def save_networks(path, config, resolution):
+    """Write a pickle with random weights; returns millions of parameters of its generator."""
+    from training import misc
+    G, D = (networks.make_network(key, config, resolution) for key in 'GD')
+    misc.save_pkl((G, D, G.clone('Gs')), path)
+    return sum(var.shape.num_elements() for var in G.trainables.values()) / 1e6
+
+
+def save_dataset(folder, resolution):
+    import numpy as np
+
+    from training import dataset_writer
+    pictures = np.random.RandomState(0).randint(0, 256, [4, 3, resolution, resolution]).astype(np.uint8)
+    for _ in dataset_writer.write_source(folder, dataset_writer.Source(
+            (3, resolution, resolution), range(1000), lambda number: pictures[number % 4], 1000)):
+        pass
