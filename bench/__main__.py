@@ -10,6 +10,7 @@ PAGES = {
     'metrics': 'evaluation of metrics against bare networks; precision and recall in blocks against plain NumPy',
     'projector': "the projector's step against its generator and distance alone, forward and backward",
     'iteration': 'a training iteration of config-f with the native ops against the reference forms',
+    'precision': 'the distance that training in bfloat16 reaches, against float32: the runs of make demo-precision',
     'stages': 'time and memory of progressive growing at each resolution',
     'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',
 }
