@@ -5,10 +5,12 @@ DEMO_DIR  ?= .demo
 DEMO_KIMG ?= 35
 DEMO_METRICS ?= none
 DEMO_SNAPSHOT_TICKS ?= 10
+DEMO_RESULTS ?= $(DEMO_DIR)/results
+DEMO_FLAGS ?=
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures demo-metrics ops test test-versions lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-metrics demo-precision ops test test-versions lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -32,10 +34,10 @@ $(DEMO_DIR)/datasets/faces32: | .venv/.installed
 	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
 
 demo-train: | $(DEMO_DIR)/datasets/faces32
-	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_DIR)/results \
+	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
 	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=$(DEMO_SNAPSHOT_TICKS) --metrics=$(DEMO_METRICS) \
 	    --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
-	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5
+	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5 $(DEMO_FLAGS)
 
 demo-pictures: demo-train
 	$(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
@@ -58,6 +60,16 @@ demo-metrics: DEMO_METRICS = fd_efficientnet1k
 demo-metrics: DEMO_SNAPSHOT_TICKS = 3
 demo-metrics: demo-train ## the same training, measured on its way: docs/metrics.svg
 	$(PY) docs/plot.py docs/metrics.svg $(call latest,stylegan2) Metrics/$(DEMO_METRICS)
+
+# One after the other in turn, so that what else the machine does meets both. A run that was stopped is gone on with.
+demo-precision: | .venv/.installed ## the same training in float32 and bfloat16, three seeds each: the table of docs/precision.md (hours)
+	@for seed in 1 2 3; do for precision in float32 bfloat16; do \
+	    results=$(DEMO_DIR)/precision/$$precision-seed$$seed; \
+	    ls $$results/*/_finished.txt >/dev/null 2>&1 || $(MAKE) --no-print-directory demo-train DEMO_RESULTS=$$results \
+	        DEMO_METRICS=fd_efficientnet1k DEMO_SNAPSHOT_TICKS=1000 \
+	        DEMO_FLAGS="--precision=$$precision --seed=$$seed --resume=latest" || exit 1; \
+	done; done
+	$(PY) -m bench precision --runs=$(DEMO_DIR)/precision --json .bench/precision.json
 
 # ---- The native operations, which are otherwise built when they are first used ----
 

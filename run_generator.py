@@ -7,6 +7,7 @@ import numpy as np
 
 from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir
+from training.configs import PRECISIONS
 
 _EXAMPLES = '''examples:
   # Pictures of cars, one for each of the seeds 6000 to 6025
@@ -37,6 +38,8 @@ def _parser():
     which = one.add_mutually_exclusive_group(required=True)
     which.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS', help='such as 1,5,7 or 0-9')
     which.add_argument('--dlatents', metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
+    one.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
+                     help=f'of the four highest resolutions: {", ".join(PRECISIONS)} (default: float32)')
     _add_common_flags(one)
 
     mix = commands.add_parser('style-mixing-example', help='a grid of pictures that mix two seeds or images each: R-C.png, grid.png',
@@ -69,7 +72,7 @@ def main(argv):
     if command is None:
         raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
-    for name in ('impl', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents'):
+    for name in ('impl', 'precision', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents'):
         if kwargs.get(name, name) is None:
             del kwargs[name]
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
@@ -79,7 +82,7 @@ def main(argv):
 
 # ---- The two commands ----
 
-def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_idx=None, impl=None, dlatents=None):
+def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_idx=None, impl=None, dlatents=None, precision='float32'):
     """Write seed%04d.png for each seed; or NAME.png for each projected image, with the noise that was found for it.
 
     Args:
@@ -90,6 +93,7 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
         dlatents:       File of latents, training/dlatents.py. None = none.
+        precision:      Key of PRECISIONS.
 
     Raises: cli.UserError on a file that cannot be read, or a class that the network does not have.
     """
@@ -99,12 +103,12 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
     labels = _one_hot(Gs, class_idx)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
-        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi, **_picture_kwargs())
+        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi, **_picture_kwargs(precision))
         _save(_to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
     found = {} if dlatents is None else _projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
         print(f'Generating image of {name} ({idx}/{len(found)}) ...')
-        _save(*_synthesize(Gs, w[np.newaxis], noises), os.path.join(run_dir, f'{name}.png'))
+        _save(*_synthesize(Gs, w[np.newaxis], noises, precision), os.path.join(run_dir, f'{name}.png'))
 
 
 def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_styles=(), truncation_psi=0.5, class_idx=None, impl=None,
@@ -181,16 +185,16 @@ def _projected(Gs, path):
     return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
 
 
-def _picture_kwargs():
+def _picture_kwargs(precision='float32'):
     from dnnlib import tflib
-    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
+    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True), dtype=PRECISIONS[precision])
 
 
-def _synthesize(Gs, w, noises=None):
+def _synthesize(Gs, w, noises=None, precision='float32'):
     """W [N, layers, dlatent] -> list of N pictures, all with these noise maps; None = those of the pickle."""
     from training import misc
     with misc.noise_of(Gs, noises):
-        return [_to_pil(image) for image in Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs())]
+        return [_to_pil(image) for image in Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs(precision))]
 
 
 def _one_hot(Gs, class_idx):

@@ -70,6 +70,9 @@ def _parser():
     group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
     group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
     cli.add_impl_flag(group)
+    group.add_argument('--precision', choices=configs.PRECISIONS, metavar='NAME',
+                       help=f'of the four highest resolutions while training: {", ".join(configs.PRECISIONS)} (default: float32); '
+                            'docs/precision.md says when to use which')
     group.add_argument('--minibatch-size', type=cli.positive_int, metavar='N', help='images per update (default: 32)')
     group.add_argument('--minibatch-gpu', type=cli.positive_int, metavar='N', help='images per GPU at a time (default: 4)')
     group.add_argument('--lrate', type=cli.positive_float, metavar='RATE', help='learning rate of both networks (default: 0.002)')
@@ -126,7 +129,7 @@ def main(argv):
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
         freeze_d=args.freeze_d, checkpoint_ticks=args.checkpoint_ticks, checkpoint_minutes=args.checkpoint_minutes,
-        keep_checkpoints=args.keep_checkpoints, impl=args.impl)
+        keep_checkpoints=args.keep_checkpoints, precision=args.precision, impl=args.impl)
     if args.metrics is None:
         run.run_func_kwargs.require_metrics = False
     _check_dataset(args.data_dir, args.dataset)

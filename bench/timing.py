@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+FIGURES = Path(__file__).parent / 'figures'  # Those of earlier runs: PAGE.json, what --json wrote.
+
 
 def interleaved(functions, rounds, seconds=None):
     """Call each function once per round, in turn, so that whatever else the machine does meets all of them alike.
@@ -68,7 +70,7 @@ def report(rows, columns, json_path=None, before=None):
         before:    (name of the page, key): put that value of the figures kept in bench/figures into the rows, as 'before'. None = do not.
     """
     if before is not None:
-        kept = Path(__file__).parent / 'figures' / f'{before[0]}.json'
+        kept = FIGURES / f'{before[0]}.json'
         figures = {row['name']: row[before[1]] for row in json.loads(kept.read_text())} if kept.exists() else {}
         rows = [{**row, 'before': figures.get(row['name'])} for row in rows]
     cells = [list(columns)] + [['' if row.get(key) is None else format(row[key], fmt) for key, fmt in columns.items()] for row in rows]

@@ -37,6 +37,7 @@ def parse(case):
 
 def measure(case, kinds, rounds, layers=False):
     """Rows of a case, for each kind (precision, form of the ops). 'speedup' is over the first kind."""
+    from training.precision import dtype_of
     config, resolution, minibatch = parse(case)
     part = min(minibatch, PART)
     functions, trainers = {}, {}
@@ -75,10 +76,6 @@ def rows_of(kind, times, flop, rate, traces):
     for row in rows.values():
         row.update(matmul_gflops=rate, fraction_of_bound=row['gflop'] / rate / row['best_ms'] * 1e3)
     return rows
-
-
-def dtype_of(precision):
-    return precision.removeprefix('mixed_')
 
 
 def traced_phases(config, resolution, minibatch, part, precision, impl):

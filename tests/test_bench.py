@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bench import iteration, metrics, ops, projector, stages, timing
+from bench import costs, generator, growth, limits, metrics, networks, ops, projector, stages, startup, timing, training
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -73,11 +73,85 @@ def test_shapes_of_config_f():
     assert {(1, 512, 4, 4), (4, 512, 64, 64), (32, 32, 1024, 1024), (4, 3, 1024, 1024)} <= shapes
 
 
+def test_the_limit_is_the_fastest_matrix_product():
+    times = {'matmul/float32/1024': (9.0, 4.0), 'matmul/float32/2048': (99.0, 40.0)}  # 537 and 429 GFLOP/s at their best
+    assert limits.matmul_rate(times, 'float32') == pytest.approx(2 * 1024 ** 3 / 4e6)
+
+
+def test_what_training_cannot_do_without():
+    """Bytes of a tiny network, counted by hand."""
+    trainer, _ = networks.make_trainer('config-f', 8, 4, fmap_base=32, fmap_max=8, latent_size=8, mapping_layers=1)
+    # Const 4x4x8. 4x4/Conv: 8 -> 8, kept: scaled input, result, activation. ToRGB 4x4: scaled input, 3 channels. 8x8/Conv0_up: scaled
+    # input at 4x4, result and activation at 8x8. 8x8/Conv1: three times 8x8x8. ToRGB: 8x8x8 and 8x8x3.
+    assert costs.kept_bytes(trainer.G.components.synthesis) == 4 * (
+        3 * 128 + 128 + 48 + 128 + 2 * 512 + 3 * 512 + 512 + 192)
+    # FromRGB 8x8: 3 -> 8. Conv0: 8x8x8 twice. Conv1_down: filtered 8x8x8, 4x4x8. Skip likewise. 4x4/Conv: 9 -> 8.
+    assert costs.kept_bytes(trainer.D) == 4 * (192 + 512 + 1024 + 640 + 640 + 144 + 128)
+    params = {net.name: 4 * sum(var.shape.num_elements() for var in net.trainables.values()) for net in (trainer.G, trainer.D)}
+    kept = 4 * (costs.kept_bytes(trainer.G.components.synthesis) + costs.kept_bytes(trainer.D))
+    assert costs.training_bytes(trainer, 4) == 5 * params['G'] + 3 * params['D'] + kept  # G_train needs the most here
+
+
 @pytest.mark.slow
-def test_the_page_of_iterations(capsys):
-    iteration.main(['--rounds', '1', '--resolution', '8', '--minibatch', '4'], 'bench')
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-6:]] == ['name', 'G_train', 'G_reg', 'D_train', 'D_reg', 'iteration']
+def test_the_page_of_training(tmp_path, capsys):
+    path = tmp_path / 'rows.json'
+    training.main(['--cases=config-f/8/mb8', '--impls=native,ref', '--rounds=1', '--layers', f'--json={path}'], 'bench')
+    rows = {row['name']: row for row in json.loads(path.read_text())}
+    assert list(rows)[:5] == [f'training/config-f/8/mb8/float32{phase}' for phase in ('/G_train', '/G_reg', '/D_train', '/D_reg', '')]
+    assert len(rows) == 20 and 'training/config-f/8/mb8/bfloat16/ref/D_reg' in rows
+    for name, row in rows.items():
+        assert row['traces'] == 1 and row['fraction_of_bound'] == pytest.approx(row['gflop'] / row['matmul_gflops'] / row['best_ms'] * 1e3)
+        first = rows[name.replace('/ref', '').replace('bfloat16', 'float32')]
+        assert row['speedup'] == first['best_ms'] / row['best_ms']
+    iteration = rows['training/config-f/8/mb8/float32']
+    phases = costs.average({phase: rows[f'training/config-f/8/mb8/float32/{phase}']['best_ms'] for phase in networks.PHASES})
+    assert iteration['best_ms'] > phases and iteration['memory_ratio'] == iteration['peak_mb'] / iteration['least_mb'] > 0
+    assert '8x8/Conv1' in capsys.readouterr().out  # --layers
+
+
+@pytest.mark.slow
+def test_the_page_of_the_generator(tmp_path):
+    path = tmp_path / 'rows.json'
+    generator.main(['--cases=config-e/16/b2', '--rounds=2', f'--json={path}'], 'bench')
+    single, half = json.loads(path.read_text())
+    assert [single['name'], half['name']] == ['generator/config-e/16/b2/float32', 'generator/config-e/16/b2/bfloat16']
+    assert single['grey_levels'] == 0 < half['grey_levels'] < 2
+    assert single['gflop'] == half['gflop'] and half['speedup'] == single['best_ms'] / half['best_ms']
+    assert single['peak_mb'] > 100 and single['traces'] == half['traces'] == 1
+
+
+@pytest.mark.slow
+def test_the_page_of_startup(tmp_path):
+    path = tmp_path / 'rows.json'
+    startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}'], 'bench')
+    rows = {row['name']: row for row in json.loads(path.read_text())}
+    assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
+                         'startup/first step/config-f/8/mb4'}
+    assert rows['startup/help/run_training']['best_s'] < rows['startup/first picture/config-f/8']['best_s']
+
+
+def test_a_command_that_fails_is_not_timed():
+    with pytest.raises(RuntimeError, match='nothing.pkl'):
+        startup.seconds_of(['run_generator.py', 'generate-images', '--network=nothing.pkl', '--seeds=1'])
+
+
+@pytest.mark.slow
+def test_the_page_of_growth(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, 'SERIES', {'resolution': [(8, 64, 4), (16, 64, 4)], 'minibatch': [(8, 64, 4)]})
+    path = tmp_path / 'rows.json'
+    growth.main(['--rounds=1', f'--json={path}', f'--plot={tmp_path / "plot.svg"}'], 'bench')
+    small, large, other = json.loads(path.read_text())
+    assert large['work_growth'] == large['gflop'] / small['gflop'] > 1 and small['time_growth'] == other['work_growth'] == 1
+    assert len(xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot().findall('.//{*}circle')) == 3
+
+
+def test_figures_kept_stand_beside_new_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, 'FIGURES', tmp_path)
+    (tmp_path / 'page.json').write_text(json.dumps([{'name': 'x', 'ratio': 0.5}]))
+    timing.report([{'name': 'x', 'ratio': 0.7}, {'name': 'new', 'ratio': 0.9}], {'name': 's', 'ratio': '.1f', 'before': '.1f'},
+                  before=('page', 'ratio'))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ['name', 'ratio', 'before'], ['x', '0.7', '0.5'], ['new', '0.9']]
 
 
 @pytest.mark.slow
@@ -122,7 +196,7 @@ def test_the_page_of_stages(tmp_path, capsys):
 
 def test_pages_are_listed_and_others_refused():
     done = subprocess.run([sys.executable, '-m', 'bench', '--help'], capture_output=True, text=True)
-    assert done.returncode == 0 and 'ops' in done.stdout and 'iteration' in done.stdout
+    assert done.returncode == 0 and 'ops' in done.stdout and 'growth' in done.stdout
     done = subprocess.run([sys.executable, '-m', 'bench', 'nothing'], capture_output=True, text=True)
     assert done.returncode == 2 and 'PAGE' in done.stderr
 

@@ -47,6 +47,11 @@ def test_values_given_by_hand_hold_at_every_resolution():
         D_lrate_base=0.0025, D_lrate_dict={}, tick_kimg_base=0.5, tick_kimg_dict={})
 
 
+def test_float32_named_or_not_is_the_same_run():
+    assert kwargs_of(precision='float32') == kwargs_of() and 'precision' not in kwargs_of()
+    assert kwargs_of(precision='bfloat16').precision == 'bfloat16'
+
+
 def test_gamma_0_is_not_mistaken_for_the_default():
     assert kwargs_of(gamma=0.0).D_loss_args['gamma'] == 0.0
 

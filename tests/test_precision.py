@@ -1,14 +1,24 @@
 """Half precision: which tensors are half, how near the results are to float32's, and what keeps float16 from overflowing."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from custom_ops import conv2d
+from dnnlib.cli import UserError
+from dnnlib.tflib.tfutil import seed_everything
 from tests.golden import GOLDEN
+from tests.test_guards import PLAIN
 from tests.test_networks import expected_and_actual
+from tests.test_resume import Killed, assert_same_run, kill_at, train
+from tests.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training import misc, registry
+from training.iteration import Iterations
+from training.precision import LossScaling, check_precision
+from training.train_step import TrainStep
 
 SIZES = dict(resolution=32, fmap_base=128, fmap_max=16)
 
@@ -110,3 +120,104 @@ def test_huge_weights_stay_finite_in_float16(name, impl):
     out = net.run(inputs, dtype='float16', **({} if name.startswith('D') else dict(truncation_psi=1)))
     assert np.isfinite(out).all()
     assert rms(out) > 0
+
+
+# ---- Training ----
+
+PHASES = ('G_train', 'G_reg', 'D_train', 'D_reg')
+
+
+def make_trainer(precision, scale=None):
+    """TrainStep of small networks, and its arguments for a phase; the same random numbers each time. scale: log2 of loss scaling."""
+    seed_everything(0)
+    G, D = (make(name, resolution=16) for name in ('G_main', 'D_stylegan2'))
+    trainer = TrainStep(G, D, G.clone(), 'G_logistic_ns_pathreg', 'D_logistic_r1', precision=precision)
+    if scale is not None:
+        for log2 in trainer.state()['loss_scaling_log2'].values():
+            log2.assign(scale)
+    reals = tf.random.uniform([8, 3, 16, 16], -1, 1)
+    return trainer, {phase: (phase, 8, 1, 0.002) + ((reals, tf.zeros([8, 0])) if phase[0] == 'D' else ()) for phase in PHASES}
+
+
+def gradient(trainer, args):
+    """All gradients of a phase in one vector: with beta1 = 0 they are Adam's first moments."""
+    trainer.run(*args)
+    return np.concatenate([m.numpy().ravel() for m in {'G': trainer.G_opt, 'D': trainer.D_opt}[args[0][0]].m])
+
+
+@pytest.mark.parametrize('phase', PHASES)
+def test_gradients_point_where_those_of_float32_do(phase):
+    # Rounding turns the sign of activations that are near zero, which changes the slope of what flows back. How many there are is
+    # proportional to the step of rounding, and so is 1 - cosine: 2^-7 and 2^-10 steps here, times one for all layers together.
+    trainer, args = make_trainer('float32')
+    expected = gradient(trainer, args[phase])
+    for precision, step in [('bfloat16', 2 ** -7), ('mixed_float16', 2 ** -10)]:
+        trainer, args = make_trainer(precision, scale=None if precision == 'bfloat16' else 8.0)
+        actual = gradient(trainer, args[phase])
+        cosine = np.dot(actual, expected) / np.linalg.norm(actual) / np.linalg.norm(expected)
+        assert 0 < 1 - cosine < step, f'{precision}: {cosine}'
+        assert np.linalg.norm(actual) == pytest.approx(np.linalg.norm(expected), rel=0.05)
+        gradient(trainer, args[phase])
+        assert set(trainer.num_traces().values()) == {1}
+
+
+def test_loss_scaling_arithmetic():
+    scaling = LossScaling(use_loss_scaling=True, loss_scaling_init=3.0, loss_scaling_inc=0.25, loss_scaling_dec=1.0)
+    assert scaling.apply_loss_scaling(tf.constant(3.0)).numpy() == 24
+    assert scaling.undo_loss_scaling(tf.constant(3.0)).numpy() == 0.375
+    assert [scaling.update(finite).numpy() for finite in (True, True, False)] == [3.25, 3.5, 2.5]
+    assert scaling.undo_loss_scaling(scaling.apply_loss_scaling(tf.constant(3.0))).numpy() == pytest.approx(3, rel=1e-6)
+    x = tf.constant(3.0)
+    assert LossScaling().apply_loss_scaling(x) is x and LossScaling().undo_loss_scaling(x) is x
+
+
+@pytest.mark.parametrize('phase', PHASES)
+def test_loss_scaling_finds_its_level(phase):
+    """Scaled far too much, a phase skips updates, each with half the scale, until one fits. The others' scales stay."""
+    trainer, args = make_trainer('mixed_float16', scale=60.0)
+    optimizer = {'G': trainer.G_opt, 'D': trainer.D_opt}[phase[0]]
+    weights = [var.numpy() for var in optimizer.variables_to_train]
+    scales = trainer.state()['loss_scaling_log2']
+    for count in range(1, 60):
+        stats = trainer.run(*args[phase])
+        name = f'{phase[2:].capitalize()}{phase[0]}'
+        assert stats[f'{name}/loss_scaling_log2'][1].numpy() == scales[phase].numpy()
+        if not stats[f'{name}/overflow_frequency'][1]:
+            break
+        assert (optimizer.skipped.numpy(), scales[phase].numpy()) == (count, 60 - count)
+        assert all(np.array_equal(var, value) for var, value in zip(optimizer.variables_to_train, weights, strict=True))
+    assert scales[phase].numpy() == pytest.approx(60 - (count - 1) + 0.0005) and 4 < scales[phase].numpy() < 30
+    assert all(scale.numpy() == 60 for other, scale in scales.items() if other != phase)
+    assert any(not np.array_equal(var, value) for var, value in zip(optimizer.variables_to_train, weights, strict=True))
+
+
+@pytest.mark.slow
+def test_going_on_exactly_and_pickles_like_those_of_float32(data_dir, tmp_path, capsys):
+    settings = {**PLAIN, 'total_kimg': 0.048}
+    train(data_dir, tmp_path / 'float32', resume=None, **settings)
+    assert 'Precision: float32.\n' in capsys.readouterr().out
+    settings['precision'] = 'mixed_float16'
+    train(data_dir, tmp_path / 'never-stopped', resume=None, **settings)
+    assert 'Precision: float16 from 8x8 to 8x8, float32 elsewhere, with loss scaling.\n' in capsys.readouterr().out
+    with pytest.raises(Killed):
+        train(data_dir, tmp_path / 'run', {(Iterations, 'run'): kill_at(7)}, resume=None, checkpoint_minutes=1e-9, **settings)
+    train(data_dir, tmp_path / 'run', **settings)
+    assert_same_run(tmp_path / 'run', tmp_path / 'never-stopped')
+    tags = {tag for line in (tmp_path / 'run' / 'stats.jsonl').read_text().splitlines() for tag in json.loads(line)}
+    assert {f'{name}/loss_scaling_log2' for name in ('TrainG', 'RegG', 'TrainD', 'RegD')} <= tags
+    nets, others = (misc.load_networks(tmp_path / name / 'network-final.pkl') for name in ('run', 'float32'))
+    for net, other in zip(nets, others, strict=True):
+        assert net.static_kwargs == other.static_kwargs and list(net.vars) == list(other.vars)
+        assert any(not np.array_equal(net.get_var(name), other.get_var(name)) for name in net.trainables)
+
+
+def test_a_device_that_cannot_is_named_before_training():
+    for precision in ('float32', 'bfloat16', 'mixed_float16'):
+        check_precision(precision)
+    conv2d.set_image_format('NCHW')  # TensorFlow has no such convolution in float16 on a CPU.
+    try:
+        with pytest.raises(UserError, match='--precision=mixed_float16: this device cannot do it: .*NHWC') as err:
+            check_precision('mixed_float16')
+        assert '--precision=float32' in err.value.remedy
+    finally:
+        conv2d.set_image_format(None)

@@ -108,8 +108,8 @@ class FakeGenerator:
         self.calls.append(types.SimpleNamespace(labels=labels))
         return np.stack([z, z + 10], axis=1)
 
-    def _synthesize(self, w, randomize_noise, minibatch_size, output_transform):
-        assert randomize_noise is False
+    def _synthesize(self, w, randomize_noise, minibatch_size, output_transform, dtype):
+        assert randomize_noise is False and dtype == 'float32'
         assert output_transform == dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)
         self.drawn.append((np.array(w), [var.value for var in self.noise.values()]))
         gray = (100 + 10 * w.sum(axis=(1, 2))).clip(0, 255).astype(np.uint8)
@@ -227,6 +227,18 @@ def test_the_form_of_the_custom_ops_is_chosen_kept_and_reported(Gs, tmp_path, ca
     assert 'Custom ops: reference (as asked for)' in capsys.readouterr().out.splitlines()
     config = json.loads((tmp_path / '00000-generate-images' / 'submit_config.json').read_text())
     assert config['run_func_kwargs']['impl'] == 'ref'
+
+
+def test_pictures_in_half_precision_differ_by_less_than_one_sees(tmp_path):
+    """Within 2 grey levels on average; a level is 1/256 of the range, what bfloat16 rounds to near the ends of it."""
+    for precision in ('float32', 'bfloat16', 'mixed_float16'):
+        run_generator.main(['generate-images', f'--network={REPO / "tests" / "data" / "faces32.pkl"}', '--seeds=0-3',
+                            f'--precision={precision}', f'--result-dir={tmp_path}'])
+    exact, *others = (np.stack([np.asarray(open_picture(path), np.float32) for path in sorted(folder.glob('seed*.png'))])
+                      for folder in sorted(tmp_path.iterdir()))
+    assert exact.std() > 30
+    for pictures in others:
+        assert 0 < np.abs(pictures - exact).mean() < 2
 
 
 # ---- Mistakes ----

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
     assert (call['num_gpus'], call['total_kimg'], call['mirror_augment'], call['data_dir']) == (1, 25000, False, 'datasets')
     assert (call['image_snapshot_ticks'], call['network_snapshot_ticks'], call['D_loss_args']['gamma']) == (10, 10, 10)
     assert (call['dataset_args'], call['tf_config']) == ({'tfrecord_dir': 'ds'}, {'rnd.np_random_seed': 1000})
-    assert not {'impl', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
+    assert not {'impl', 'precision', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'Local submit - run_dir: {call["run_dir"]}'
     assert lines[1] == 'dnnlib: Running training.training_loop.training_loop() on localhost...'
@@ -59,7 +60,7 @@ def test_every_flag_reaches_the_training_loop(home):
         '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
         '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
         '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5',
-        '--keep-checkpoints=3'])
+        '--keep-checkpoints=3', '--precision=mixed_float16'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
@@ -71,8 +72,14 @@ def test_every_flag_reaches_the_training_loop(home):
         minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
     expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
                     network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref', checkpoint_ticks=5, checkpoint_minutes=1.5,
-                    keep_checkpoints=3, resume=None)
+                    keep_checkpoints=3, precision='mixed_float16', resume=None)
     assert {name: call[name] for name in expected} == expected
+
+
+def test_an_unknown_precision_is_refused_with_those_there_are(home, capsys):
+    with pytest.raises(SystemExit):
+        run_training.main(['--dataset=ds', '--precision=float16'])
+    assert re.search(r"--precision: invalid choice: 'float16' \(choose from .?float32.*bfloat16.*mixed_float16", capsys.readouterr().err)
 
 
 def test_resume_flags_reach_the_training_loop(home):

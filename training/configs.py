@@ -50,6 +50,10 @@ G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
 D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
 
 
+# --precision -> dtype that the networks' highest resolutions compute in. The rest is float32, see docs/precision.md.
+PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'float16'}
+
+
 # ---- From options to the arguments of the training loop ----
 
 def training_run(
@@ -85,6 +89,7 @@ def training_run(
         checkpoint_ticks       = None, # Ticks between two checkpoints. None = the training loop's default, as the next two.
         checkpoint_minutes     = None, # The most minutes between them.
         keep_checkpoints       = None, # How many are kept.
+        precision              = None, # Key of PRECISIONS. None = float32.
         impl                   = None): # Form of the custom ops: 'auto', 'native' or 'ref'. None = $STYLEGAN2_OPS, or 'auto'.
     """The run that these options describe.
 
@@ -131,6 +136,7 @@ def training_run(
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
     kwargs.update(_given(
         G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg, freeze_d=freeze_d, impl=impl,
+        precision=None if precision == 'float32' else precision,  # As before there was a choice: checkpoints compare these.
         checkpoint_ticks=checkpoint_ticks, checkpoint_minutes=checkpoint_minutes, keep_checkpoints=keep_checkpoints))
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)
     name = os.path.basename(os.path.normpath(dataset))

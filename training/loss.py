@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dnnlib.tflib import lerp
-from training.regularizers import gradient_penalty, path_length
+from training.regularizers import NO_SCALING, gradient_penalty, path_length, scaled_gradient
 
 
 class Step(NamedTuple):
@@ -24,6 +24,8 @@ class Step(NamedTuple):
     labels: Any = None     # [minibatch_size, label_size] of the reals
     pl_mean: Any = None    # scalar tf.Variable: state of path-length regularisation
     stage: int | None = None    # images have 1/2^stage of the full resolution; None = full, as networks without growth have
+    dtype: str = 'float32'      # that G and D are evaluated with
+    scaling: Any = NO_SCALING   # LossScaling
 
     def latents(self, name, n):
         return self.rng.normal(name, [n, self.G.input_shape[1]])
@@ -35,11 +37,11 @@ class Step(NamedTuple):
         """Training images of G; `name` ('G0', 'G1') tells its evaluations apart."""
         if self.stage is not None:
             kwargs.update(lod_stage=self.stage, full_resolution=False)
-        return self.G(latents, labels, is_training=True, rng=self.rng.child(name), **kwargs)
+        return self.G(latents, labels, is_training=True, rng=self.rng.child(name), dtype=self.dtype, **kwargs)
 
     def scores(self, images, labels):
         """What D says of images."""
-        return self.D(images, labels, **({} if self.stage is None else {'lod_stage': self.stage}))
+        return self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
 
     @property
     def pixel_weight(self):
@@ -101,7 +103,7 @@ def G_logistic_ns_pathreg(step, parts, pl_minibatch_shrink=2, pl_decay=0.01, pl_
     if 'reg' in parts:
         pl_images, pl_dlatents = (images, dlatents) if share_images else (images1, dlatents1)
         noise = step.rng.normal('pl_noise', tf.shape(pl_images))
-        reg, lengths = path_length(tape, pl_images, pl_dlatents, noise, step.pl_mean, pl_decay, pl_weight)
+        reg, lengths = path_length(tape, pl_images, pl_dlatents, noise, step.pl_mean, pl_decay, pl_weight, step.scaling)
         stats.update({'Loss/pl_lengths': lengths, 'Loss/pl_mean': tf.convert_to_tensor(step.pl_mean), 'Loss/pl_penalty': reg})
     if 'loss' in parts:
         scores = step.scores(images, labels)
@@ -112,8 +114,8 @@ def G_logistic_ns_pathreg(step, parts, pl_minibatch_shrink=2, pl_decay=0.01, pl_
 
 # ---- Discriminator ----
 
-def _D_terms(step, parts, func, penalty=None, on_reals=True):
-    """loss = func(fake scores, real scores); reg = penalty(tape, scores, images, pixel_weight) on the reals or on the fakes."""
+def _D_terms(step, parts, func, gamma=None, on_reals=True):
+    """loss = func(fake scores, real scores); reg = gradient penalty of weight gamma on the reals or on the fakes. gamma None = no reg."""
     loss, reg, stats = None, None, {}
     need_reals = 'loss' in parts or ('reg' in parts and on_reals)
     need_fakes = 'loss' in parts or ('reg' in parts and not on_reals)
@@ -124,12 +126,12 @@ def _D_terms(step, parts, func, penalty=None, on_reals=True):
                 tape.watch(fakes)
             fake_scores = step.scores(fakes, step.labels)
         if need_reals:
-            if on_reals and penalty:
+            if on_reals and gamma is not None:
                 tape.watch(step.reals)
             real_scores = step.scores(step.reals, step.labels)
-    if 'reg' in parts and penalty:
+    if 'reg' in parts and gamma is not None:
         scores, images = (real_scores, step.reals) if on_reals else (fake_scores, fakes)
-        reg, squares = penalty(tape, scores, images, step.pixel_weight)
+        reg, squares = gradient_penalty(tape, scores, images, step.pixel_weight, gamma, step.scaling)
         stats['Loss/gradient_penalty'] = squares
     if 'loss' in parts:
         loss = func(fake_scores, real_scores)
@@ -148,12 +150,12 @@ def D_logistic(step, parts):
 
 def D_logistic_r1(step, parts, gamma=10.0):
     """Logistic loss with gradient penalty on the reals (Mescheder et al. 2018)."""
-    return _D_terms(step, parts, _logistic, lambda *args: gradient_penalty(*args, gamma))
+    return _D_terms(step, parts, _logistic, gamma)
 
 
 def D_logistic_r2(step, parts, gamma=10.0):
     """Logistic loss with gradient penalty on the fakes (Mescheder et al. 2018)."""
-    return _D_terms(step, parts, _logistic, lambda *args: gradient_penalty(*args, gamma), on_reals=False)
+    return _D_terms(step, parts, _logistic, gamma, on_reals=False)
 
 
 def D_wgan(step, parts, wgan_epsilon=0.001):
@@ -183,7 +185,8 @@ def D_wgan_gp(step, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(mixed)
             mixed_scores = step.scores(mixed, step.labels)
-        norms = tf.sqrt(tf.reduce_sum(tf.square(tape.gradient(mixed_scores, mixed)), axis=[1, 2, 3]) * step.pixel_weight)
+        grads = scaled_gradient(tape, mixed_scores, mixed, tf.ones_like(mixed_scores), step.scaling)
+        norms = tf.sqrt(tf.reduce_sum(tf.square(grads), axis=[1, 2, 3]) * step.pixel_weight)
         reg = tf.square(norms - wgan_target) * (wgan_lambda / wgan_target ** 2)
         stats.update({'Loss/scores/mixed': mixed_scores, 'Loss/mixed_norms': norms, 'Loss/gradient_penalty': reg})
     return Terms(loss, reg, stats)

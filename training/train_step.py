@@ -5,6 +5,8 @@ import tensorflow as tf
 from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
 from training import loss as loss_table
+from training.configs import PRECISIONS
+from training.precision import LossScaling
 
 
 class Adam(tf.Module):
@@ -67,10 +69,12 @@ class TrainStep(tf.Module):
         freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): this many layers of D stay as they are, counted from the
                              image on in the order of `D.variables_by_layer()`. They are `frozen_layers`.
         rng:                 Random. None = a new one.
+        precision:           Key of configs.PRECISIONS. 'mixed_float16' scales losses, each phase by a factor of its own.
     """
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
-                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0):
+                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0,
+                 precision='float32'):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
@@ -91,6 +95,8 @@ class TrainStep(tf.Module):
             self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, **(opt_args or {}))
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)
+        self._dtype = PRECISIONS[precision]
+        self._scaling = {phase: LossScaling(self._dtype == 'float16') for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
         self._functions = {}
 
     def state(self):
@@ -99,8 +105,9 @@ class TrainStep(tf.Module):
             'm': dict(zip(self.trained[key], optimizer.m)), 'v': dict(zip(self.trained[key], optimizer.v)),
             'beta1_power': optimizer.beta1_power, 'beta2_power': optimizer.beta2_power, 'skipped': optimizer.skipped,
         } for key, optimizer in self._optimizers.items()}
+        scaling = {phase: scaling.log2 for phase, scaling in self._scaling.items() if scaling.log2 is not None}
         return {'G': self.G.named_variables(), 'D': self.D.named_variables(), 'Gs': self.Gs.named_variables(),
-                **optimizers, 'pl_mean': self.pl_mean}
+                **optimizers, 'pl_mean': self.pl_mean, **({'loss_scaling_log2': scaling} if scaling else {})}
 
     def has_lazy_reg(self, key):
         """Whether 'G' or 'D' has passes of its own for a regulariser."""
@@ -150,14 +157,15 @@ class TrainStep(tf.Module):
     def _phase(self, phase, minibatch_gpu, rounds, stage, lrate, reals=None, labels=None):
         key, part = phase.split('_')
         row, loss_args = self._losses[key]
-        optimizer = self._optimizers[key]
+        optimizer, scaling = self._optimizers[key], self._scaling[phase]
         parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
         rng = self._rng.child(phase)
 
         def one_round(index):
             images = None if reals is None else _part(reals, index, minibatch_gpu)
             step = loss_table.Step(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
-                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage)
+                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage,
+                                   self._dtype, scaling)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
                 terms = row.func(step, parts, **loss_args)
@@ -168,14 +176,19 @@ class TrainStep(tf.Module):
                 if terms.reg is not None:
                     total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
+                total = scaling.apply_loss_scaling(total)
             grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
         grads, stats = _sum_over_rounds(one_round, rounds)
+        grads = [scaling.undo_loss_scaling(g) for g in grads]
         all_finite = optimizer.apply([g / rounds for g in grads] if rounds > 1 else grads, lrate)
         name = f'{part.capitalize()}{key}'
-        return {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
-                f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
+        stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
+                 f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
+        if scaling.log2 is not None:
+            stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
+        return stats
 
     def update_Gs(self, beta):
         """Gs <- lerp(G, Gs, beta); what is not trained is copied."""

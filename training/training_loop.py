@@ -21,6 +21,7 @@ from training import dataset
 from training.checkpoint import Checkpoints, Progress
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
+from training.precision import check_precision, describe_precision
 from training.report import Report
 from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
@@ -62,6 +63,7 @@ def training_loop(
         resume_time             = 0.0,      # Seconds it was trained for: where the clock starts.
         resume                  = None,     # (path of a checkpoint, its state.json) to go on from, in place of resume_*. None = none.
         freeze_d                = 0,        # Layers of D, counted from the images on, that stay as they are.
+        precision               = 'float32', # Key of configs.PRECISIONS: that of the highest resolutions while training.
         settings                = None,     # What checkpoints keep of the settings, for who goes on from them to compare.
         impl                    = None):    # Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
     """Train G, D and Gs; returns Gs.
@@ -71,8 +73,8 @@ def training_loop(
     (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint.
 
     Raises:
-        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops or
-            metrics are asked for and cannot be used; training has diverged; or memory is too small.
+        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops,
+            metrics or a precision are asked for and cannot be used; training has diverged; or memory is too small.
         Stopped: It was asked to stop, and a checkpoint is written.
     """
     if num_gpus != 1:
@@ -90,6 +92,7 @@ def training_loop(
     if impl is not None:
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
+    check_precision(precision)
     G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
     metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set)
     G.print_layers()
@@ -97,7 +100,9 @@ def training_loop(
     G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
     trainer = TrainStep(
         G, D, Gs, G_loss_args.pop('func_name'), D_loss_args.pop('func_name'), G_loss_args, D_loss_args, G_opt_args, D_opt_args,
-        lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d)
+        lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d,
+        precision=precision)
+    print(describe_precision(precision, G))
     if freeze_d:
         print(f'Layers of D that stay as they are: {", ".join(trainer.frozen_layers)}')
 
