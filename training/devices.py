@@ -4,6 +4,7 @@ TensorFlow is imported only where it is needed.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -79,6 +80,13 @@ def _tells_of_a_lost_worker(err):
     return isinstance(err, (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError))
 
 
+@functools.cache
+def _mirrored_strategy(names):
+    # One for all training in this process: TensorFlow numbers the collective operations of each from the start, and confuses those of two.
+    import tensorflow as tf
+    return tf.distribute.MirroredStrategy(names)
+
+
 class Devices:
     """The devices that train together: GPUs, or on machines without any the logical CPU devices.
 
@@ -112,7 +120,7 @@ class Devices:
             return tf.distribute.MultiWorkerMirroredStrategy()
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')
         self._check(len(found), gpus, '')
-        return tf.distribute.MirroredStrategy([device.name for device in found[:self._here]])
+        return _mirrored_strategy(tuple(device.name for device in found[:self._here]))
 
     def _check(self, found, gpus, whose):
         if found < self._here:
