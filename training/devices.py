@@ -42,12 +42,11 @@ def find_cluster():
     text = os.environ.get('TF_CONFIG') or '{}'
     try:
         config = json.loads(text)
-        addresses, task = config.get('cluster') or {}, config.get('task') or {'type': 'worker', 'index': 0}
+        addresses = config.get('cluster') or {}
         tasks = [(kind, index) for kind in ('chief', 'worker') for index in range(len(addresses.get(kind, [])))]
-        if set(addresses) <= {'chief', 'worker'} and len(tasks) <= 1:
-            return ALONE
         if set(addresses) <= {'chief', 'worker'}:
-            return Cluster(len(tasks), tasks.index((task['type'], int(task['index']))))
+            task = config['task'] if len(tasks) > 1 else None
+            return Cluster(len(tasks), tasks.index((task['type'], int(task['index'])))) if task else ALONE
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f'TF_CONFIG: expected the addresses of workers and the number of this one, received {text}',
