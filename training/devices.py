@@ -116,6 +116,7 @@ class Devices:
         if self.cluster.workers > 1:
             self._check(len(gpus) if gpus else 1, gpus, ' of each worker')  # TensorFlow takes one CPU device of each worker, never more.
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')
+            print(f'Waiting for the {self.cluster.workers} workers that TF_CONFIG names...')
             return tf.distribute.MultiWorkerMirroredStrategy()
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')
         self._check(len(found), gpus, '')
@@ -154,7 +155,7 @@ class Devices:
         return function(*args) if self._strategy is None else self._strategy.run(function, args)
 
     def first(self, values):
-        """A nest of what `run` returned -> that of the first device here."""
+        """{name: what `run` returned} -> {name: that of the first device here}."""
         if self._strategy is None:
             return values
         return {tag: self._strategy.experimental_local_results(value)[0] for tag, value in values.items()}

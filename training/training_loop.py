@@ -91,9 +91,9 @@ def training_loop(
     training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
     facts = {'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
              'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)}
-    devices.check_same([{**settings, 'flags': None, 'data_dir': None} if settings else None, resume_state.get('progress'), facts])
+    devices.check_same([{**settings['loop_args'], 'data_dir': None} if settings else None, resume_state.get('progress'), facts])
     data_seed = resume_state.get('data_seed', np.random.randint(1 << 31) if seed is None else seed)
-    data_seed = devices.of_all_workers(data_seed)[0]
+    data_seed = devices.of_all_workers(data_seed)[0]  # A random one is the chief's.
     if impl is not None:
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
@@ -145,7 +145,8 @@ def training_loop(
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
     bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None if is_chief else True, dynamic_ncols=True)
     try:
-        with StopOnSignal('Stopping after this iteration, with a checkpoint. Once more: at once, without.') as stop:
+        when = 'after this iteration' if devices.cluster.workers == 1 else 'all workers'
+        with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
             while True:
                 boundary = iterations.at_boundary()
                 done = boundary and progress.cur_nimg >= total_nimg
