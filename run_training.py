@@ -1,6 +1,7 @@
 """Command line: train StyleGAN2 on a dataset of multi-resolution TFRecords."""
 
 import argparse
+import contextlib
 import glob
 import json
 import os
@@ -12,7 +13,7 @@ from dnnlib.run_dir import RunDir
 from dnnlib.util import is_url, open_url
 from metrics.metric_defaults import metric_args
 from pretrained_networks import get_path_or_url
-from training import checkpoint, configs, report
+from training import checkpoint, configs, devices, report
 
 _EXAMPLES = '''examples:
   # Train StyleGAN2 on the faces in datasets/ffhq
@@ -68,7 +69,8 @@ def _parser():
 
     group = parser.add_argument_group('length and speed (1 kimg = a thousand images shown)')
     group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
-    group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
+    group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N',
+                       help='number of GPUs, on all machines that TF_CONFIG names (default: 1)')
     cli.add_impl_flag(group)
     group.add_argument('--precision', choices=configs.PRECISIONS, metavar='NAME',
                        help=f'of the four highest resolutions while training: {", ".join(configs.PRECISIONS)} (default: float32); '
@@ -140,15 +142,19 @@ def main(argv):
         _check_resume_pkl(args)
         if args.resume:
             note = f'--resume=latest: no run {run.run_desc} with a checkpoint in {args.result_dir}, a new one begins.\n'
-    if args.num_gpus > 1:
-        raise cli.UserError(f'--num-gpus={args.num_gpus}: training on several GPUs is not available yet', 'Use --num-gpus=1.')
+    cluster = devices.find_cluster()
     if args.dry_run:
         print(json.dumps(run, indent=2))
         print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
         return
     path = found and found.run_dir
-    with RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus, path) as run_dir:
-        print(note, end='')
+    with contextlib.ExitStack() as stack:
+        run_dir = None
+        if cluster.is_chief:
+            run_dir = stack.enter_context(
+                RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus, path)).path
+            print(note, end='')
+        stack.enter_context(devices.membership(cluster))
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
         loop_args = dict(run.run_func_kwargs)
@@ -158,9 +164,9 @@ def main(argv):
                 loop_args['resume_pkl'] = file.name
         try:
             training_loop.training_loop(
-                run_dir=run_dir.path, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
+                run_dir=run_dir, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
         except cli.Stopped:
-            print(f'To go on: {_resume_command(argv, run_dir.path)}')
+            print(f'To go on: {_resume_command(argv, run_dir)}')
             raise
 
 

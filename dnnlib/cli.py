@@ -15,6 +15,7 @@ class UserError(Exception):
         fact:   One line: what was expected and what was found, with the name of the file or flag.
         remedy: One line: what to do about it. '' = nothing more to say.
     """
+    exit_code = 1
 
     def __init__(self, fact, remedy=''):
         super().__init__(fact if not remedy else f'{fact}\n{remedy}')
@@ -36,9 +37,9 @@ def run(main, argv=None):
         main: Function of the list of arguments. What it returns becomes the exit code; None = 0.
         argv: Arguments without the program's name. None = those of the process.
 
-    Exit codes: 0 done, 1 a UserError (printed as `Error: fact` and its remedy), 2 bad usage (argparse), 75 stopped with its
-    state saved, 130 interrupted, 1 without a word if the reader of our output has gone. `--debug` anywhere among the arguments
-    keeps the traceback.
+    Exit codes: 0 done, 1 a UserError (printed as `Error: fact` and its remedy) or what its class says, 2 bad usage (argparse), 75
+    stopped with its state saved, 130 interrupted, 1 without a word if the reader of our output has gone. `--debug` anywhere among
+    the arguments keeps the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -48,7 +49,7 @@ def run(main, argv=None):
             raise
         sys.stdout.flush()
         print(f'Error: {err}', file=sys.stderr)
-        sys.exit(1)
+        sys.exit(err.exit_code)
     except Stopped:
         sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:

@@ -142,7 +142,7 @@ def test_gray_images_and_another_architecture(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize('args, expected', [
-    (['--num-gpus=2', '--minibatch-size=4'], 'several GPUs'),
+    (['--num-gpus=2'], '--num-gpus=2: expected 2 devices, found 1 CPU device'),
     (['--resume-kimg=5', '--total-kimg=5'], 'is reached already'),
 ])
 def test_refusals_are_one_line_and_leave_nothing(data_dir, tmp_path, args, expected):

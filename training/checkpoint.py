@@ -179,7 +179,7 @@ class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        run_dir: Folder of the run.
+        run_dir: Folder of the run. None = write nothing, as workers beside the chief.
         tensors: Nested dict of name -> tf.Variable: what changes in training.
         parts:   Dict of name -> object with `state()`, which gives plain data, and `set_state(data)`.
         facts:   Dict of plain data that stays the same: written, and compared with that of a checkpoint to go on from.
@@ -263,6 +263,8 @@ class Checkpoints:
             part.set_state(state[name])
         set_random_state(state['random'])
         self.last, self._last_iteration = path, state['progress']['iteration']
+        if self._run_dir is None:
+            return
         folder = os.path.join(self._run_dir, 'checkpoints')
         if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder):
             _shorten(self._run_dir, state['files'])

@@ -93,7 +93,7 @@ class TFRecordDataset:
         labels = tfrecords.load_labels(self.label_file, file_images)
         return labels[:self.num_images, :None if max_label_size == 'full' else max_label_size]
 
-    def make_dataset(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0):
+    def make_dataset(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0, rows=None):
         """The stream of minibatches as a tf.data.Dataset.
 
         Args:
@@ -103,23 +103,27 @@ class TFRecordDataset:
             seed:           Fixes the order and the flips. None = one drawn from NumPy's global generator.
             start:          Images of the stream to leave out, at no cost. Image k of the stream, and whether it is flipped, depend
                             on `seed` and k alone, neither on `start` nor on the size of the minibatches or the lod.
+            rows:           (first, last + 1) of the rows of each minibatch that are wanted. The records of the others are not read.
+                            None = all.
 
         Returns:
-            tf.data.Dataset of (images uint8 [minibatch_size, C, H >> lod, W >> lod], labels float32 [minibatch_size, label_size]).
-            An epoch holds each image exactly once. Reading it raises tf.errors.DataLossError or InvalidArgumentError
+            tf.data.Dataset of (images uint8 [N, C, H >> lod, W >> lod], labels float32 [N, label_size]), N = minibatch_size or the number
+            of `rows`. An epoch holds each image exactly once. Reading it raises tf.errors.DataLossError or InvalidArgumentError
             at a damaged record (`iterate` says which file).
         """
         if minibatch_size < 1 or start < 0:
             raise ValueError(f'expected minibatch_size above 0 and start from 0, got {minibatch_size!r}, {start!r}')
         seed = np.random.randint(1 << 31) if seed is None else seed
         path, shape = self._level(lod)
-        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], mirror_augment, seed, start)
-        data = data.batch(minibatch_size, drop_remainder=self._repeat)
+        choice = None if rows is None else (minibatch_size, slice(*rows))
+        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], mirror_augment, seed, start, choice)
+        size = minibatch_size if rows is None else rows[1] - rows[0]
+        data = data.batch(size, drop_remainder=self._repeat)
 
         def decode(batch, indices, flips):  # [N] serialized, [N] int64, [N] bool
             pixels = tf.io.parse_example(batch, {'data': tf.io.FixedLenFeature([], tf.string)})['data']
             images = tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, *shape])  # [NCHW]
-            images = tf.ensure_shape(images, [minibatch_size if self._repeat else None, *shape])
+            images = tf.ensure_shape(images, [size if self._repeat else None, *shape])
             if mirror_augment:
                 images = tf.where(flips[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.reverse(images, [3]), images)
             with tf.device('CPU:0'):
@@ -127,18 +131,20 @@ class TFRecordDataset:
 
         data = data.map(decode, num_parallel_calls=self._num_threads)
         if self._prefetch_mb > 0:
-            data = data.prefetch(min(_items_in(self._prefetch_mb, int(np.prod(shape)) * minibatch_size), _MAX_PREFETCH_BATCHES))
+            data = data.prefetch(min(_items_in(self._prefetch_mb, int(np.prod(shape)) * size), _MAX_PREFETCH_BATCHES))
         return data
 
-    def _records(self, path, starts, mirror_augment, seed, start):
+    def _records(self, path, starts, mirror_augment, seed, start, choice):
         """tf.data.Dataset of (record of the file `path`, its number, whether to flip it), from position `start` on.
 
         Args:
             starts: Where the records begin: see tfrecords.DatasetFiles.
+            choice: (n, slice): of every n records take that slice. None = take all.
         """
         size, (first_epoch, skipped) = self.num_images, divmod(start, self.num_images)
         record_bytes = starts if isinstance(starts, int) else int(np.diff(starts, append=storage.size(path)).max())
         starts = starts if isinstance(starts, int) else tf.constant(starts)
+        in_a_row = self._shuffle_mb == 0 and choice is None
 
         def records_from(number, buffer_bytes):
             offset = number * starts if isinstance(starts, int) else starts[number]
@@ -154,19 +160,25 @@ class TFRecordDataset:
             if mirror_augment:
                 flips = tf.random.stateless_uniform([size], tf.stack([tf.constant(seed, tf.int64), -1 - epoch])) < 0.5
             flips = tf.data.Dataset.from_tensor_slices(flips[begin:])
-            if self._shuffle_mb == 0:
+            if in_a_row:
                 buffer_bytes = max(min(self._buffer_mb << 20, storage.size(path)), 1)
                 return tf.data.Dataset.zip(records_from(begin, buffer_bytes), tf.data.Dataset.range(begin, size), flips)
-            order = tf.random.experimental.stateless_shuffle(tf.range(size, dtype=tf.int64), tf.stack([tf.constant(seed, tf.int64), epoch]))
+            order = tf.range(size, dtype=tf.int64)
+            if self._shuffle_mb != 0:
+                order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
             return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(order[begin:]), flips)
 
         last_epoch = np.iinfo(np.int64).max // size if self._repeat else 1
         data = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(one_epoch)
-        return data if self._shuffle_mb == 0 else data.map(pick, num_parallel_calls=_PARALLEL_READS, deterministic=True)
+        if in_a_row:
+            return data
+        if choice is not None:
+            data = data.batch(choice[0]).flat_map(lambda *columns: tf.data.Dataset.from_tensor_slices(tuple(x[choice[1]] for x in columns)))
+        return data.map(pick, num_parallel_calls=_PARALLEL_READS, deterministic=True)
 
-    def iterate(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0):
+    def iterate(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0, rows=None):
         """Yield the minibatches of `make_dataset`; a damaged record raises UserError with the name of the file."""
-        data = self.make_dataset(minibatch_size, lod, mirror_augment, seed, start)
+        data = self.make_dataset(minibatch_size, lod, mirror_augment, seed, start, rows)
         try:
             yield from data
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as err:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from dnnlib.util import format_time
 from training import misc
+from training.devices import Devices
 from training.schedule import training_schedule
 
 
@@ -25,7 +26,7 @@ class Iterations:
         data_seed:             Fixes the order of the data.
         sched_args:            Arguments of training_schedule.
         minibatch_repeats:     Iterations between two looks at the schedule.
-        num_gpus:              Number of devices.
+        devices:               Devices of the trainer. None = one device.
         G_smoothing_kimg:      Half-life of Gs, in thousands of images.
         mirror_augment:        Flip real images left to right at random?
         drange_net:            Range of the images that the networks see.
@@ -35,11 +36,11 @@ class Iterations:
         sched: The schedule as it was last looked at.
     """
 
-    def __init__(self, trainer, training_set, progress, data_seed, sched_args=None, minibatch_repeats=4, num_gpus=1, G_smoothing_kimg=10.0,
-                 mirror_augment=False, drange_net=(-1, 1), reset_opt_for_new_lod=True):
+    def __init__(self, trainer, training_set, progress, data_seed, sched_args=None, minibatch_repeats=4, devices=None,
+                 G_smoothing_kimg=10.0, mirror_augment=False, drange_net=(-1, 1), reset_opt_for_new_lod=True):
         self._trainer, self._training_set, self._progress, self._data_seed = trainer, training_set, progress, data_seed
         self._sched_args = sched_args or {}
-        self._repeats, self._num_gpus, self._smoothing = minibatch_repeats, num_gpus, G_smoothing_kimg
+        self._repeats, self._devices, self._smoothing = minibatch_repeats, devices or Devices(), G_smoothing_kimg
         self._mirror_augment, self._drange_net, self._reset_opt = mirror_augment, drange_net, reset_opt_for_new_lod
         self.sched = self._schedule(progress.sched_nimg)
         self._stage = trainer.set_lod(self.sched.lod)
@@ -62,7 +63,8 @@ class Iterations:
         if self._stream != (sched.minibatch_size, sched.resolution):
             self._stream = sched.minibatch_size, sched.resolution
             self._data = self._training_set.iterate(
-                sched.minibatch_size, lod=math.floor(sched.lod), seed=self._data_seed, start=progress.cur_nimg)
+                sched.minibatch_size, lod=math.floor(sched.lod), mirror_augment=self._mirror_augment and self._devices.number > 1,
+                seed=self._data_seed, start=progress.cur_nimg, rows=self._devices.rows(sched.minibatch_size))
         compile_start = None
         if (self._stage, sched.minibatch_gpu) not in self._compiled:
             self._compiled.add((self._stage, sched.minibatch_gpu))
@@ -78,16 +80,17 @@ class Iterations:
 
     def _phases(self):
         sched, stats = self.sched, []
-        rounds = sched.minibatch_size // (sched.minibatch_gpu * self._num_gpus)
+        rounds = sched.minibatch_size // (sched.minibatch_gpu * self._devices.number)
+        seed = self._data_seed, self._progress.iteration
         Gs_beta = 0.5 ** (sched.minibatch_size / (self._smoothing * 1000.0)) if self._smoothing > 0.0 else 0.0
-        reals, labels = self._prepare(self._stage)(*next(self._data), tf.constant(sched.lod, tf.float32))
+        reals, labels = self._prepare(self._stage)(*self._devices.split(*next(self._data)), tf.constant(sched.lod, tf.float32))
         for phase in self._trainer.phases(self._progress.iteration):
             if phase == 'Gs_update':
                 self._trainer.update_Gs(Gs_beta)
             elif phase.startswith('G'):
-                stats.append(self._trainer.run(phase, sched.minibatch_gpu, rounds, sched.G_lrate, stage=self._stage))
+                stats.append(self._trainer.run(phase, sched.minibatch_gpu, rounds, sched.G_lrate, stage=self._stage, seed=seed))
             else:
-                stats.append(self._trainer.run(phase, sched.minibatch_gpu, rounds, sched.D_lrate, reals, labels, self._stage))
+                stats.append(self._trainer.run(phase, sched.minibatch_gpu, rounds, sched.D_lrate, reals, labels, self._stage, seed))
         return stats
 
     @functools.cache  # noqa: B019  There is one of these for as long as the process trains.
@@ -96,8 +99,9 @@ class Iterations:
         def function(images, labels, lod):
             lod = 0 if stage is None else lod
             drange = self._training_set.dynamic_range
-            return misc.process_reals(images, labels, lod, self._mirror_augment, drange, self._drange_net, stage=stage)
-        return tf.function(function, autograph=False)
+            mirror = self._mirror_augment and self._devices.number == 1  # Otherwise the stream has flipped them.
+            return misc.process_reals(images, labels, lod, mirror, drange, self._drange_net, stage=stage)
+        return tf.function(lambda *args: self._devices.run(function, *args), autograph=False)
 
     def _look_at_schedule(self):
         before, self.sched = self.sched, self._schedule(self._progress.cur_nimg)

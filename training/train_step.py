@@ -3,9 +3,10 @@
 import tensorflow as tf
 
 from dnnlib.cli import UserError
-from dnnlib.tflib import Random, lerp
+from dnnlib.tflib import KeyedRandom, Random, lerp
 from training import loss as loss_table
 from training.configs import PRECISIONS
+from training.devices import Devices
 from training.precision import LossScaling
 
 
@@ -56,7 +57,12 @@ class Adam(tf.Module):
 class TrainStep(tf.Module):
     """The four phases of an iteration and the update of Gs, each one traced function.
 
-    The order is G, G_reg, Gs, D, D_reg. Gradients are averaged over `rounds` minibatches of `minibatch_gpu` images.
+    The order is G, G_reg, Gs, D, D_reg. Gradients are averaged over `rounds` minibatches of `minibatch_gpu` images on each device.
+
+    Several devices have a copy of everything and change it in the same way, but for dlatent_avg, which follows the latents of the
+    device itself: what is saved is that of the first device, as in the original. The moving average of path lengths moves on each
+    device as if it were alone, and is then set to its mean over the devices. That is the moving average of the mean length; in the
+    original each device went on with its own.
 
     Args:
         G, D, Gs:            Networks; Gs follows G.
@@ -68,18 +74,20 @@ class TrainStep(tf.Module):
         label_table:         [n, label_size] labels of the training set. None = unlabeled.
         freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): this many layers of D stay as they are, counted from the
                              image on in the order of `D.variables_by_layer()`. They are `frozen_layers`.
-        rng:                 Random. None = a new one.
+        rng:                 Random. None = a new one; with several devices that is a function of the `seed` of `run`, and of the device.
         precision:           Key of configs.PRECISIONS. 'mixed_float16' scales losses, each phase by a factor of its own.
+        devices:             Devices, in whose scope this is made, and the networks too. None = one device.
     """
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
                  lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0,
-                 precision='float32'):
+                 precision='float32', devices=None):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
         self._label_table = tf.zeros([1, D.input_shapes[1][1]]) if label_table is None else tf.constant(label_table, tf.float32)
-        self._rng = rng or Random()
+        self._devices = devices or Devices()
+        self._rng = rng or (Random() if self._devices.number == 1 else None)
         self.lazy = lazy_regularization
         self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
         layers = {layer: names for layer, names in D.variables_by_layer().items() if any(var.trainable for var in names.values())}
@@ -127,39 +135,41 @@ class TrainStep(tf.Module):
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
         return [name for name in names if due.get(name, True)]
 
-    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None):
+    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None, seed=(0, 0)):
         """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
 
         Args:
-            minibatch_gpu: Images per round.
-            rounds:        Minibatches whose gradients are averaged.
+            minibatch_gpu: Images per round and device.
+            rounds:        Minibatches of a device whose gradients are averaged.
             lrate:         Learning rate of the network, before lazy regularisation's factor.
-            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D, of the stage's resolution. None for G.
+            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D, of the stage's resolution. None for G. With
+                           several devices, such a tensor for each, as `Devices.split` and `Devices.run` return them.
             labels:        [rounds * minibatch_gpu, label_size], of the reals.
             stage:         What `set_lod` returned.
+            seed:          Two numbers that fix what several devices draw. With one device they do not count.
 
         Returns:
-            Tag -> tensor [3], the count, sum and sum of squares of what the loss reports.
+            Tag -> tensor [3], the count, sum and sum of squares of what the loss reports, on all devices.
         """
-        key = phase[0]
-        if key == 'D' and phase.endswith('reg'):
-            # The original fetches no new reals for this phase: every round sees those of the last round before. Where the
-            # regulariser depends on nothing else, the rounds are equal, and one is enough.
-            reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
-            if self._losses['D'][0].reg == 'reals':
-                rounds = 1
+        if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
+            rounds = 1  # They would be equal: see `_phase`.
         spec = (phase, minibatch_gpu, rounds, stage)
         if spec not in self._functions:
-            self._functions[spec] = tf.function(lambda *args: self._phase(*spec, *args), autograph=False)
-        args = [tf.constant(lrate, tf.float32)] if key == 'G' else [tf.constant(lrate, tf.float32), reals, labels]
-        return self._functions[spec](*args)
+            def function(*args):
+                return self._devices.first(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
+            self._functions[spec] = tf.function(function, autograph=False)
+        args = [tf.constant(seed, tf.int64), tf.constant(lrate, tf.float32)]
+        return self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
 
-    def _phase(self, phase, minibatch_gpu, rounds, stage, lrate, reals=None, labels=None):
+    def _phase(self, phase, minibatch_gpu, rounds, stage, seed, lrate, reals=None, labels=None):
         key, part = phase.split('_')
+        if phase == 'D_reg':
+            # The original fetches no new reals for this phase: every round sees those of the last round before.
+            reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
         row, loss_args = self._losses[key]
         optimizer, scaling = self._optimizers[key], self._scaling[phase]
         parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
-        rng = self._rng.child(phase)
+        rng = (self._rng or KeyedRandom(seed).at(self._devices.index)).child(phase)
 
         def one_round(index):
             images = None if reals is None else _part(reals, index, minibatch_gpu)
@@ -180,9 +190,13 @@ class TrainStep(tf.Module):
             grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
-        grads, stats = _sum_over_rounds(one_round, rounds)
+        # From here on all devices have the same: a gradient that is not finite on one of them skips the update on all.
+        grads, stats = self._devices.sum(_sum_over_rounds(one_round, rounds))
+        if key == 'G' and 'reg' in parts and self._devices.number > 1:
+            self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
         grads = [scaling.undo_loss_scaling(g) for g in grads]
-        all_finite = optimizer.apply([g / rounds for g in grads] if rounds > 1 else grads, lrate)
+        terms = rounds * self._devices.number
+        all_finite = optimizer.apply([g / terms for g in grads] if terms > 1 else grads, lrate)
         name = f'{part.capitalize()}{key}'
         stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
                  f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
@@ -193,7 +207,7 @@ class TrainStep(tf.Module):
     def update_Gs(self, beta):
         """Gs <- lerp(G, Gs, beta); what is not trained is copied."""
         if 'Gs' not in self._functions:
-            self._functions['Gs'] = tf.function(self._update_Gs, autograph=False)
+            self._functions['Gs'] = tf.function(lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
         self._functions['Gs'](tf.constant(beta, tf.float32))
 
     def _update_Gs(self, beta):

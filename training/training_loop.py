@@ -19,6 +19,7 @@ from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset
 from training.checkpoint import Checkpoints, Progress
+from training.devices import Devices, find_cluster
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
 from training.precision import check_precision, describe_precision
@@ -29,7 +30,7 @@ from training.transfer import describe, make_networks
 
 
 def training_loop(
-        run_dir                 = '.',      # Folder of the results.
+        run_dir                 = '.',      # Folder of the results. Of several workers only the chief writes there.
         data_dir                = None,     # Folder that dataset_args.tfrecord_dir is relative to. None = the working folder.
         G_args                  = None,     # func_name and settings of the generator.
         D_args                  = None,     # func_name and settings of the discriminator.
@@ -43,7 +44,7 @@ def training_loop(
         metric_arg_list         = (),       # Arguments of each metric to compute at network snapshots, see metrics.metric_defaults.
         require_metrics         = True,     # Is a metric that cannot be computed an error? False = train without them, and say so.
         tf_config               = None,     # 'rnd.np_random_seed': seed of all random numbers. None = random.
-        num_gpus                = 1,        # Number of devices.
+        num_gpus                = 1,        # Number of devices, those of all workers together that TF_CONFIG names (training/devices.py).
         G_smoothing_kimg        = 10.0,     # Half-life of the moving average Gs, in thousands of images.
         minibatch_repeats       = 4,        # Iterations between two looks at the schedule.
         lazy_regularization     = True,     # Regularise in separate passes?
@@ -70,38 +71,46 @@ def training_loop(
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
     images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
-    (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint.
+    (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint; one of several workers has all
+    of them stop so when they look at the schedule the next time.
 
     Raises:
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops,
-            metrics or a precision are asked for and cannot be used; training has diverged; or memory is too small.
+            metrics or a precision are asked for and cannot be used; training has diverged; memory is too small; or there are fewer
+            devices than asked for.
         Stopped: It was asked to stop, and a checkpoint is written.
     """
-    if num_gpus != 1:
-        raise ValueError(f'expected num_gpus 1, for there is no training on several GPUs yet; received {num_gpus}')
     start_time = time.time() - resume_time
+    devices = Devices(num_gpus, find_cluster())  # Before TensorFlow computes anything.
+    is_chief = devices.cluster.is_chief
     tflib.init_tf(tf_config)
     seed = (tf_config or {}).get('rnd.np_random_seed')
     seed_everything(seed)
-    _report_device()
+    _report_devices(devices)
     resume_path, resume_state = resume or (None, {})
 
     # ---- The parts: data, networks, what trains them and what reports ----
     training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
+    facts = {'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
+             'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)}
+    devices.check_same([{**settings['loop_args'], 'data_dir': None} if settings else None, resume_state.get('progress'), facts])
     data_seed = resume_state.get('data_seed', np.random.randint(1 << 31) if seed is None else seed)
+    data_seed = devices.of_all_workers(data_seed)[0]  # A random one is the chief's.
     if impl is not None:
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
     check_precision(precision)
-    G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
-    metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set)
+    with devices.scope():
+        G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
+    metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set) if is_chief else None
     G.print_layers()
     D.print_layers()
     G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
-    trainer = TrainStep(
-        G, D, Gs, G_loss_args.pop('func_name'), D_loss_args.pop('func_name'), G_loss_args, D_loss_args, G_opt_args, D_opt_args,
-        lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d,
-        precision=precision)
+    with devices.scope():
+        trainer = TrainStep(
+            G, D, Gs, G_loss_args.pop('func_name'), D_loss_args.pop('func_name'), G_loss_args, D_loss_args, G_opt_args, D_opt_args,
+            lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d,
+            precision=precision, devices=devices)
     print(describe_precision(precision, G))
     if freeze_d:
         print(f'Layers of D that stay as they are: {", ".join(trainer.frozen_layers)}')
@@ -110,22 +119,22 @@ def training_loop(
     if first_nimg >= total_nimg:
         raise UserError(f'--total-kimg={total_kimg:g} is reached already at --resume-kimg={resume_kimg:g}', 'Raise --total-kimg.')
     progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
-    iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, num_gpus, G_smoothing_kimg,
+    iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
                             mirror_augment, drange_net, reset_opt_for_new_lod)
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **(grid_args or {}))
     summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
     report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
-        facts={'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
-               'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)},
-        notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints, minutes=checkpoint_minutes)
-    snapshots.save_reals()
-    if resume_path is None:
-        snapshots.save_fakes(Gs, 'fakes_init.png')
-    else:
+        facts, notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints,
+        minutes=checkpoint_minutes)
+    if is_chief:
+        snapshots.save_reals()
+    if resume_path is not None:
         checkpoints.restore(resume_path, resume_state)
         print(f'Going on from {resume_path}, at kimg {progress.kimg:.1f}.')
+    elif is_chief:
+        snapshots.save_fakes(Gs, 'fakes_init.png')
     pending = []
 
     def collect():
@@ -139,9 +148,10 @@ def training_loop(
     # ---- The loop ----
     print(f'Training for {total_kimg:g} kimg...\n')
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
-    bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None, dynamic_ncols=True)
+    bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None if is_chief else True, dynamic_ncols=True)
     try:
-        with StopOnSignal('Stopping after this iteration, with a checkpoint. Once more: at once, without.') as stop:
+        when = 'after this iteration' if devices.cluster.workers == 1 else 'all workers'
+        with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
             while True:
                 boundary = iterations.at_boundary()
                 done = boundary and progress.cur_nimg >= total_nimg
@@ -154,12 +164,14 @@ def training_loop(
                     collect()
 
                 # A checkpoint comes before the reports: a run that is killed while it writes them will write them again.
-                if stop.requested:
+                if (boundary or devices.cluster.workers == 1) and any(devices.of_all_workers(int(stop.requested))):
                     collect()
-                    checkpoints.save(progress)
+                    if is_chief:
+                        checkpoints.save(progress)
                     tqdm.write(f'Stopped at kimg {progress.kimg:.1f}, with {checkpoints.last}.')
                     raise Stopped
-                if checkpoints.wanted(progress, is_tick and (done or saves_networks or (progress.cur_tick + 1) % checkpoint_ticks == 0)):
+                is_due = is_tick and (done or saves_networks or (progress.cur_tick + 1) % checkpoint_ticks == 0)
+                if is_chief and checkpoints.wanted(progress, is_due):
                     collect()
                     if not skipped.in_a_row():
                         with clock.maintenance(), keep_going('the checkpoint'):
@@ -167,6 +179,7 @@ def training_loop(
 
                 if is_tick:
                     progress.cur_tick, progress.tick_start_nimg = progress.cur_tick + 1, progress.cur_nimg
+                if is_tick and is_chief:
                     tqdm.write(_report_tick(summaries, clock, progress, tick_nimg / 1000.0, iterations.sched, skipped))
                     # Reports draw random numbers too, which must not change what is learned.
                     with clock.maintenance(), random_state_kept():
@@ -191,18 +204,20 @@ def training_loop(
                 pending += iterations.run()
                 bar.update(progress.cur_nimg - bar.n)
     except tf.errors.ResourceExhaustedError as err:
-        raise out_of_memory(iterations.sched.minibatch_size, iterations.sched.minibatch_gpu, err) from err
+        raise out_of_memory(iterations.sched.minibatch_size // num_gpus, iterations.sched.minibatch_gpu, err) from err
     finally:
         bar.close()
-    snapshots.save_networks((G, D, Gs), 'network-final.pkl')
+    if is_chief:
+        snapshots.save_networks((G, D, Gs), 'network-final.pkl')
     return Gs
 
 
 # ---- Parts of it ----
 
-def _report_device():
-    gpus = tf.config.list_physical_devices('GPU')
-    if not gpus:
+def _report_devices(devices):
+    if devices.number > 1:
+        print(f'Training on {devices.number} devices of {devices.cluster.workers} machine{"s" * (devices.cluster.workers > 1)}.')
+    if not tf.config.list_physical_devices('GPU'):
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
 

@@ -4,7 +4,8 @@ import dnnlib.tflib.quiet  # noqa: F401  Must come before anything else imports 
 
 # isort: split
 from dnnlib.tflib.network import Network
-from dnnlib.tflib.random import GivenNoise, Random
+from dnnlib.tflib.random import GivenNoise, KeyedRandom, Random
 from dnnlib.tflib.tfutil import convert_images_from_uint8, convert_images_to_uint8, init_tf, lerp, run, set_vars
 
-__all__ = ['GivenNoise', 'Network', 'Random', 'convert_images_from_uint8', 'convert_images_to_uint8', 'init_tf', 'lerp', 'run', 'set_vars']
+__all__ = ['GivenNoise', 'KeyedRandom', 'Network', 'Random', 'convert_images_from_uint8', 'convert_images_to_uint8', 'init_tf', 'lerp',
+           'run', 'set_vars']

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -73,6 +74,38 @@ class Random:
     def rows(self, name, table, n):
         """n rows of `table`, each as likely, with replacement."""
         return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))
+
+
+class KeyedRandom(Random):
+    """Draws that are a function of a key, of their names and of nothing else: nothing moves on, so there is no state to keep.
+
+    Args:
+        key: int64 tensor [2].
+    """
+
+    def __init__(self, key):
+        super().__init__()
+        self._key = key
+
+    def at(self, index):
+        """Draws of their own for round `index`, or for whatever else it counts."""
+        with tf.device('CPU:0'):  # Where the operations that draw want to find the key.
+            return KeyedRandom(tf.random.fold_in(self._key, tf.cast(index, tf.int64)))
+
+    def child(self, name):
+        return self.at(zlib.crc32(name.encode()))
+
+    def normal(self, name, shape):
+        return tf.random.stateless_normal(shape, self.child(name)._key)
+
+    def uniform(self, name, shape):
+        return tf.random.stateless_uniform(shape, self.child(name)._key)
+
+    def integers(self, name, shape, low, high):
+        return tf.random.stateless_uniform(shape, self.child(name)._key, low, high, tf.int32)
+
+    def rows(self, name, table, n):
+        return tf.gather(table, self.integers(name, [n], 0, tf.shape(table)[0]))
 
 
 class GivenNoise(Random):

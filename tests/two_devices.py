@@ -1,0 +1,244 @@
+"""Training on two CPU devices. `test_multi_device.py` has pytest run this in a process of its own: TensorFlow divides the CPU once only."""
+
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from dnnlib.cli import Stopped, UserError  # noqa: E402
+from tests.injected import InjectedRandom  # noqa: E402
+from tests.test_guards import PLAIN  # noqa: E402
+from tests.test_misc import small_networks  # noqa: E402
+from tests.test_resume import Killed, assert_same_run, kill_at, train  # noqa: E402
+from tests.test_resume import data_dir as data_dir  # noqa: E402, PLC0414  A fixture.
+from training.devices import Devices  # noqa: E402
+from training.iteration import Iterations  # noqa: E402
+from training.train_step import TrainStep  # noqa: E402
+
+PART = 2        # Images of a device at a time.
+LRATE = 0.002
+PHASES = ['G_train', 'G_reg', 'D_train', 'D_reg']
+
+
+@pytest.fixture(scope='module')
+def devices():
+    return Devices(2)
+
+
+# ---- The same numbers as one device ----
+
+class InjectedOnDevices(InjectedRandom):
+    """The numbers of round i on device r are those fed for r * rounds + i."""
+
+    rounds = 1
+
+    def child(self, name):
+        return self._copy(f'{self.prefix}{name}/', self.index)
+
+    def at(self, index):
+        return self._copy(self.prefix, index)
+
+    def _copy(self, prefix, index):
+        copy = InjectedOnDevices(prefix=prefix, index=index, variables=self.variables)
+        copy.rounds = self.rounds
+        return copy
+
+    def _draw(self, name, shape):
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group * self.rounds + (0 if self.index is None else self.index)
+        return InjectedRandom(prefix=self.prefix, index=index, variables=self.variables)._draw(name, shape)
+
+
+def numbers_for(parts):
+    """{name: [array per part]}: what small_networks draw in all phases."""
+    rng = np.random.RandomState(1)
+
+    def each(*shape):
+        return [rng.randn(*shape).astype(np.float32) for _ in range(parts)]
+    fed = {}
+    for phase, evaluation, latents, n in [('G_train', 'G0', 'latents', PART), ('G_reg', 'G1', 'pl_latents', PART // 2),
+                                          ('D_train', 'G0', 'latents', PART)]:
+        fed.update({f'{phase}/{latents}': each(n, 8), f'{phase}/{evaluation}/latents2': each(n, 8),
+                    f'{phase}/{evaluation}/mix_u': [np.float32(0.5 + i) for i in range(parts)],  # The first part mixes styles.
+                    f'{phase}/{evaluation}/mix_cutoff': [np.int32(2)] * parts})
+        fed.update({f'{phase}/{evaluation}/noise{i}': each(n, 1, size, size) for i, size in enumerate([4, 8, 8])})
+    fed['G_reg/pl_noise'] = each(PART // 2, 3, 8, 8)
+    return fed
+
+
+@pytest.fixture(scope='module')
+def given():
+    """Networks whose noise counts, and real images for four parts."""
+    nets = small_networks()
+    for net in (nets[0], nets[2]):
+        for name in net.vars:
+            if name.endswith('noise_strength'):
+                net.set_var(name, 0.3)
+    rng = np.random.RandomState(2)
+    return nets, rng.uniform(-1, 1, [4 * PART, 3, 8, 8]).astype(np.float32)
+
+
+def make_trainer(given, rng, devices=None, **kwargs):
+    devices = devices or Devices()
+    with devices.scope():
+        nets = [net.clone() for net in given[0]]
+        return TrainStep(*nets, 'G_logistic_ns_pathreg', 'D_logistic_r1', rng=rng, devices=devices, **kwargs)
+
+
+def alone(given, fed, parts, phases):
+    """Trainer of one device that has had these phases on these parts."""
+    rng = InjectedRandom()
+    rng.feed({name: [values[i] for i in parts] for name, values in fed.items()})
+    trainer = make_trainer(given, rng)
+    reals = tf.constant(given[1][parts[0] * PART:(parts[-1] + 1) * PART])
+    for phase in phases:
+        trainer.run(phase, PART, len(parts), LRATE, reals, tf.zeros([len(reals), 0]))
+    return trainer
+
+
+def together(given, devices, fed, rounds, phases, reals=None):
+    """Trainer of two devices, each with `rounds` parts, and what each phase reports."""
+    rng = InjectedOnDevices()
+    rng.rounds = rounds
+    rng.feed(fed)
+    trainer = make_trainer(given, rng, devices)
+    reals = devices.split(tf.constant(given[1][:2 * rounds * PART] if reals is None else reals), tf.zeros([2 * rounds * PART, 0]))
+    return trainer, {phase: trainer.run(phase, PART, rounds, LRATE, *reals) for phase in phases}
+
+
+def gradients(trainer, key):
+    """Of the only step so far with beta1 = 0: Adam's first moments."""
+    return [m.numpy() for m in getattr(trainer, f'{key}_opt').m]
+
+
+def copies(devices, var):
+    return [value.numpy() for value in devices._strategy.experimental_local_results(var)]
+
+
+@pytest.mark.parametrize('rounds', [1, 2])
+@pytest.mark.parametrize('phase', PHASES)
+def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, phase, rounds):
+    """As in the original, whose devices know of each other's gradients only. 1e-5 of the largest: sums are in another order."""
+    fed = {name: values for name, values in numbers_for(2 * rounds).items() if name.startswith(phase)}
+    trainer, stats = together(given, devices, fed, rounds, [phase])
+    singles = [alone(given, fed, range(r * rounds, (r + 1) * rounds), [phase]) for r in range(2)]
+    key = phase[0]
+    largest = max(np.abs(g).max() for g in gradients(singles[0], key))
+    assert largest > 1e-3
+    for actual, *expected in zip(gradients(trainer, key), *(gradients(single, key) for single in singles), strict=True):
+        np.testing.assert_allclose(actual, np.mean(expected, axis=0), atol=1e-5 * largest)
+    assert any(np.abs(a - b).max() > 0.01 * largest for a, b in zip(*(gradients(single, key) for single in singles), strict=True))
+    means = [single.pl_mean.numpy() for single in singles]
+    np.testing.assert_allclose(copies(devices, trainer.pl_mean), [np.mean(means)] * 2, rtol=1e-6)
+    if phase == 'G_reg':
+        assert means[0] > 0 and abs(means[0] - means[1]) > 0.01 * means[0]
+    for name, var in trainer.trained[key].items():
+        here, there = copies(devices, var)
+        np.testing.assert_array_equal(here, there, err_msg=name)
+    loss = f'Loss/{key}/{"reg" if phase.endswith("reg") else "loss"}'
+    images = {'G_reg': PART // 2 * 2 * rounds, 'D_reg': 2 * PART}.get(phase, 2 * rounds * PART)
+    assert stats[phase][loss].numpy()[0] == images
+    if phase == 'G_train':
+        np.testing.assert_allclose(trainer.G.get_var('dlatent_avg'), singles[0].G.get_var('dlatent_avg'), atol=1e-6)
+
+
+@pytest.mark.parametrize('rounds', [1, 2])
+def test_weights_are_those_of_one_device_with_the_same_minibatch(given, devices, rounds):
+    """G_train and D_train; after it Gs, on both devices. 1e-5 of a weight: a step of Adam, 0.002, divides by the gradient's size."""
+    fed = {name: values for name, values in numbers_for(2 * rounds).items() if 'train' in name}
+    phases = ['G_train', 'D_train']
+    trainer, _ = together(given, devices, fed, rounds, phases)
+    single = alone(given, fed, range(2 * rounds), phases)
+    for step in (trainer, single):
+        step.update_Gs(0.5)
+    for net, expected in ((trainer.G, single.G), (trainer.D, single.D), (trainer.Gs, single.Gs)):
+        for name, var in net.named_variables(trainable=True).items():
+            for value in copies(devices, var):
+                np.testing.assert_allclose(value, expected.get_var(name), rtol=1e-5, atol=1e-5, err_msg=name)
+    assert np.abs(trainer.G.get_var('G_synthesis/8x8/Conv1/weight') - given[0][0].get_var('G_synthesis/8x8/Conv1/weight')).max() > 1e-3
+
+
+def test_one_trace_for_both_devices_and_layers_that_stay_as_they_are(given, devices):
+    trainer = make_trainer(given, None, devices, freeze_d=2)
+    reals = devices.split(tf.zeros([4, 3, 8, 8]), tf.zeros([4, 0]))
+    for iteration in range(2):
+        for phase in PHASES:
+            trainer.run(phase, PART, 1, LRATE, *reals, seed=(5, iteration))
+        trainer.update_Gs(0.9)
+    assert len(trainer.num_traces()) == 5 and set(trainer.num_traces().values()) == {1}
+    for name, var in trainer.D.named_variables().items():
+        here, there = copies(devices, var)
+        np.testing.assert_array_equal(here, there, err_msg=name)
+        assert np.array_equal(here, given[0][1].get_var(name)) == any(name.startswith(layer) for layer in trainer.frozen_layers), name
+
+
+def test_a_gradient_that_is_not_finite_on_one_device_skips_the_update_on_both(given, devices):
+    fed = {name: values for name, values in numbers_for(2).items() if name.startswith('D_train')}
+    reals = given[1][:2 * PART].copy()
+    reals[-1] = np.nan  # The second device's.
+    trainer, stats = together(given, devices, fed, 1, ['D_train'], reals)
+    for name, var in trainer.trained['D'].items():
+        for value in copies(devices, var):
+            np.testing.assert_array_equal(value, given[0][1].get_var(name), err_msg=name)
+    assert copies(devices, trainer.D_opt.skipped) == [1, 1]
+    assert stats['D_train']['TrainD/overflow_frequency'].numpy().tolist() == [1, 1, 1]  # One update, skipped.
+
+
+# ---- Random numbers and data ----
+
+def test_each_device_draws_its_own_numbers_and_the_same_again(given, devices):
+    """dlatent_avg tells of the latents: it goes from zero towards their W. They depend on the seed, the device and the round alone."""
+    trainer = make_trainer(given, None, devices)
+    avg = trainer.G.named_variables()['dlatent_avg']
+
+    def draw(*seed, rounds=1):
+        avg.assign(tf.zeros_like(avg))
+        trainer.run('G_train', PART, rounds, 0.0, seed=seed)
+        return copies(devices, avg)
+    drawn = [*draw(5, 0), *draw(5, 1), *draw(6, 0)]
+    for i, one in enumerate(drawn):
+        assert all(np.abs(one - other).max() > 1e-4 for other in drawn[:i])
+    np.testing.assert_array_equal(draw(5, 0), drawn[:2])
+    for once, twice in zip(drawn, draw(5, 0, rounds=2)):
+        assert np.abs(twice - (1 + 0.995) * once).max() > 1e-4  # Where it would be if the rounds drew the same.
+
+
+def test_a_minibatch_is_split_in_order(devices):
+    x = tf.range(12)[:, tf.newaxis]
+    part, labels = devices.split(x, x * 10)
+    seen = devices.run(tf.function(lambda x, y: (x, y)), part, labels)
+    for values, factor in zip(seen, (1, 10), strict=True):
+        rows = [value.numpy()[:, 0].tolist() for value in devices._strategy.experimental_local_results(values)]
+        assert rows == [[factor * i for i in range(6)], [factor * i for i in range(6, 12)]]
+
+
+# ---- Runs ----
+
+def test_exact_resume(data_dir, tmp_path):
+    """Growing, with labels and flips; stopped between two looks at the schedule."""
+    kwargs = dict(num_gpus=2, total_kimg=0.064, sched_args=dict(
+        minibatch_size_base=4, minibatch_gpu_base=2, lod_initial_resolution=4, lod_training_kimg=0.016, lod_transition_kimg=0.024, tick_kimg_base=0.016, tick_kimg_dict={}))
+    never, run = tmp_path / 'never', tmp_path / 'run'
+    train(data_dir, never, resume=None, **kwargs)
+    with pytest.raises(Stopped):
+        train(data_dir, run, {(Iterations, 'run'): lambda count: signal.raise_signal(signal.SIGTERM) if count == 2 else None},
+              resume=None, **kwargs)
+    train(data_dir, run, **kwargs)
+    assert_same_run(run, never)
+
+
+def test_going_on_with_another_number_of_devices(data_dir, tmp_path, capsys):
+    kwargs = dict(PLAIN, sched_args=dict(PLAIN['sched_args'], minibatch_gpu_base=2), total_kimg=0.016)
+    with pytest.raises(Killed):
+        train(data_dir, tmp_path, {(Iterations, 'run'): kill_at(3)}, resume=None, checkpoint_minutes=1e-9, **kwargs)
+    assert 'Training on' not in capsys.readouterr().out
+    train(data_dir, tmp_path, num_gpus=2, **kwargs)
+    assert 'Training on 2 devices' in capsys.readouterr().out and (tmp_path / 'network-final.pkl').exists()
+
+
+def test_only_as_many_devices_as_there_are():
+    with pytest.raises(UserError, match='--num-gpus=3: expected 3 devices, found 2 CPU devices') as err:
+        Devices(3)
+    assert '--num-gpus=2' in err.value.remedy
