@@ -1,6 +1,6 @@
 """A picture for the docs: the first images of a run's grids, one grid per row.
 
-    python docs/strip.py OUT.png results/00000-stylegan2-mine-1gpu-config-d --rows reals fakes000006 fakes000018 --size 32 --columns 16
+    python docs/strip.py OUT.png results/00000-stylegan2-mine-1gpu-config-d --rows reals fakes000006 fakes000018 --size 32
 """
 
 import argparse
@@ -15,7 +15,7 @@ def main():
     parser.add_argument('run_dir', help='folder of a run', type=pathlib.Path, metavar='RUN_DIR')
     parser.add_argument('--rows', help='grids of the run, top to bottom', nargs='+', required=True, metavar='NAME')
     parser.add_argument('--size', help="resolution of the run's images", type=int, required=True, metavar='N')
-    parser.add_argument('--columns', help='images per row (default: %(default)s)', type=int, default=16, metavar='N')
+    parser.add_argument('--columns', help='images per row (default: %(default)s)', type=int, default=8, metavar='N')
     parser.add_argument('--zoom', help='times an image is enlarged (default: %(default)s)', type=int, default=2, metavar='N')
     args = parser.parse_args()
 

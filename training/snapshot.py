@@ -13,14 +13,15 @@ from training import misc
 _GRID_SIZES = {'1080p': (1920, 1080, 3, 2), '4k': (3840, 2160, 7, 4), '8k': (7680, 4320, 7, 4)}
 
 
-def setup_image_grid(training_set, size='1080p', layout='random', seed=None):
+def setup_image_grid(training_set, size='1080p', layout='random', seed=None, most=(32, 32)):
     """Choose the real images and labels that all grids of a run show.
 
     Args:
         training_set: TFRecordDataset.
-        size:         '1080p', '4k' or '8k': about the pixels of the picture; at most 32 x 32 images.
+        size:         '1080p', '4k' or '8k': about the pixels of the picture.
         layout:       'random': images as they come. 'row_per_class': one class of the labels per row.
         seed:         Of the order in which they come. None = random.
+        most:         Columns and rows that it has at most.
 
     Returns:
         ((columns, rows), reals uint8 [N, C, H, W], labels float32 [N, label_size]).
@@ -28,8 +29,8 @@ def setup_image_grid(training_set, size='1080p', layout='random', seed=None):
     if size not in _GRID_SIZES or layout not in ('random', 'row_per_class'):
         raise ValueError(f"expected size of {list(_GRID_SIZES)} and layout 'random' or 'row_per_class', received {size!r}, {layout!r}")
     width, height, min_columns, min_rows = _GRID_SIZES[size]
-    columns = int(np.clip(width // training_set.shape[2], min_columns, 32))
-    rows = int(np.clip(height // training_set.shape[1], min_rows, 32))
+    columns = int(min(max(width // training_set.shape[2], min_columns), most[0]))
+    rows = int(min(max(height // training_set.shape[1], min_rows), most[1]))
     if layout == 'random' or training_set.label_size == 0:
         reals, labels = next(training_set.iterate(columns * rows, seed=seed))  # An iterator of its own, whose buffers go with it.
         return (columns, rows), reals.numpy(), labels.numpy()
@@ -57,17 +58,17 @@ class Snapshots:
         run_dir:        Folder.
         training_set:   TFRecordDataset that the grid's reals come from.
         Gs:             Network that draws; its size tells the latents.
-        size, ...:      As in setup_image_grid.
         minibatch_size: Images drawn at once.
+        seed, ...:      As in setup_image_grid.
 
     Attributes:
         latents: tf.Variable [N, latent_size], what the fakes are drawn from.
     """
 
-    def __init__(self, run_dir, training_set, Gs, size='1080p', layout='random', minibatch_size=4, seed=None):
+    def __init__(self, run_dir, training_set, Gs, minibatch_size=4, seed=None, **grid_args):
         self._run_dir, self._minibatch_size = run_dir, minibatch_size
         self._drange = training_set.dynamic_range
-        self._grid_size, self._reals, self._labels = setup_image_grid(training_set, size, layout, seed)
+        self._grid_size, self._reals, self._labels = setup_image_grid(training_set, seed=seed, **grid_args)
         self.latents = tf.Variable(np.random.randn(len(self._reals), *Gs.input_shape[1:]), dtype=tf.float32)
 
     def path(self, name):

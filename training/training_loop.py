@@ -28,6 +28,9 @@ from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
 from training.transfer import describe, make_networks
 
+# A thousand images, as the original's grids have, take a CPU longer than the first iterations.
+_CPU_GRID = {'most': (8, 4)}
+
 
 def training_loop(
         run_dir                 = '.',      # Folder of the results. Of several workers only the chief writes there.
@@ -121,13 +124,14 @@ def training_loop(
     progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
     iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
                             mirror_augment, drange_net, reset_opt_for_new_lod)
-    snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **(grid_args or {}))
+    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if tf.config.list_physical_devices('GPU') else _CPU_GRID)}
+    snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **grid_args)
     summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
     report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
-        facts, notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed}, keep=keep_checkpoints,
-        minutes=checkpoint_minutes)
+        facts, notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed, 'grid_args': grid_args},
+        keep=keep_checkpoints, minutes=checkpoint_minutes)
     if is_chief:
         snapshots.save_reals()
     if resume_path is not None:
