@@ -15,7 +15,7 @@ from tests.golden import GOLDEN  # noqa: E402
 QUICK = {
     'test_addons': '', 'test_ops': '', 'test_legacy_pickle': '', 'test_misc': '', 'test_network_verbs': '',
     'test_networks': r'\[config-[af]-(native|ref)', 'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
-    'test_training_loop': 'run', 'test_projector': '', 'test_feature_networks': 'fc2',
+    'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '', 'test_feature_networks': 'fc2',
 }
 
 

@@ -162,6 +162,13 @@ def test_latest_without_a_run_begins_one_and_says_so(home, stopped, capsys):
     assert '--resume=latest: no run stylegan2-ds-1gpu-config-f with a checkpoint in results, a new one begins.' in capsys.readouterr().out
 
 
+def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
+    folder = stopped()
+    run_training.main(['--dataset=ds', '--num-gpus=4', f'--resume={folder}'])
+    call, = home.calls
+    assert call['run_dir'] == folder and call['num_gpus'] == 4 and call['resume']
+
+
 def test_a_checkpoint_begins_a_new_run(home, stopped):
     folder = stopped()
     run_training.main(['--dataset=ds', f'--resume={folder}/checkpoints/kimg-000008.000'])

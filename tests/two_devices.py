@@ -219,7 +219,8 @@ def test_a_minibatch_is_split_in_order(devices):
 def test_exact_resume(data_dir, tmp_path):
     """Growing, with labels and flips; stopped between two looks at the schedule."""
     kwargs = dict(num_gpus=2, total_kimg=0.064, sched_args=dict(
-        minibatch_size_base=4, minibatch_gpu_base=2, lod_initial_resolution=4, lod_training_kimg=0.016, lod_transition_kimg=0.024, tick_kimg_base=0.016, tick_kimg_dict={}))
+        minibatch_size_base=4, minibatch_gpu_base=2, lod_initial_resolution=4, lod_training_kimg=0.016, lod_transition_kimg=0.024,
+        tick_kimg_base=0.016, tick_kimg_dict={}))
     never, run = tmp_path / 'never', tmp_path / 'run'
     train(data_dir, never, resume=None, **kwargs)
     with pytest.raises(Stopped):

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+import signal
 import zlib
 from typing import NamedTuple
 
@@ -117,7 +118,12 @@ class Devices:
             self._check(len(gpus) if gpus else 1, gpus, ' of each worker')  # TensorFlow takes one CPU device of each worker, never more.
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')
             print(f'Waiting for the {self.cluster.workers} workers that TF_CONFIG names...')
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            # It waits inside TensorFlow, where Python would not see a Ctrl-C.
+            handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+            try:
+                return tf.distribute.MultiWorkerMirroredStrategy()
+            finally:
+                signal.signal(signal.SIGINT, handler)
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')
         self._check(len(found), gpus, '')
         return _mirrored_strategy(tuple(device.name for device in found[:self._here]))

@@ -135,7 +135,7 @@ class TrainStep(tf.Module):
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
         return [name for name in names if due.get(name, True)]
 
-    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None, seed=(0, 0)):
+    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None, seed=None):
         """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
 
         Args:
@@ -146,7 +146,7 @@ class TrainStep(tf.Module):
                            several devices, such a tensor for each, as `Devices.split` and `Devices.run` return them.
             labels:        [rounds * minibatch_gpu, label_size], of the reals.
             stage:         What `set_lod` returned.
-            seed:          Two numbers that fix what several devices draw. With one device they do not count.
+            seed:          Two numbers that fix what several devices draw, other ones in each iteration. None = there is one device.
 
         Returns:
             Tag -> tensor [3], the count, sum and sum of squares of what the loss reports, on all devices.
@@ -158,7 +158,9 @@ class TrainStep(tf.Module):
             def function(*args):
                 return self._devices.first(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
             self._functions[spec] = tf.function(function, autograph=False)
-        args = [tf.constant(seed, tf.int64), tf.constant(lrate, tf.float32)]
+        if seed is None and self._rng is None:
+            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
+        args = [tf.constant(seed or (0, 0), tf.int64), tf.constant(lrate, tf.float32)]
         return self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
 
     def _phase(self, phase, minibatch_gpu, rounds, stage, seed, lrate, reals=None, labels=None):
