@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_ops import conv2d as conv
-from custom_ops import conv_downsample_2d, fused_bias_act, upsample_conv_2d
+from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from dnnlib.tflib.network import note_layer
 from dnnlib.tflib.tfutil import tf_variable
 
@@ -87,12 +87,12 @@ def image_shape(size, channels):
 CONV_CLAMP = 256.0
 
 
-def bias_act(x, b, act, gain=None):
-    """`fused_bias_act` of images in the layout inside, in their dtype, within CONV_CLAMP in half precision. act None = x alone."""
-    if x.dtype.size > 2:
+def bias_act(x, b, act, gain=None, scale=None, noise=None):
+    """`styled_bias_act` of images in the layout inside, within CONV_CLAMP in half precision. act None = neither bias nor activation."""
+    clamp = None if x.dtype.size > 2 else CONV_CLAMP
+    if scale is None and noise is None and clamp is None:
         return x if act is None else fused_bias_act(x, b, conv.channel_axis(), act, gain=gain)
-    b = None if b is None else tf.cast(b, x.dtype)
-    return fused_bias_act(x, b, conv.channel_axis(), act or 'linear', gain=gain, clamp=CONV_CLAMP)
+    return styled_bias_act(x, b, scale, noise, act or 'linear', gain, clamp, conv.image_format())
 
 
 class Dense(ScopedLayer):
@@ -210,22 +210,22 @@ class ModulatedConv2D(ScopedLayer):
 
     def call(self, x, dlatents, noise=None):
         """x [N, H, W, in], dlatents [N, dlatent], noise [N or 1, 1, H', W'] (channels first) or None -> [N, H', W', out]."""
-        weight, dtype = self.weight, x.dtype
+        w, dtype = tf.convert_to_tensor(self.weight), x.dtype
         style = tf.matmul(dlatents, self.mod_weight * self.mod_coef) + self.mod_bias + 1  # [N, in]
         if dtype == tf.float16 and self.demodulate:
-            weight, style = _by_maximum(weight, [0, 1, 2]), _by_maximum(style, [1])
-        w = weight * self.coef
+            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style, [1])
+        style = style * self.coef  # Here, for the weights have many more numbers.
         x = x * conv.per_channel(tf.cast(style, dtype))
         if self.up:
             x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
         else:
             x = conv.conv2d(x, tf.cast(w, dtype))
+        scale = None
         if self.demodulate:
-            energy = tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1]))  # [N, out]
-            x = x * conv.per_channel(tf.cast(tf.math.rsqrt(energy + 1e-8), dtype))
+            scale = tf.math.rsqrt(tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1])) + 1e-8)  # [N, out]
         if noise is not None:
-            x = x + tf.cast(conv.from_nchw(noise) * self.noise_strength, dtype)
-        return self.note(bias_act(x, self.bias, self.act))
+            noise = conv.from_nchw(noise) * self.noise_strength
+        return self.note(bias_act(x, self.bias, self.act, scale=scale, noise=noise))
 
 
 def _by_maximum(x, axes):

@@ -1,5 +1,6 @@
 // The ops as TensorFlow sees them: definitions, shapes, and kernels that check their input and hand it on.
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -119,6 +120,18 @@ REGISTER_OP("Stylegan2BiasActGrad")
       c->set_output(1, !want_db ? c->Vector(0) : c->Vector(c->RankKnown(dy) ? c->Dim(dy, axis) : c->UnknownDim()));
       return Status();
     });
+
+REGISTER_OP("Stylegan2StyledBiasAct")
+    .Input("x: T")          // [N, H, W, C].
+    .Input("scale: float")  // [N, C]. Empty = ones.
+    .Input("noise: float")  // [N or 1, H, W, 1]. Empty = zeros.
+    .Input("b: float")      // [C]. Empty = zeros.
+    .Output("y: T")
+    .Attr("T: {float, bfloat16, half}")
+    .Attr("alpha: float = 1.0")
+    .Attr("gain: float = 1.0")
+    .Attr("clamp: float = 0.0")  // 0 = none.
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
 
 // The measure of the other ops: reads and writes every byte once, around the caches.
 REGISTER_OP("Stylegan2StreamCopy").Input("x: uint8").Output("y: uint8").SetShapeFn(tensorflow::shape_inference::UnchangedShape);
@@ -294,6 +307,45 @@ class BiasActCpuOp : public BiasActOp {
   void launch(OpKernelContext* ctx, const BiasActParams& p) override { bias_act_cpu(p, thread_pool(ctx)); }
 };
 
+template <typename T>
+class StyledBiasActOp : public OpKernel {
+ public:
+  explicit StyledBiasActOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
+    if (p_.clamp <= 0) p_.clamp = std::numeric_limits<float>::infinity();
+    p_.dtype = dtype_of<T>();
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor &x = ctx->input(0), &scale = ctx->input(1), &noise = ctx->input(2), &b = ctx->input(3);
+    OP_REQUIRES(ctx, x.dims() == 4, InvalidArgument("styled_bias_act: expected x [N, H, W, C], received ", x.shape().DebugString()));
+    StyledBiasActParams p = p_;
+    p.images = x.dim_size(0), p.pixels = x.dim_size(1) * x.dim_size(2), p.channels = x.dim_size(3);
+    p.one_noise = noise.dims() > 0 && noise.dim_size(0) == 1;
+    p.scale = pointer(ctx, scale, p.images * p.channels);
+    p.noise = pointer(ctx, noise, (p.one_noise ? 1 : p.images) * p.pixels);
+    p.b = pointer(ctx, b, p.channels);
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    if (!ctx->status().ok()) return;
+    p.x = x.data(), p.y = y->data();
+    styled_bias_act_cpu(p, thread_pool(ctx));
+  }
+
+ private:
+  // Numbers of an input; null if it is empty.
+  static const float* pointer(OpKernelContext* ctx, const Tensor& input, int64_t expected) {
+    if (input.NumElements() == 0) return nullptr;
+    if (input.NumElements() != expected)
+      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected ", expected, " numbers, received ", input.shape().DebugString()));
+    return input.flat<float>().data();
+  }
+
+  StyledBiasActParams p_ = {};
+};
+
 class StreamCopyOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -317,6 +369,11 @@ REGISTER_KERNEL_BUILDER(Name("Stylegan2StreamCopy").Device(tensorflow::DEVICE_CP
   REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), UpfirdnCpuOp<T>);      \
   REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, false>); \
   REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, true>);
+#define REGISTER_STYLED(T) \
+  REGISTER_KERNEL_BUILDER(Name("Stylegan2StyledBiasAct").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), StyledBiasActOp<T>);
+REGISTER_STYLED(float)
+REGISTER_STYLED(Eigen::bfloat16)
+REGISTER_STYLED(Eigen::half)
 REGISTER_CPU(float)
 REGISTER_CPU(double)
 REGISTER_CPU(Eigen::bfloat16)

@@ -61,6 +61,21 @@ struct BiasActParams {
   int64_t outer, channels, inner;    // Any may be 0.
 };
 
+// ---- styled_bias_act, on the CPU alone ----
+
+// Images are [images, pixels, channels]:  y = clamped(gain * act(x * scale + noise + b)), act(z) = z above zero and alpha * z below.
+struct StyledBiasActParams {
+  const void* x;        // dtype, never kFloat64.
+  const float* scale;   // [images, channels]. Null = ones.
+  const float* noise;   // [images, pixels], or [pixels] where `one_noise`. Null = zeros.
+  const float* b;       // [channels]. Null = zeros.
+  void* y;              // Like x.
+  DataType dtype;
+  int one_noise;
+  float alpha, gain, clamp;  // clamp: infinity = none.
+  int64_t images, pixels, channels;  // Any may be 0.
+};
+
 }  // namespace stylegan2
 
 // The launchers of gpu_kernels.cu: 0, or a cudaError_t. Pointers are device memory; `workspace` is `*_workspace(p)` bytes of it (may be 0).
