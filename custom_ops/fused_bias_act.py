@@ -53,28 +53,35 @@ def fused_bias_act(x, b=None, axis=1, act='linear', alpha=None, gain=None, clamp
         raise ValueError(f'fused_bias_act: expected b of shape [{x.shape[axis]}], received {b.shape}')
     library = loader.library()
     if library is None:
-        y = bias_act_reference(x, b, axis, act, alpha, gain)
-    else:
-        x = tf.convert_to_tensor(x)
-        b = tf.zeros([0], x.dtype) if b is None else b
-        y = library.stylegan2_bias_act(x, b, axis=axis % x.shape.rank, act=act, alpha=alpha or 0, gain=gain)
-    return y if clamp is None else tf.clip_by_value(y, -clamp, clamp)
+        return bias_act_reference(x, b, axis, act, alpha, gain, clamp)
+    x = tf.convert_to_tensor(x)
+    b = tf.zeros([0], x.dtype) if b is None else b
+    settings = dict(axis=axis % x.shape.rank, act=act, alpha=alpha or 0, gain=gain)
+    if clamp is None or _result_tells(**settings):
+        return library.stylegan2_bias_act(x, b, clamp=-1 if clamp is None else clamp, **settings)
+    return tf.clip_by_value(library.stylegan2_bias_act(x, b, **settings), -clamp, clamp)
 
 
-def bias_act_reference(x, b, axis, act, alpha, gain):
+def bias_act_reference(x, b, axis, act, alpha, gain, clamp=None):
     """What the native form must equal, in TensorFlow's own operations. Arguments as above, with numbers for None."""
     if b is not None:
         x = x + tf.reshape(b, [-1 if i == axis % x.shape.rank else 1 for i in range(x.shape.rank)])
     y = ACTIVATIONS[act].func(x, alpha)
-    return y if gain == 1 else y * tf.cast(gain, y.dtype)
+    y = y if gain == 1 else y * tf.cast(gain, y.dtype)
+    return y if clamp is None else tf.clip_by_value(y, -clamp, clamp)
 
 
 # ---- Gradients of the native form: native/cpu_bias_act.cc, native/gpu_kernels.cu ----
 # Stylegan2BiasActGrad(dy, c, ref, b) = gain * (dy + c) * act^(n)(ref + b), and its sum per channel. With c, it is its own gradient with
-# respect to dy: one pass gives the second derivatives too.
+# respect to dy: one pass gives the second derivatives too. What was clamped has none.
+
+def _result_tells(act, alpha, gain, **_):
+    """Does the sign of the result tell the slope, and its size whether it was clamped?"""
+    return tf.compat.as_str(act) in ('linear', 'relu', 'lrelu') and gain > 0 and alpha >= 0
+
 
 def _gradient(op, dy, c, ref, order, ref_is_y, want_db):
-    settings = {name: op.get_attr(name) for name in ('axis', 'act', 'alpha', 'gain')}
+    settings = {name: op.get_attr(name) for name in ('axis', 'act', 'alpha', 'gain', 'clamp')}
     return loader.loaded().stylegan2_bias_act_grad(
         dy, c, ref, op.inputs[-1], **settings, order=order, ref_is_y=ref_is_y, want_db=want_db)
 
@@ -86,9 +93,9 @@ def _has_bias(b):
 @tf.RegisterGradient('Stylegan2BiasAct')
 def _forward_gradient(op, dy):
     x, b = op.inputs
-    # The sign of the result tells the slope: x need not be kept. The result is kept anyway, by the convolution that follows.
-    ref_is_y = op.get_attr('act') in (b'relu', b'lrelu') and op.get_attr('gain') > 0 and op.get_attr('alpha') >= 0
-    ref = dy if op.get_attr('act') == b'linear' else op.outputs[0] if ref_is_y else x
+    # Where the result tells enough, x need not be kept. The result is kept anyway, by the convolution that follows.
+    ref_is_y = _result_tells(*(op.get_attr(name) for name in ('act', 'alpha', 'gain')))
+    ref = dy if op.get_attr('act') == b'linear' and op.get_attr('clamp') < 0 else op.outputs[0] if ref_is_y else x
     dx, db = _gradient(op, dy, tf.zeros([0], dy.dtype), ref, order=1, ref_is_y=ref_is_y, want_db=_has_bias(b))
     return dx, db if _has_bias(b) else None
 

@@ -80,7 +80,7 @@ class UpfirdnParams(ctypes.Structure):
 class BiasActParams(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in 'x b dy c y db'.split()),
                 *((name, ctypes.c_int) for name in 'dtype act order ref_is_y'.split()),
-                *((name, ctypes.c_float) for name in 'alpha gain'.split()),
+                *((name, ctypes.c_float) for name in 'alpha gain clamp'.split()),
                 *((name, ctypes.c_double * (MAX_ORDER + 2)) for name in 'coef coef2'.split()),
                 *((name, ctypes.c_int64) for name in 'outer channels inner'.split())]
 
@@ -254,7 +254,7 @@ def bias_act_cases(layout, seed):
         for has_db in {False, order > 0}:
             shape = SHAPES[layout][rng.randint(len(SHAPES[layout]))]
             yield shape, act, order, rng.randint(4) > 0, order > 0 and rng.randint(2), has_db, False, None
-    for act in ('relu', 'lrelu'):
+    for act in ('linear', 'relu', 'lrelu'):
         for shape in SHAPES[layout]:
             yield shape, act, 1, False, rng.randint(2), rng.randint(2), True, None
     for shape in LONG[layout]:
@@ -280,7 +280,8 @@ def test_bias_act(programs, tmp_path, dtype, layout):
         x, dy, b, c = (rounded(a, dtype) for a in (x, rng.randn(*shape), rng.randn(shape[1]), rng.randn(shape[1])))
         b[rng.rand(*b.shape) < 0.5] = 0  # So that some x + b are 0.
         b, c = b if has_b else None, c if has_c else None
-        reads_x = order != 1 or act != 'linear'
+        clamp = 1.5 if (order == 0 or ref_is_y) and rng.randint(2) else -1.0
+        reads_x = order != 1 or act != 'linear' or clamp > 0
 
         z = x if b is None else x + b[:, np.newaxis]
         y = gain * derivative(act, order, z, alpha)
@@ -288,7 +289,9 @@ def test_bias_act(programs, tmp_path, dtype, layout):
         if order > 0:
             factor = dy if c is None else dy + c[:, np.newaxis]
             y, scale = y * factor, scale * (np.abs(factor) + 1)
-        params = BiasActParams(*[None] * 6, DTYPES.index(dtype), ACTS.index(act), order, ref_is_y, alpha, gain,
+        if clamp > 0:
+            y = np.clip(y, -clamp, clamp) if order == 0 else np.where(np.abs(x) >= clamp, 0, y)
+        params = BiasActParams(*[None] * 6, DTYPES.index(dtype), ACTS.index(act), order, ref_is_y, alpha, gain, clamp,
                                *coefficients(act, order), *shape)
         leads = {name: ITEMSIZE[dtype] * (name == lead) for name in ('x', 'b', 'dy', 'c', 'y', 'db')}
         db_size = shape[1] if has_db else None
@@ -297,7 +300,8 @@ def test_bias_act(programs, tmp_path, dtype, layout):
                      input_buffer(c, dtype, leads['c']) + output_buffer(x.size, dtype, leads['y']) +
                      output_buffer(db_size, dtype, leads['db']))
         sizes.append((x.size + (db_size or 0)) * ITEMSIZE[dtype])
-        expected.append((y, scale, has_db, f'{shape} {act} order {order} b {has_b} c {has_c} db {has_db} ref_is_y {ref_is_y} lead {lead}'))
+        expected.append((y, scale, has_db, f'{shape} {act} order {order} b {has_b} c {has_c} db {has_db} ref_is_y {ref_is_y} lead {lead} '
+                         f'clamp {clamp}'))
     for data, (y, scale, has_db, what) in zip(run(programs, tmp_path, cases, sizes), expected, strict=True):
         values = decode(data, dtype)
         assert_close(values[:y.size], y, dtype, scale, what)
@@ -313,7 +317,7 @@ def test_bias_act_far_out(programs, tmp_path, act):
     z = z[1:] if act == 'swish' else z  # -inf * 0.
     cases = []
     for order in range(2):
-        params = BiasActParams(*[None] * 6, 0, ACTS.index(act), order, 0, 0.2, 1, *coefficients(act, order), 1, 1, z.size)
+        params = BiasActParams(*[None] * 6, 0, ACTS.index(act), order, 0, 0.2, 1, -1, *coefficients(act, order), 1, 1, z.size)
         cases.append(int64(1) + bytes(params) + input_buffer(z, 'float32') + input_buffer(None, 'float32') +
                      input_buffer(np.ones_like(z) if order else None, 'float32') + input_buffer(None, 'float32') +
                      output_buffer(z.size, 'float32') + output_buffer(None, 'float32'))

@@ -171,6 +171,28 @@ def test_any_slope_and_gain(native, act, kwargs):
         close(tape.gradient(y, source), tape.gradient(expected, source), 1e-6, act)
 
 
+@pytest.mark.parametrize('act, kwargs', [('linear', {}), ('relu', {}), ('lrelu', {}), ('lrelu', {'gain': -1.0}), ('swish', {})])
+@pytest.mark.parametrize('shape, axis', [((3, 5, 7, 8), 3), ((3, 8, 5, 7), 1)])
+def test_clamp(native, act, kwargs, shape, axis):
+    """Values, gradients and the gradients of their squares."""
+    rng = np.random.RandomState(0)
+    x, b, dy = (tf.constant(rng.randn(*s) * 2) for s in (shape, [8], shape))
+    spec = custom_ops.ACTIVATIONS[act]
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch([x, b, dy])
+        with tf.GradientTape(persistent=True) as inner:
+            inner.watch([x, b])
+            ys = [custom_ops.fused_bias_act(x, b, axis=axis, act=act, clamp=1.5, **kwargs),
+                  bias_act_reference(x, b, axis, act, spec.def_alpha, kwargs.get('gain', spec.def_gain), 1.5)]
+        firsts = [inner.gradient(y, [x, b], dy) for y in ys]
+        squares = [tf.add_n([tf.reduce_sum(g ** 2) for g in first]) for first in firsts]
+    seconds = [outer.gradient(square, [x, b, dy], unconnected_gradients='zero') for square in squares]
+    clamped = np.abs(ys[1]) == 1.5
+    assert 0.2 < clamped.mean() < 0.8 and not np.any(firsts[0][0].numpy()[clamped])
+    for actual, expected in zip(*([y, *first, *second] for y, first, second in zip(ys, firsts, seconds, strict=True)), strict=True):
+        close(actual, expected, 1e-6)  # alpha, gain and clamp are float32 in the op.
+
+
 def test_what_is_not_a_number_stays_so(native):
     x = tf.constant([np.nan, np.inf, -np.inf, 0.0])
     for act in custom_ops.ACTIVATIONS:
@@ -179,6 +201,8 @@ def test_what_is_not_a_number_stays_so(native):
         np.testing.assert_allclose(y, expected, rtol=1e-6, err_msg=act)
     y = tf.cast(custom_ops.fused_bias_act(tf.cast(x[:, tf.newaxis], tf.bfloat16)), tf.float32).numpy()[:, 0]
     np.testing.assert_array_equal(y, x)
+    y = custom_ops.fused_bias_act(x[:, tf.newaxis], clamp=256.0).numpy()[:, 0]
+    np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
 
 
 # ---- Derivatives ----

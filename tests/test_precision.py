@@ -193,7 +193,8 @@ def test_loss_scaling_finds_its_level(phase):
 
 @pytest.mark.slow
 def test_going_on_exactly_and_pickles_like_those_of_float32(data_dir, tmp_path, capsys):
-    settings = {**PLAIN, 'total_kimg': 0.048}
+    settings = {**PLAIN, 'total_kimg': 0.048, 'G_loss_args': dict(func_name='G_logistic_ns_pathreg'),
+                'D_loss_args': dict(func_name='D_logistic_r1')}
     train(data_dir, tmp_path / 'float32', resume=None, **settings)
     assert 'Precision: float32.\n' in capsys.readouterr().out
     settings['precision'] = 'mixed_float16'

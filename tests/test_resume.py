@@ -49,8 +49,8 @@ def assert_same_run(run_dir, expected_dir):
     def stats(folder):
         return [without_times(json.loads(line)) for line in (folder / 'stats.jsonl').read_text().splitlines()]
 
-    def events(folder):
-        return sorted((event.step, value.tag, value.simple_value) for path in folder.glob('events.*')
+    def events(folder):  # As text, in which NaN equals NaN: a tag that saw no finite value.
+        return sorted((event.step, value.tag, repr(value.simple_value)) for path in folder.glob('events.*')
                       for event in tf.compat.v1.train.summary_iterator(str(path)) for value in event.summary.value
                       if without_times({value.tag: 0}))
 

@@ -163,6 +163,7 @@ class BiasAct {
         const int64_t n = std::min(u.block, end - i);
         if (!patterned) fill(i, n);
         p.order == 0 ? forward(offset + i, n) : backward(offset + i, n);
+        if (p.clamp >= 0) p.order == 0 ? limit(n) : erase_limited(offset + i, n);
         store_row<T>(g.data(), static_cast<T*>(p.y) + offset + i, n, u.stream, staging.data());
         if (row) count(i, n, row);
       }
@@ -203,6 +204,17 @@ class BiasAct {
       for (int64_t i = 0; i < n; i++) out[i] += bias[i];
       activate<A>(p, out, n);
       for (int64_t i = 0; i < n; i++) out[i] *= gain;
+    }
+
+    void limit(int64_t n) {
+      const A clamp = p.clamp;
+      for (int64_t i = 0; i < n; i++) g[i] = g[i] < -clamp ? -clamp : g[i] > clamp ? clamp : g[i];  // Keeps NaN.
+    }
+
+    void erase_limited(int64_t start, int64_t n) {
+      const T* RESTRICT y = static_cast<const T*>(p.x) + start;
+      const A clamp = p.clamp;
+      for (int64_t i = 0; i < n; i++) g[i] = std::abs(to_float(y[i])) >= clamp ? A(0) : g[i];
     }
 
     void backward(int64_t start, int64_t n) {

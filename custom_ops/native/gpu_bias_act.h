@@ -115,6 +115,13 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
   for (int e = 0; e < V; e++)
     out[e] = p.order == 0 ? gain * activation(p, x[e] + bias.b[e])
                           : gain * (dy[e] + bias.c[e]) * derivative(p, poly, p.ref_is_y ? x[e] : x[e] + bias.b[e]);
+  if (p.clamp >= 0) {
+    const A clamp = p.clamp;
+#pragma unroll
+    for (int e = 0; e < V; e++)
+      if (p.order > 0) out[e] = fabs(x[e]) >= clamp ? 0 : out[e];
+      else out[e] = out[e] < -clamp ? -clamp : out[e] > clamp ? clamp : out[e];  // NaN stays NaN.
+  }
   store_vector<V>(out, static_cast<T*>(p.y) + first);
 }
 

@@ -90,7 +90,8 @@ REGISTER_OP("Stylegan2Upfirdn2d")
       .Attr("axis: int = 1")                                                                                    \
       .Attr("act: {'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'} = 'linear'") \
       .Attr("alpha: float = 0.0")                                                                               \
-      .Attr("gain: float = 1.0")
+      .Attr("gain: float = 1.0")                                                                                \
+      .Attr("clamp: float = -1.0")
 
 REGISTER_OP("Stylegan2BiasAct")
     .Input("x: T")
@@ -209,12 +210,14 @@ class BiasActOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("axis", &axis_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
     if (is_grad_) {
       OP_REQUIRES_OK(ctx, ctx->GetAttr("order", &p_.order));
       OP_REQUIRES_OK(ctx, ctx->GetAttr("ref_is_y", &ref_is_y));
       OP_REQUIRES_OK(ctx, ctx->GetAttr("want_db", &want_db_));
       OP_REQUIRES(ctx, p_.order >= 1 && p_.order <= kMaxOrder,
                   InvalidArgument("fused_bias_act: derivatives up to order ", kMaxOrder, " are known, received ", p_.order));
+      OP_REQUIRES(ctx, ref_is_y || p_.clamp < 0, InvalidArgument("fused_bias_act: only the result tells what was clamped"));
     }
     p_.ref_is_y = ref_is_y;
     while (act != names[p_.act]) p_.act = static_cast<Activation>(p_.act + 1);
@@ -234,7 +237,7 @@ class BiasActOp : public OpKernel {
     Tensor *y = nullptr, *db = nullptr;
     if (is_grad_) {
       const Tensor& ref = ctx->input(2);
-      const bool reads_ref = p.act != kLinear;
+      const bool reads_ref = p.act != kLinear || p.clamp >= 0;
       OP_REQUIRES(ctx, !reads_ref || ref.shape() == x.shape(), InvalidArgument("fused_bias_act: dy and its reference differ in shape"));
       p.x = reads_ref ? ref.data() : nullptr;
       p.dy = x.data();

@@ -37,13 +37,13 @@ struct UpfirdnParams {
 constexpr int kMaxOrder = 6;
 
 // Tensors are [outer, channels, inner]: NHWC is (N * H * W, C, 1), NCHW is (N, C, H * W).
-//   order 0:  y = gain * act(x + b).
-//   order n:  y = gain * (dy + c) * act^(n)(z) with z = x + b, or, where `ref_is_y` (relu and leaky relu, first order), with
-//             act'(z) told from the sign of x, which is then the result of order 0;
+//   order 0:  y = gain * act(x + b), within -clamp and clamp.
+//   order n:  y = gain * (dy + c) * act^(n)(z) with z = x + b, or, where `ref_is_y` (linear, relu and leaky relu, first order), with
+//             act'(z) told from the sign of x, which is then the result of order 0, and zero where that was clamped;
 //             and db[channel] = sum of y over outer and inner, unless db is null.
 // Derivatives of smooth activations are those of `coef`, see activations in the kernels.
 struct BiasActParams {
-  const void* x;        // Order 0: the input. Order n: the reference. Null where act is linear and order is 1.
+  const void* x;        // Order 0: the input. Order n: the reference. Null where act is linear, order is 1 and there is no clamp.
   const void* b;        // [channels], dtype. Null = zeros.
   const void* dy;       // Order n: the gradient of the result. Null for order 0.
   const void* c;        // Order n: [channels], dtype, added to dy. Null = zeros.
@@ -54,6 +54,7 @@ struct BiasActParams {
   int order;            // 0 .. kMaxOrder.
   int ref_is_y;
   float alpha, gain;
+  float clamp;          // Negative = none. Order n: only with ref_is_y.
   // The n-th derivative of tanh is a polynomial in t = tanh(z), that of sigmoid one in s = sigmoid(z): coef[i] belongs to t^i or s^i.
   // softplus^(n) = sigmoid^(n-1); swish^(n) = z * sigmoid^(n) + n * sigmoid^(n-1), and coef2 is that of sigmoid^(n-1).
   double coef[kMaxOrder + 2];
