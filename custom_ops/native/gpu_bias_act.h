@@ -103,7 +103,7 @@ struct Biases {
   }
 };
 
-// Writes y[first .. first + V) and leaves it, not rounded, in `out`.
+// Writes y[first .. first + V), unless y is null, and leaves it, not rounded, in `out`.
 template <class T, int V, class A>
 __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<A>& poly, const Biases<T, V>& bias, int64_t first,
                                       A (&out)[V]) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
   for (int e = 0; e < V; e++)
     out[e] = p.order == 0 ? gain * activation(p, x[e] + bias.b[e])
                           : gain * (dy[e] + bias.c[e]) * derivative(p, poly, p.ref_is_y ? x[e] : x[e] + bias.b[e]);
-  store_vector<V>(out, static_cast<T*>(p.y) + first);
+  if (p.y) store_vector<V>(out, static_cast<T*>(p.y) + first);
 }
 
 // ---- y alone ----

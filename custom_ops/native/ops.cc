@@ -227,7 +227,11 @@ class BiasActOp : public OpKernel {
       p.dy = x.data();
       p.c = vector(ctx, 1, p.channels);
       p.b = vector(ctx, 3, p.channels);
-      OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+      if (p.act == kLinear && p.order == 1 && p.gain == 1 && p.c == nullptr) {
+        ctx->set_output(0, x);  // dx is dy itself: there is nothing to write.
+      } else {
+        OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+      }
       OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({want_db_ ? p.channels : 0}), &db));
       p.db = want_db_ ? db->data() : nullptr;
     } else {
@@ -236,8 +240,8 @@ class BiasActOp : public OpKernel {
       OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
     if (!ctx->status().ok()) return;
-    p.y = y->data();
-    launch(ctx, p);
+    p.y = y ? y->data() : nullptr;
+    if (p.y || p.db) launch(ctx, p);
   }
 
  protected:
