@@ -1,6 +1,7 @@
 """dataset_tool.py against a plain writer of tf.train.Example on one thread; its memory; and the reader against the speed of training."""
 
 import argparse
+import concurrent.futures
 import contextlib
 import io
 import os
@@ -14,7 +15,7 @@ import PIL.Image
 
 from bench import networks, timing
 
-COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f'}
+COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f', 'decoding_per_s': '.0f', 'decoding_ratio': '.1f'}
 
 
 def main(argv, prog='python -m bench.dataset'):
@@ -81,26 +82,37 @@ def write_ours(folder, image_dir):
         dataset_tool.main(['create_from_images', folder, image_dir, '--shuffle=0'])
 
 
+def write_nothing(folder, image_dir):
+    """Pillow's part alone, on all cores: what a writer that took no time for anything else would take."""
+    def decode(names):
+        for name in names:
+            with PIL.Image.open(os.path.join(image_dir, name)) as image:
+                image.load()
+
+    os.makedirs(folder)
+    names = os.listdir(image_dir)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(decode, [names[start:start + 10] for start in range(0, len(names), 10)]))
+
+
 def measure_writing(work, kind, count, rounds):
-    """Row of the table: both writers on the same files, in turn, each in a process of its own. They must write the same images."""
+    """Row of the table: the writers on the same files, in turn, each in a process of its own. Two must write the same images."""
     from training import tfrecords
     save_pictures(f'{work}/images', kind, count, 256, distinct=min(count, 50))
-    seconds = {'plainly': [], 'ours': []}
+    seconds = {'nothing': [], 'plainly': [], 'ours': []}
     for _ in range(rounds):
         for name, times in seconds.items():
             times.append(float(timing.in_own_process(
                 f'import shutil, sys, time; from bench import dataset\nfor run in range(2):\n  start = time.perf_counter()\n'
                 f'  dataset.write_{name}(sys.argv[1], sys.argv[2])\n  if run == 0: shutil.rmtree(sys.argv[1])  # to warm up\n'
                 'print(time.perf_counter() - start)', f'{work}/{name}', f'{work}/images')))
-            levels = tfrecords.find_dataset(f'{work}/{name}').levels
-            if name == 'plainly':
-                os.rename(f'{work}/{name}', f'{work}/first')
-        assert all(np.array_equal(a, b) for path in levels.values() for a, b in zip(
-            tfrecords.read_images(path), tfrecords.read_images(path.replace(f'{work}/ours/ours', f'{work}/first/plain'))))
-        shutil.rmtree(f'{work}/first')
-        shutil.rmtree(f'{work}/ours')
-    plain, ours = (count / min(times) for times in seconds.values())
-    return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain}
+        pairs = zip(*[tfrecords.find_dataset(f'{work}/{name}').levels.values() for name in ('plainly', 'ours')], strict=True)
+        assert all(np.array_equal(a, b) for paths in pairs for a, b in zip(*map(tfrecords.read_images, paths), strict=True))
+        for name in seconds:
+            shutil.rmtree(f'{work}/{name}')
+    decoding, plain, ours = (count / min(times) for times in seconds.values())
+    return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain,
+            'decoding_per_s': decoding, 'decoding_ratio': decoding / plain}
 
 
 def peak_memory(work, count):

@@ -10,6 +10,7 @@ from bench import timing
 FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
 CHAIN = 16  # Small activations follow one another within a function, or its call would be all that is seen.
+NOISE = 1.05                     # Best times of one and the same function differ by so much from run to run.
 COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f',
            'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
 
@@ -36,8 +37,8 @@ def main(argv, prog):
         rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
         gc.collect()  # Traced functions hold their tensors in cycles.
     timing.report(rows, COLUMNS, args.json)
-    slower = [row['name'] for row in rows if row['ratio_ref'] > 1]
-    print(f'{len(rows)} rows; slower than the reference form: {", ".join(slower) or "none"}')
+    slower = [f'{row["name"]} ({row["ratio_ref"]:.2f})' for row in rows if row['ratio_ref'] > NOISE]
+    print(f'{len(rows)} rows; slower than the reference form, by over {NOISE - 1:.0%} in best times: {", ".join(slower) or "none"}')
 
 
 # ---- What is measured: (name, op, data_format, dtype, shape [N, C, H, W]) ----
@@ -57,7 +58,7 @@ def config_f_cases(max_resolution, batches):
         while res <= max_resolution:
             maps = {size: min(32768 // size, 512) for size in (res, res // 2)}  # Feature maps of config-f.
             found = [('fused_bias_act/forward', maps[res], res), ('fused_bias_act/backward', maps[res], res),
-                     ('fused_bias_act/forward', 3, res), ('fused_bias_act/backward', 3, res)]
+                     ('fused_bias_act/forward', 3, res), ('fused_bias_act/backward', 3, res)]  # ToRGB
             if res > 4:
                 found += [('upfirdn_2d/up1', maps[res], res),          # After the transposed convolutions, before the strided ones.
                           ('upfirdn_2d/up2', 3, res // 2),              # RGB pictures on their way up ...
@@ -93,12 +94,16 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     for impl in ('native', 'ref'):
         loader.set_impl(impl)
         results = functions[impl]()  # Traced here, once.
-    # Reads x, and dy where there is one, and writes the result.
+    # Reads x, and dy where there is one, and writes the result. The gradient of a bias alone reads dy and writes next to nothing.
     result = tf.nest.flatten(results)[0]
     total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + int(tf.size(result))) * x.dtype.size
+    if kind == 'backward' and act_of(x, data_format) == 'linear':
+        total //= 3
     part = tf.zeros([total // 2], tf.uint8)
     loader.set_impl('native')
-    functions['copy'] = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
+    copy = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
+    # A copy before each, or the second form would find in the caches what the first one has read.
+    functions = {'copy': copy, 'native': functions.pop('native'), 'copy again': copy, **functions}
     del results, result
     times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
     if not resamples:
@@ -115,6 +120,11 @@ def resampling(x, kind, data_format):
     return lambda: resample(x, FILTER, data_format=data_format)
 
 
+def act_of(x, data_format):
+    """What the networks apply to so many channels: RGB pictures get a bias alone."""
+    return 'linear' if x.shape[3 if data_format == 'NHWC' else 1] == 3 else 'lrelu'
+
+
 def bias_act(x, kind, data_format, impl):
     """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db. CHAIN times, if x is small."""
     import tensorflow as tf
@@ -122,33 +132,32 @@ def bias_act(x, kind, data_format, impl):
     import custom_ops
     from custom_ops import loader
     axis = 3 if data_format == 'NHWC' else 1
+    act = act_of(x, data_format)
     b = tf.cast(tf.random.normal([x.shape[axis]]), x.dtype)
-    dy = tf.cast(tf.random.normal(x.shape), x.dtype) if kind == 'backward' else None
-    gain = custom_ops.ACTIVATIONS['lrelu'].def_gain
+    gain = custom_ops.ACTIVATIONS[act].def_gain
 
-    def forward(x):
-        return custom_ops.fused_bias_act(x, b, axis=axis, act='lrelu')
+    def forward():
+        y = x
+        for _ in range(repeats(x)):
+            y = custom_ops.fused_bias_act(y, b, axis=axis, act=act)
+        return y
 
     def backward_native(dy):
-        return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x, b, axis=axis, act='lrelu', alpha=0.2, gain=gain,
-                                                        ref_is_y=True)
+        return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x if act == 'lrelu' else dy, b, axis=axis, act=act,
+                                                        alpha=0.2, gain=gain, ref_is_y=act == 'lrelu')
 
     def backward_ref(dy):
-        dx = tf.raw_ops.LeakyReluGrad(gradients=dy * tf.cast(gain, x.dtype), features=x, alpha=0.2)
+        dx = dy
+        if act == 'lrelu':
+            dx = tf.raw_ops.LeakyReluGrad(gradients=dy * tf.cast(gain, x.dtype), features=x, alpha=0.2)
         return dx, tf.reduce_sum(dx, [i for i in range(4) if i != axis])
 
-    def run():
-        if kind == 'forward':
-            y = x
-            for _ in range(repeats(x)):
-                y = forward(y)
-            return y
-        backward = backward_native if impl == 'native' else backward_ref
-        results = backward(dy)
-        for _ in range(repeats(x) - 1):
-            results = (*backward(results[0]), *results[1:])
-        return results
-    return run
+    if kind == 'forward':
+        return forward
+    # Each of its own: TensorFlow would compute sums of the same tensor once.
+    dys = [tf.cast(tf.random.normal(x.shape), x.dtype) for _ in range(repeats(x))]
+    backward = backward_native if impl == 'native' else backward_ref
+    return lambda: [backward(dy) for dy in dys]
 
 
 def repeats(x):

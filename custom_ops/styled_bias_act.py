@@ -30,7 +30,7 @@ def styled_bias_act(x, b=None, scale=None, noise=None, act='linear', gain=None, 
     none = tf.zeros([0], tf.float32)
     return loader.library().stylegan2_styled_bias_act(
         x, *(none if value is None else value for value in (scale, noise, b)), alpha=_STRAIGHT[act],
-        gain=ACTIVATIONS[act].def_gain if gain is None else gain, clamp=clamp or 0)
+        gain=ACTIVATIONS[act].def_gain if gain is None else gain, clamp=-1 if clamp is None else clamp)
 
 
 @tf.RegisterGradient('Stylegan2StyledBiasAct')
@@ -39,11 +39,9 @@ def _native_gradient(op, dy):
     y = op.outputs[0]
     has_scale, has_noise, has_b = (value.shape.num_elements() != 0 for value in (scale, noise, b))
     alpha, gain, clamp = (op.get_attr(name) for name in ('alpha', 'gain', 'clamp'))
-    if clamp:
-        dy = tf.where(tf.abs(y) < clamp, dy, tf.zeros([], dy.dtype))
     none = tf.zeros([0], dy.dtype)
-    dz, db = loader.loaded().stylegan2_bias_act_grad(  # The sign of the result tells the slope.
-        dy, none, y, none, axis=3, act='lrelu', alpha=alpha, gain=gain, order=1, ref_is_y=True, want_db=has_b)
+    dz, db = loader.loaded().stylegan2_bias_act_grad(  # The result tells the slope, and whether it was clamped.
+        dy, none, y, none, axis=3, act='lrelu', alpha=alpha, gain=gain, clamp=clamp, ref_is_y=True, want_db=has_b)
     dx, dscale, dnoise = dz, None, None
     if has_scale:
         dx = dz * tf.cast(scale[:, tf.newaxis, tf.newaxis], dz.dtype)
@@ -62,5 +60,4 @@ def styled_bias_act_reference(x, b, scale, noise, act, gain, clamp, data_format)
         x = x * tf.cast(scale[:, tf.newaxis, tf.newaxis] if axis == 3 else scale[:, :, tf.newaxis, tf.newaxis], x.dtype)
     if noise is not None:
         x = x + tf.cast(noise, x.dtype)
-    y = fused_bias_act(x, None if b is None else tf.cast(b, x.dtype), axis=axis, act=act, gain=gain)
-    return y if clamp is None else tf.clip_by_value(y, -clamp, clamp)
+    return fused_bias_act(x, None if b is None else tf.cast(b, x.dtype), axis=axis, act=act, gain=gain, clamp=clamp)

@@ -248,7 +248,8 @@ EMPTY = [(0, 3, 1), (0, 3, 4), (2, 0, 4), (0, 0, 0), (2, 3, 0)]
 
 
 def bias_act_cases(layout, seed):
-    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead, which names a buffer that is not aligned."""
+    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead, which names a buffer that is not aligned;
+    or it is 'db alone': then there is no y."""
     rng = np.random.RandomState(seed)
     for act, order in [*itertools.product(ACTS, range(4)), *((act, MAX_ORDER) for act in ACTS)]:
         for has_db in {False, order > 0}:
@@ -262,6 +263,8 @@ def bias_act_cases(layout, seed):
     for lead in ('x', 'b', 'dy', 'c', 'y', 'db'):
         yield SHAPES[layout][0], 'tanh', 1, True, True, True, False, lead
         yield SHAPES[layout][0], 'tanh', 1, True, True, False, False, lead
+    for shape in SHAPES[layout] + LONG[layout]:
+        yield shape, 'linear', 1, True, False, True, False, 'db alone'
     for shape in EMPTY:
         yield shape, 'swish', 0, True, False, False, False, None
         yield shape, 'swish', 2, True, True, True, False, None
@@ -294,19 +297,21 @@ def test_bias_act(programs, tmp_path, dtype, layout):
         params = BiasActParams(*[None] * 6, DTYPES.index(dtype), ACTS.index(act), order, ref_is_y, alpha, gain, clamp,
                                *coefficients(act, order), *shape)
         leads = {name: ITEMSIZE[dtype] * (name == lead) for name in ('x', 'b', 'dy', 'c', 'y', 'db')}
-        db_size = shape[1] if has_db else None
+        y_size, db_size = None if lead == 'db alone' else x.size, shape[1] if has_db else None
         cases.append(int64(1) + bytes(params) + input_buffer(x if reads_x else None, dtype, leads['x']) +
                      input_buffer(b, dtype, leads['b']) + input_buffer(dy if order else None, dtype, leads['dy']) +
-                     input_buffer(c, dtype, leads['c']) + output_buffer(x.size, dtype, leads['y']) +
+                     input_buffer(c, dtype, leads['c']) + output_buffer(y_size, dtype, leads['y']) +
                      output_buffer(db_size, dtype, leads['db']))
-        sizes.append((x.size + (db_size or 0)) * ITEMSIZE[dtype])
-        expected.append((y, scale, has_db, f'{shape} {act} order {order} b {has_b} c {has_c} db {has_db} ref_is_y {ref_is_y} lead {lead} '
+        sizes.append(((y_size or 0) + (db_size or 0)) * ITEMSIZE[dtype])
+        expected.append((y, y_size or 0, scale, has_db,
+                         f'{shape} {act} order {order} b {has_b} c {has_c} db {has_db} ref_is_y {ref_is_y} lead {lead} '
                          f'clamp {clamp}'))
-    for data, (y, scale, has_db, what) in zip(run(programs, tmp_path, cases, sizes), expected, strict=True):
+    for data, (y, y_size, scale, has_db, what) in zip(run(programs, tmp_path, cases, sizes), expected, strict=True):
         values = decode(data, dtype)
-        assert_close(values[:y.size], y, dtype, scale, what)
+        if y_size:
+            assert_close(values[:y_size], y, dtype, scale, what)
         if has_db:
-            assert_close(values[y.size:], y.sum((0, 2)), dtype, scale.sum((0, 2)), f'{what}: db')
+            assert_close(values[y_size:], y.sum((0, 2)), dtype, scale.sum((0, 2)), f'{what}: db')
 
 
 @needs_compiler

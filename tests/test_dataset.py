@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from tests import golden
+from tests.test_tfrecords import frame_record
 from training import dataset_writer, tfrecords
 from training.dataset import TFRecordDataset, load_dataset
 
@@ -151,7 +152,7 @@ def test_records_of_different_lengths_can_be_picked(folder, tmp_path):
             for number, record in enumerate(tfrecords.read_records(f'{folder}/counted-r{level:02d}.tfrecords')):
                 more = tf.train.Example(features=tf.train.Features(feature={
                     'more': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(number % 7)]))})).SerializeToString()
-                file.write(tfrecords.frame_record(record, more))
+                file.write(frame_record(record + more))
     for shuffle_mb in (0, 1):
         numbers = first_numbers(TFRecordDataset(target, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
         assert sorted(numbers[30:]) == list(range(NUM_IMAGES)) and (numbers[30:] == sorted(numbers[30:])) == (shuffle_mb == 0)

@@ -18,6 +18,7 @@ import pytest
 import dataset_tool
 from dnnlib import cli
 from tests import golden
+from tests.test_tfrecords import encode_example, frame_record
 from training import dataset_writer, image_folder, tfrecords
 
 SCRIPT = pathlib.Path(dataset_tool.__file__)
@@ -465,15 +466,15 @@ def spoil_byte_in_the_middle():
 
 def spoil_one_record_of_another_image():
     records = list(tfrecords.read_records('data/data-r02.tfrecords'))
-    records[7] = b''.join(tfrecords.encode_example(np.full([3, 4, 4], 255, np.uint8)))
-    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(tfrecords.frame_record, records)))
+    records[7] = encode_example(np.full([3, 4, 4], 255, np.uint8))
+    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(frame_record, records)))
     return 'data/data-r02.tfrecords: record 7 is not the image of that record of data/data-r03.tfrecords'
 
 
 def spoil_one_record_of_another_shape():
     records = list(tfrecords.read_records('data/data-r02.tfrecords'))
-    records[7] = b''.join(tfrecords.encode_example(np.full([3, 2, 8], 70, np.uint8)))
-    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(tfrecords.frame_record, records)))
+    records[7] = encode_example(np.full([3, 2, 8], 70, np.uint8))
+    pathlib.Path('data/data-r02.tfrecords').write_bytes(b''.join(map(frame_record, records)))
     return 'data/data-r02.tfrecords: record 7 is damaged (shape [3, 2, 8], expected [3, 4, 4])'
 
 

@@ -73,6 +73,20 @@ def test_label_file_is_the_originals(tmp_path):
         assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize('max_images', [None, 2, 4, 9])
+def test_source_with_images_to_leave_out_keeps_order_labels_and_limit(tmp_path, max_images):
+    images = random_images(7, 1, 4)
+    reasons = {1: None, 2: 'too dark', 5: None}
+    source = dataset_writer.Source((1, 4, 4), range(7), lambda number: reasons.get(number, images[number]), 7,
+                                   labels=np.eye(7), max_images=max_images)
+    results = list(dataset_writer.write_source(tmp_path / 'a', source))
+    expected = [0, 3, 4, 6][:max_images]
+    assert results == [reasons.get(number, True) for number in range(7)][:expected[-1] + 1 if max_images == len(expected) else None]
+    files = tfrecords.find_dataset(tmp_path / 'a')
+    np.testing.assert_array_equal(list(tfrecords.read_images(files.largest)), images[expected])
+    np.testing.assert_array_equal(tfrecords.load_labels(files.label_file, len(expected)), np.eye(7)[expected])
+
+
 @pytest.mark.parametrize('shape', [(3, 16, 8), (3, 12, 12), (3, 2, 2), (16, 16)])
 def test_image_of_impossible_shape_is_refused(tmp_path, shape):
     with pytest.raises(ValueError, match='expected an image of shape'):

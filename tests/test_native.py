@@ -205,6 +205,21 @@ def test_what_is_not_a_number_stays_so(native):
     np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
 
 
+def test_gradient_of_a_bias_alone_is_dy_itself_which_stays_as_it_is(native):
+    @tf.function
+    def gradients(dy):
+        dy = dy + 0  # A buffer of its own, which ops may write into.
+        dx, db = native.stylegan2_bias_act_grad(dy, tf.zeros([0]), dy, tf.zeros([3]), axis=1, act='linear')
+        return dx, db, tf.nn.relu(dx), dy
+    for shape in ((5, 3), (5, 3, 7), (40000, 3), (0, 3)):
+        values = np.random.RandomState(0).randn(*shape).astype(np.float32)
+        dx, db, changed, dy = gradients(tf.constant(values))
+        np.testing.assert_array_equal(dx, values)
+        np.testing.assert_array_equal(dy, values)
+        np.testing.assert_array_equal(changed, np.maximum(values, 0))
+        np.testing.assert_allclose(db, values.sum((0, *range(2, len(shape))), dtype=np.float64), rtol=1e-5, atol=1e-4)
+
+
 # ---- Derivatives ----
 
 def check_derivatives(func, inputs):

@@ -19,7 +19,7 @@ from dnnlib import storage
 from dnnlib.cli import UserError
 from training import tfrecords
 
-_CHUNK_BYTES = 1 << 20     # Pixels that a thread takes on at a time: the threads get in each other's way less with larger pieces.
+_CHUNK_BYTES = 2 << 20     # Pixels that a thread takes on at a time: the threads get in each other's way less with larger pieces.
 _RECORD_OVERHEAD = 64      # About what a record takes up beside its pixels.
 _DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
 
@@ -85,27 +85,27 @@ def write_source(tfrecord_dir, source, force=False, num_threads=None):
     Raises:
         UserError: As `new_dataset`, and what the source raises.
     """
-    def encode(items):  # -> for each item the list of its records, or None, or the reason for having none
+    def encode(items):  # -> for each item True, or why it is left out; the records of the others
         images = [source.decode(item) for item in items]
-        kept = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-        for index, records in zip(kept, encode_levels(np.stack([images[index] for index in kept])) if kept else []):
-            images[index] = records
-        return images
+        kept = [image for image in images if isinstance(image, np.ndarray)]
+        return [isinstance(image, np.ndarray) or image for image in images], encode_levels(np.stack(kept)) if kept else []
 
     num_threads = num_threads or os.cpu_count() or 1
     chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
-    kept = []
+    done, kept = 0, []
     with new_dataset(tfrecord_dir, force) as writer:
         writer.start(source.shape, source.expected_images)
-        with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as results:
-            for number, records in enumerate(itertools.chain.from_iterable(results)):
-                left_out = records is None or isinstance(records, str)
-                if not left_out:
-                    writer.add_records(records)
-                    if source.labels is not None:
-                        kept.append(number)
-                yield records if left_out else True
-                if writer.num_images == source.max_images:
+        with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as chunks:
+            for results, records in chunks:
+                room = source.max_images and source.max_images - writer.num_images
+                stored = [index for index, result in enumerate(results) if result is True][:room]
+                if stored:
+                    writer.add_records([level[:len(stored)] for level in records])
+                    kept += [done + index for index in stored]
+                done += len(results)
+                full = writer.num_images == source.max_images
+                yield from results[:stored[-1] + 1] if full else results
+                if full:
                     break
         if source.labels is not None:
             writer.add_labels(np.asarray(source.labels)[kept])
@@ -137,12 +137,12 @@ def _map_in_order(function, items, num_threads):
 # ---- Levels ----
 
 def encode_levels(images):
-    """[N, C, R, R], values in 0..255, any number type -> for each image a list of its records (bytes) at R, R/2, ... 4.
+    """[N, C, R, R], values in 0..255, any number type -> their records at R, R/2, ... 4, each uint8 [N, bytes of a record].
 
     Each level is the 2x2 box mean of the one above, before that was rounded; then rounded half to even.
     """
     levels = _integer_levels(images) if images.dtype == np.uint8 and images.shape[-1] <= 1024 else _float_levels(images)
-    return list(zip(*[[tfrecords.frame_record(*tfrecords.encode_example(image)) for image in level] for level in levels]))
+    return [tfrecords.encode_records(level) for level in levels]
 
 
 def _float_levels(images):
@@ -194,6 +194,7 @@ class DatasetWriter:
         self.num_images = 0
         self._prefix = os.path.join(folder, name)
         self._ending = ending
+        self._remote = storage.is_remote(folder)  # Its files take nothing but bytes.
         self._target = target
         self._shape = None  # That all images must have.
         self._files = []    # From the largest level down to 4x4,
@@ -221,13 +222,13 @@ class DatasetWriter:
             self.start(image.shape)
         if image.shape != self._shape:
             raise ValueError(f'expected an image of shape {list(self._shape)}, as the first one, got {list(image.shape)}')
-        self.add_records(*encode_levels(image[np.newaxis]))
+        self.add_records(encode_levels(image[np.newaxis]))
 
-    def add_records(self, records):
-        """Append an image as the list of its records that `encode_levels` makes."""
-        for file, record in zip(self._files, records, strict=True):
-            file.write(record)
-        self.num_images += 1
+    def add_records(self, levels):
+        """Append images as the records that `encode_levels` makes: for each level uint8 [N, bytes of a record]."""
+        for file, records in zip(self._files, levels, strict=True):
+            file.write(records.tobytes() if self._remote else records)
+        self.num_images += len(levels[0])
 
     def add_labels(self, labels):
         """Store the labels of the images added: [num_images, label_size], any number type, kept as float32."""

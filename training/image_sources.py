@@ -215,7 +215,7 @@ def letterbox(image, width, height):
 
 def to_chw(image):
     """PIL image, gray or RGB -> uint8 [C, H, W]."""
-    pixels = b''.join(band.tobytes() for band in image.split())  # faster than to have NumPy turn the axes
+    pixels = b''.join(image.tobytes('raw', band) for band in image.getbands())  # faster than to have NumPy turn the axes
     return np.frombuffer(pixels, np.uint8).reshape(-1, image.height, image.width)
 
 

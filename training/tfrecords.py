@@ -35,9 +35,9 @@ _MAX_DIFFERENCE = 24       # Mean difference from the 2x2 means of the level abo
 _FRAME_BYTES = 16  # what a record takes up beside its data
 
 
-def _masked_crc(*parts):
-    """CRC-32C of bytes given in parts, rotated and offset as the TFRecord format asks -> 4 bytes."""
-    crc = functools.reduce(google_crc32c.extend, parts, 0)
+def _masked_crc(data):
+    """CRC-32C of bytes or of a uint8 array, rotated and offset as the TFRecord format asks -> 4 bytes."""
+    crc = google_crc32c.value(data)
     return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
 
 
@@ -46,11 +46,6 @@ def _frame_header(length):
     """What stands before the data of a record of `length` bytes -> 12 bytes."""
     encoded = struct.pack('<Q', length)
     return encoded + _masked_crc(encoded)
-
-
-def frame_record(*parts):
-    """The data of a record, bytes given in parts, as it stands in a .tfrecords file -> bytes."""
-    return b''.join([_frame_header(sum(map(len, parts))), *parts, _masked_crc(*parts)])
 
 
 def _damaged(path, number, what):
@@ -133,10 +128,23 @@ def _around_pixels(shape):
     return example[:end - len(pixels)], example[end:]
 
 
-def encode_example(image):
-    """uint8 [C, H, W] -> the tf.train.Example as a list of bytes: same image, same bytes, for the features are sorted by name."""
-    before, after = _around_pixels(image.shape)
-    return [before, image.tobytes(), after]
+def encode_records(images):
+    """uint8 [N, C, H, W] -> uint8 [N, bytes of a record]: their records as they stand in a .tfrecords file.
+
+    Same image, same bytes, for the features are sorted by name.
+    """
+    before, after = _around_pixels(images.shape[1:])
+    pixels = images.reshape(len(images), -1)
+    length = len(before) + pixels.shape[1] + len(after)
+    records = np.empty([len(images), length + _FRAME_BYTES], np.uint8)
+    start = _frame_header(length) + before
+    end = len(start) + pixels.shape[1]
+    records[:, :len(start)] = np.frombuffer(start, np.uint8)
+    records[:, len(start):end] = pixels
+    records[:, end:-4] = np.frombuffer(after, np.uint8)
+    for record in records:
+        record[-4:] = np.frombuffer(_masked_crc(record[12:-4]), np.uint8)
+    return records
 
 
 def _read_varint(message, position):

@@ -85,7 +85,9 @@ class BiasAct {
     // A block is a whole number of pixels, if they are small enough, so that one copy of the bias fits all blocks.
     block = p.inner == 1 && p.channels <= kBlock ? kBlock / p.channels * p.channels : kBlock;
     block = std::min(block, slab);
-    unit = std::max<int64_t>(1, (1 << 16) / block) * block;
+    // Parts of about 2^16 elements and of one size.
+    const int64_t blocks = (slab + block - 1) / block, parts = (slab + (1 << 16) - 1) >> 16;
+    unit = (blocks + parts - 1) / parts * block;
     units = (slab + unit - 1) / unit;
   }
 
@@ -128,11 +130,18 @@ class BiasAct {
 
     explicit Work(const BiasAct& u)
         : u(u), p(u.p), patterned(p.inner == 1 && u.block % p.channels == 0),
-          reads_x(p.order == 0 || p.act != kLinear),
+          reads_x(p.order == 0 || p.act != kLinear || p.clamp >= 0),
           curved(p.order > 1 || (p.act != kLinear && p.act != kRelu && p.act != kLeakyRelu)),
           b(u.block, A(0)), c(p.order ? u.block : 0, A(0)), z(curved ? u.block : 0), g(u.block),
           sums(p.db && patterned ? u.block : 0), staging(u.stream ? kBlock : 0) {
       if (patterned) fill(0, u.block);
+    }
+
+    // Where a block is computed: in its place, or where it is converted or streamed from, and curves always find it aligned.
+    A* target(int64_t start) {
+      if constexpr (std::is_same_v<T, A>)
+        if (p.y && !u.stream && !curved) return static_cast<T*>(p.y) + start;
+      return g.data();
     }
 
     // Biases of the elements [start, start + n) of a slab.
@@ -162,79 +171,96 @@ class BiasAct {
       for (int64_t i = start; i < end; i += u.block) {
         const int64_t n = std::min(u.block, end - i);
         if (!patterned) fill(i, n);
-        p.order == 0 ? forward(offset + i, n) : backward(offset + i, n);
-        if (p.clamp >= 0) p.order == 0 ? limit(n) : erase_limited(offset + i, n);
-        store_row<T>(g.data(), static_cast<T*>(p.y) + offset + i, n, u.stream, staging.data());
-        if (row) count(i, n, row);
+        A* out = target(offset + i);
+        p.order == 0 ? forward(offset + i, n, out) : backward(offset + i, n, out);
+        if (p.y && out == g.data()) store_row<T>(out, static_cast<T*>(p.y) + offset + i, n, u.stream, staging.data());
+        if (row && !patterned) count(i, n, out, row);
       }
-      if (row && patterned)
-        for (int64_t i = 0; i < u.block; i += p.channels)
-          for (int64_t j = 0; j < p.channels; j++) row[j] += sums[i + j];
+      if (!row || !patterned) return;
+      for (int64_t pixels = u.block / p.channels, half; pixels > 1; pixels = half) {  // Folded until one pixel is left.
+        half = (pixels + 1) / 2;
+        A* first = sums.data();
+        const A* second = first + half * p.channels;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < (pixels - half) * p.channels; i++) first[i] += second[i];
+      }
+      std::copy_n(sums.data(), p.channels, row);
     }
 
     A* u_partial() { return const_cast<A*>(u.partial.data()); }
 
-    void count(int64_t start, int64_t n, A* row) {
-      if (patterned) {
-        for (int64_t i = 0; i < n; i++) sums[i] += g[i];
-        return;
-      }
+    void count(int64_t start, int64_t n, const A* out, A* row) {
       int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
       for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
         const int64_t m = std::min(rest, n - i);
-        row[channel] += Array<A>(g.data() + i, m).sum();
+        row[channel] += Eigen::Map<const Eigen::Array<A, Eigen::Dynamic, 1>>(out + i, m).sum();
         i += m;
       }
     }
 
-    void forward(int64_t start, int64_t n) {
-      const T* RESTRICT x = static_cast<const T*>(p.x) + start;
-      const A* RESTRICT bias = b.data();
-      A* RESTRICT out = g.data();
+    // out[i] = value(i), added up on the way where every block has the same channels: memory is read without a pause. `out` may be the
+    // place of x or of dy, element by element.
+    template <typename Value>
+    INLINE void each(int64_t n, A* out, const Value& value) {
+      A* total = sums.data();
+      if (sums.empty()) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) out[i] = value(i);
+      } else {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) {
+          const A v = value(i);
+          out[i] = v;
+          total[i] += v;
+        }
+      }
+    }
+
+    void forward(int64_t start, int64_t n, A* out) {
+      const T* x = static_cast<const T*>(p.x) + start;
+      const A* bias = b.data();
       const A gain = p.gain;
       if (p.act == kLinear || p.act == kLeakyRelu) {
         const A below = p.act == kLinear ? gain : gain * A(p.alpha);
-        for (int64_t i = 0; i < n; i++) {
+        each(n, out, [=](int64_t i) {
           const A sum = to_float(x[i]) + bias[i];
-          out[i] = sum * (sum > 0 ? gain : below);
-        }
+          return sum * (sum > 0 ? gain : below);
+        });
+        if (p.clamp >= 0) limit(out, n);
         return;
       }
       load_row<T>(x, out, n);
       for (int64_t i = 0; i < n; i++) out[i] += bias[i];
       activate<A>(p, out, n);
       for (int64_t i = 0; i < n; i++) out[i] *= gain;
+      if (p.clamp >= 0) limit(out, n);
     }
 
-    void limit(int64_t n) {
+    void limit(A* out, int64_t n) {
       const A clamp = p.clamp;
-      for (int64_t i = 0; i < n; i++) g[i] = g[i] < -clamp ? -clamp : g[i] > clamp ? clamp : g[i];  // Keeps NaN.
+      for (int64_t i = 0; i < n; i++) out[i] = out[i] < -clamp ? -clamp : out[i] > clamp ? clamp : out[i];  // Keeps NaN.
     }
 
-    void erase_limited(int64_t start, int64_t n) {
-      const T* RESTRICT y = static_cast<const T*>(p.x) + start;
-      const A clamp = p.clamp;
-      for (int64_t i = 0; i < n; i++) g[i] = std::abs(to_float(y[i])) >= clamp ? A(0) : g[i];
-    }
-
-    void backward(int64_t start, int64_t n) {
-      const T* RESTRICT x = static_cast<const T*>(p.x) + (reads_x ? start : 0);
-      const T* RESTRICT dy = static_cast<const T*>(p.dy) + start;
-      const A* RESTRICT bias = b.data();
-      const A* RESTRICT added = c.data();
-      A* RESTRICT out = g.data();
+    void backward(int64_t start, int64_t n, A* out) {
+      const T* x = static_cast<const T*>(p.x) + (reads_x ? start : 0);
+      const T* dy = static_cast<const T*>(p.dy) + start;
+      const A* bias = b.data();
+      const A* added = c.data();
       const A gain = p.gain;
-      if (p.order == 1 && p.act == kLinear) {
-        for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * gain;
-        return;
+      if (p.order == 1 && p.clamp >= 0) {  // x is the result.
+        const A clamp = p.clamp, below = p.act == kLinear ? gain : p.act == kRelu ? A(0) : gain * A(p.alpha);
+        return each(n, out, [=](int64_t i) {
+          const A y = to_float(x[i]), slope = y > 0 ? gain : below;
+          return (to_float(dy[i]) + added[i]) * (std::abs(y) >= clamp ? A(0) : slope);
+        });
       }
+      if (p.order == 1 && p.act == kLinear) return each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * gain; });
       if (p.order == 1 && (p.act == kRelu || p.act == kLeakyRelu)) {
         const A below = p.act == kRelu ? A(0) : gain * A(p.alpha);
-        if (p.ref_is_y) {
-          for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * (to_float(x[i]) > 0 ? gain : below);
-        } else {
-          for (int64_t i = 0; i < n; i++) out[i] = (to_float(dy[i]) + added[i]) * (to_float(x[i]) + bias[i] > 0 ? gain : below);
-        }
+        if (p.ref_is_y)
+          each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * (to_float(x[i]) > 0 ? gain : below); });
+        else
+          each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * (to_float(x[i]) + bias[i] > 0 ? gain : below); });
         return;
       }
       A* RESTRICT point = z.data();
@@ -242,7 +268,7 @@ class BiasAct {
       for (int64_t i = 0; i < n; i++) point[i] += bias[i];
       derive<A>(p, point, n);
       load_row<T>(dy, out, n);
-      for (int64_t i = 0; i < n; i++) out[i] = (out[i] + added[i]) * point[i] * gain;
+      each(n, out, [=](int64_t i) { return (out[i] + added[i]) * point[i] * gain; });
     }
   };
 };

@@ -17,8 +17,9 @@ namespace stylegan2 {
 // Runs body(first, last) over parts of [0, total), several at once; `cost` is about the nanoseconds of one unit.
 using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& body)>;
 
-// Results beyond this size would leave the caches before the next op reads them: they are written around the caches.
-constexpr int64_t kStreamBytes = 8 << 20;
+// Results beyond this size are written around the caches: they would displace much else, and where they land is seldom cached, so that
+// each line would be read before it is written.
+constexpr int64_t kStreamBytes = 2 << 20;
 
 // The type sums are kept in.
 template <typename T> struct AccumulatorOf { using type = float; };

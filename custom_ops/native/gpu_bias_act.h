@@ -103,7 +103,7 @@ struct Biases {
   }
 };
 
-// Writes y[first .. first + V) and leaves it, not rounded, in `out`.
+// Writes y[first .. first + V), unless y is null, and leaves it, not rounded, in `out`.
 template <class T, int V, class A>
 __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<A>& poly, const Biases<T, V>& bias, int64_t first,
                                       A (&out)[V]) {
@@ -122,7 +122,7 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
       if (p.order > 0) out[e] = fabs(x[e]) >= clamp ? 0 : out[e];
       else out[e] = out[e] < -clamp ? -clamp : out[e] > clamp ? clamp : out[e];  // NaN stays NaN.
   }
-  store_vector<V>(out, static_cast<T*>(p.y) + first);
+  if (p.y) store_vector<V>(out, static_cast<T*>(p.y) + first);
 }
 
 // ---- y alone ----

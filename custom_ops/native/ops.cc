@@ -131,7 +131,7 @@ REGISTER_OP("Stylegan2StyledBiasAct")
     .Attr("T: {float, bfloat16, half}")
     .Attr("alpha: float = 1.0")
     .Attr("gain: float = 1.0")
-    .Attr("clamp: float = 0.0")  // 0 = none.
+    .Attr("clamp: float = -1.0")
     .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
 
 // The measure of the other ops: reads and writes every byte once, around the caches.
@@ -243,7 +243,11 @@ class BiasActOp : public OpKernel {
       p.dy = x.data();
       p.c = vector(ctx, 1, p.channels);
       p.b = vector(ctx, 3, p.channels);
-      OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+      if (p.act == kLinear && p.order == 1 && p.gain == 1 && p.clamp < 0 && p.c == nullptr) {
+        ctx->set_output(0, x);  // dx is dy itself: there is nothing to write.
+      } else {
+        OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+      }
       OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({want_db_ ? p.channels : 0}), &db));
       p.db = want_db_ ? db->data() : nullptr;
     } else {
@@ -252,8 +256,8 @@ class BiasActOp : public OpKernel {
       OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
     if (!ctx->status().ok()) return;
-    p.y = y->data();
-    launch(ctx, p);
+    p.y = y ? y->data() : nullptr;
+    if (p.y || p.db) launch(ctx, p);
   }
 
  protected:
@@ -317,7 +321,7 @@ class StyledBiasActOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
-    if (p_.clamp <= 0) p_.clamp = std::numeric_limits<float>::infinity();
+    if (p_.clamp < 0) p_.clamp = std::numeric_limits<float>::infinity();
     p_.dtype = dtype_of<T>();
   }
 

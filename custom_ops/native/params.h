@@ -47,7 +47,7 @@ struct BiasActParams {
   const void* b;        // [channels], dtype. Null = zeros.
   const void* dy;       // Order n: the gradient of the result. Null for order 0.
   const void* c;        // Order n: [channels], dtype, added to dy. Null = zeros.
-  void* y;              // The result, like x.
+  void* y;              // The result, like x. Null = only db is wanted.
   void* db;             // Order n: [channels], dtype. Null = not wanted.
   DataType dtype;
   Activation act;
