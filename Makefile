@@ -126,11 +126,10 @@ reference-check: .venv/.installed .venv-torch/.installed ## compare the feature 
 	$(PY) -m tests.reference.check .reference
 	rm -rf .reference
 
-bench: .venv/.installed ## measure speed, side by side; `python -m bench PAGE --help` for more
-	$(PY) -m bench ops --json .bench/ops.json
-	$(PY) -m bench dataset
-	$(PY) -m bench metrics --json .bench/metrics.json
-	$(PY) -m bench projector --network=tests/data/faces32.pkl
+BENCH_PAGES ?= ops data generator training startup metrics projector
+
+bench: .venv/.installed ## measure speed, page by page; `python -m bench PAGE --help` for more
+	@for page in $(BENCH_PAGES); do echo; echo "== $$page"; $(PY) -m bench $$page --json .bench/$$page.json || exit 1; done
 
 clean: ## remove the environments, the demo's results and caches; results/ and datasets/ stay
 	rm -rf .venv .venv-torch $(VERSIONS:%=.venv-%) .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build

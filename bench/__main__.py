@@ -5,7 +5,7 @@ import os
 import sys
 
 PAGES = {
-    'dataset': 'dataset_tool.py against a plain writer, its memory, and the reader against the speed of training',
+    'data': 'dataset_tool.py against a plain writer, its memory, and the reader against the speed of training',
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
     'metrics': 'evaluation of metrics against bare networks; precision and recall in blocks against plain NumPy',
     'projector': "the projector's step against its generator and distance alone, forward and backward",

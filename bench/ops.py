@@ -11,7 +11,7 @@ FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
 CHAIN = 16  # Small activations follow one another within a function, or its call would be all that is seen.
 NOISE = 1.05                     # Best times of one and the same function differ by so much from run to run.
-COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f',
+COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f', 'before': '.2f',
            'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
 
 
@@ -36,7 +36,7 @@ def main(argv, prog):
     for case in tqdm([case for case in cases if args.only in case[0]], disable=None):
         rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
         gc.collect()  # Traced functions hold their tensors in cycles.
-    timing.report(rows, COLUMNS, args.json)
+    timing.report(rows, COLUMNS, args.json, before=('ops', 'ratio_copy'))
     slower = [f'{row["name"]} ({row["ratio_ref"]:.2f})' for row in rows if row['ratio_ref'] > NOISE]
     print(f'{len(rows)} rows; slower than the reference form, by over {NOISE - 1:.0%} in best times: {", ".join(slower) or "none"}')
 

@@ -4,7 +4,7 @@ import argparse
 
 from bench import networks, timing
 
-COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f'}
+COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f', 'before': '.3f'}
 
 
 def main(argv, prog):
@@ -26,9 +26,9 @@ def main(argv, prog):
         for count in map(int, args.minibatch.split(',')):
             times = timing.interleaved(functions(Gs, distance, count), args.rounds)
             (step, step_best), (bare, bare_best) = times['step'], times['bare']
-            rows.append({'name': f'{distance}/{count}x{Gs.output_shape[2]}', 'step_ms': step, 'step_best_ms': step_best, 'bare_ms': bare,
-                         'bare_best_ms': bare_best, 'ratio': step_best / bare_best})
-    timing.report(rows, COLUMNS, args.json)
+            rows.append({'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step, 'step_best_ms': step_best,
+                         'bare_ms': bare, 'bare_best_ms': bare_best, 'ratio': step_best / bare_best})
+    timing.report(rows, COLUMNS, args.json, before=('projector', 'ratio'))
 
 
 def functions(Gs, distance, count):

@@ -20,8 +20,9 @@ def main(argv, prog):
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--rounds', help='times each command is started', type=int, default=3, metavar='N')
-    parser.add_argument('--config', help='configuration that is trained, and whose pictures are made', default='config-f', metavar='NAME')
+    parser.add_argument('--config', help='configuration whose picture is made', default='config-f', metavar='NAME')
     parser.add_argument('--resolution', help='resolution of the pictures', type=int, default=256, metavar='N')
+    parser.add_argument('--training-config', help='configuration that is trained', default='config-e', metavar='NAME')
     parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
     parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=8, metavar='N')
     args = parser.parse_args(argv)
@@ -33,8 +34,8 @@ def main(argv, prog):
         cases = [(f'startup/help/{name}', [f'{name}.py', '--help'], None, 0.5) for name in COMMANDS]
         cases.append((f'startup/first picture/{args.config}/{args.resolution}', [
             'run_generator.py', 'generate-images', f'--network={work}/network.pkl', '--seeds=1', f'--result-dir={work}/results'], None, 8))
-        cases.append((f'startup/first step/{args.config}/{args.training_resolution}/mb{args.minibatch}', [
-            'run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results', f'--config={args.config}',
+        cases.append((f'startup/first step/{args.training_config}/{args.training_resolution}/mb{args.minibatch}', [
+            'run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results', f'--config={args.training_config}',
             f'--minibatch-size={args.minibatch}', f'--minibatch-gpu={args.minibatch}', '--metrics=none'], 'Compiled in', 25))
         found = {name: [] for name, *_ in cases}
         for _ in range(args.rounds):

@@ -37,7 +37,7 @@ def parse(case):
 
 def measure(case, kinds, rounds, layers=False):
     """Rows of a case, for each kind (precision, form of the ops). 'speedup' is over the first kind."""
-    from training.precision import dtype_of
+    from training.configs import PRECISIONS
     config, resolution, minibatch = parse(case)
     part = min(minibatch, PART)
     functions, trainers = {}, {}
@@ -51,10 +51,10 @@ def measure(case, kinds, rounds, layers=False):
         costs.report_layers(products)
     flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})
     least = costs.training_bytes(trainer, part) / 2 ** 20
-    times = timing.interleaved({**functions, **limits.matmuls(dict.fromkeys(dtype_of(precision) for precision, _ in kinds))}, rounds)
+    times = timing.interleaved({**functions, **limits.matmuls(dict.fromkeys(PRECISIONS[precision] for precision, _ in kinds))}, rounds)
     rows, first = [], None
     for kind in kinds:
-        kind_rows = rows_of(kind, times, flop, limits.matmul_rate(times, dtype_of(kind[0])), trainers[kind].num_traces())
+        kind_rows = rows_of(kind, times, flop, limits.matmul_rate(times, PRECISIONS[kind[0]]), trainers[kind].num_traces())
         peak = float(timing.in_own_process('import sys; from bench import training; training.print_peak(*sys.argv[1:])', case, *kind))
         kind_rows['iteration'].update(peak_mb=peak, least_mb=least, memory_ratio=peak / least)
         first = first or kind_rows

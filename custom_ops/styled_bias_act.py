@@ -25,12 +25,14 @@ def styled_bias_act(x, b=None, scale=None, noise=None, act='linear', gain=None, 
     Returns:
         Images of x's shape and type. Differentiable to any order.
     """
-    if data_format != 'NHWC' or act not in _STRAIGHT or x.dtype == tf.float64 or loader.library() is None:
+    gain = ACTIVATIONS[act].def_gain if gain is None else gain
+    fits = data_format == 'NHWC' and act in _STRAIGHT and gain > 0 and x.dtype != tf.float64
+    if not fits or loader.library() is None:
         return styled_bias_act_reference(x, b, scale, noise, act, gain, clamp, data_format)
     none = tf.zeros([0], tf.float32)
     return loader.library().stylegan2_styled_bias_act(
         x, *(none if value is None else value for value in (scale, noise, b)), alpha=_STRAIGHT[act],
-        gain=ACTIVATIONS[act].def_gain if gain is None else gain, clamp=-1 if clamp is None else clamp)
+        gain=gain, clamp=-1 if clamp is None else clamp)
 
 
 @tf.RegisterGradient('Stylegan2StyledBiasAct')

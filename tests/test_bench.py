@@ -128,7 +128,7 @@ def test_the_page_of_startup(tmp_path):
     startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
-                         'startup/first step/config-f/8/mb4'}
+                         'startup/first step/config-e/8/mb4'}
     assert rows['startup/help/run_training']['best_s'] < rows['startup/first picture/config-f/8']['best_s']
 
 
@@ -161,9 +161,9 @@ def test_the_page_of_the_projector(tmp_path, capsys):
     path = tmp_path / 'p.json'
     projector.main(['--rounds=3', '--resolution=8', '--minibatch=1,2', '--distance=pixel', f'--json={path}'], 'bench')
     rows = json.loads(path.read_text())
-    assert [row['name'] for row in rows] == ['pixel/1x8', 'pixel/2x8']
+    assert [row['name'] for row in rows] == ['projector/pixel/8/b1', 'projector/pixel/8/b2']
     assert all(row['ratio'] == row['step_best_ms'] / row['bare_best_ms'] and row['step_best_ms'] <= row['step_ms'] for row in rows)
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', 'pixel/1x8', 'pixel/2x8']
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', *(row['name'] for row in rows)]
 
 
 @pytest.mark.slow

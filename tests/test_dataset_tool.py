@@ -520,8 +520,8 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc, which only Linux has')
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    from bench import dataset
-    few, many = (dataset.peak_memory(str(tmp_path), count) for count in (2000, 20000))
+    from bench import data
+    few, many = (data.peak_memory(str(tmp_path), count) for count in (2000, 20000))
     assert many - few < 50
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import custom_ops
 from custom_ops import loader
 from custom_ops.fused_bias_act import bias_act_reference
+from custom_ops.styled_bias_act import styled_bias_act_reference
 from custom_ops.upfirdn_2d import upfirdn_reference
 
 TOLERANCES = {'float32': 2e-6, 'float64': 1e-12, 'bfloat16': 1e-2, 'float16': 2e-3}
@@ -193,6 +194,53 @@ def test_clamp(native, act, kwargs, shape, axis):
         close(actual, expected, 1e-6)  # alpha, gain and clamp are float32 in the op.
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('act, clamp', [('lrelu', None), ('lrelu', 0.75), ('linear', 0.75), ('relu', None), ('swish', 0.75)])
+@pytest.mark.parametrize('shape, one_noise, without', [
+    ((2, 5, 7, 33), False, []), ((3, 4, 4, 8), True, []), ((2, 64, 64, 96), False, []), ((1, 2, 1, 2500), False, []),
+    ((0, 4, 4, 8), False, []), ((2, 3, 3, 5), False, ['scale']), ((2, 3, 3, 5), False, ['noise']),
+    ((2, 3, 3, 5), False, ['b', 'scale', 'noise'])])
+def test_styled_bias_act_equals_the_reference(native, shape, one_noise, without, act, clamp, dtype):
+    """Values, gradients and the gradients of their squares, where the reference takes them in float64."""
+    n, h, w, c = shape
+    rng = np.random.RandomState(0)
+    shapes = {'x': shape, 'b': [c], 'scale': [n, c], 'noise': [1 if one_noise else n, h, w, 1]}
+    inputs = {name: rng.randn(*size) for name, size in shapes.items() if name not in without}
+    inputs['x'] = tf.cast(tf.cast(inputs['x'], dtype), tf.float64)  # What all types can tell.
+    dy = tf.cast(tf.cast(rng.randn(*shape), dtype), tf.float64)
+
+    def gradients(func, x_dtype, other_dtype):
+        values = {name: tf.cast(value, x_dtype if name == 'x' else other_dtype) for name, value in inputs.items()}
+        with tf.GradientTape() as outer:
+            outer.watch(values)
+            with tf.GradientTape() as inner:
+                inner.watch(values)
+                y = func(**values)
+            first = inner.gradient(y, values, tf.cast(dy, x_dtype))
+            squares = tf.add_n([tf.reduce_sum(tf.cast(g, tf.float64) ** 2) for g in first.values()])
+        second = outer.gradient(squares, values, unconnected_gradients='zero')
+        return {'y': y, **first, **{f'second {name}': value for name, value in second.items()}}
+
+    def reference(x, b=None, scale=None, noise=None):
+        return styled_bias_act_reference(x, b, scale, noise, act, None, clamp, 'NHWC')
+    actual = gradients(lambda **values: custom_ops.styled_bias_act(**values, act=act, clamp=clamp, data_format='NHWC'), dtype, tf.float32)
+    expected = gradients(reference, tf.float64, tf.float64)
+    assert actual['y'].dtype == actual['x'].dtype == dtype
+    if dtype == 'float32':
+        for name in expected:
+            close(tf.cast(actual[name], tf.float64), expected[name], 2e-5, name)
+    else:  # Whether a rounded value was clamped may differ, and gradients with it.
+        close(tf.cast(actual['y'], tf.float64), expected['y'], TOLERANCES[dtype], 'y')
+        if clamp is None:
+            close(tf.cast(actual['x'], tf.float64), expected['x'], 3 * TOLERANCES[dtype], 'x')
+
+
+def test_styled_bias_act_refuses_what_does_not_fit(native):
+    for kwargs in ({'b': tf.zeros([3])}, {'scale': tf.zeros([1, 4])}, {'noise': tf.zeros([3, 2, 2, 1])}):
+        with pytest.raises(tf.errors.InvalidArgumentError, match='styled_bias_act: expected'):
+            custom_ops.styled_bias_act(tf.zeros([2, 2, 2, 4]), **kwargs, data_format='NHWC')
+
+
 def test_what_is_not_a_number_stays_so(native):
     x = tf.constant([np.nan, np.inf, -np.inf, 0.0])
     for act in custom_ops.ACTIVATIONS:
@@ -202,6 +250,8 @@ def test_what_is_not_a_number_stays_so(native):
     y = tf.cast(custom_ops.fused_bias_act(tf.cast(x[:, tf.newaxis], tf.bfloat16)), tf.float32).numpy()[:, 0]
     np.testing.assert_array_equal(y, x)
     y = custom_ops.fused_bias_act(x[:, tf.newaxis], clamp=256.0).numpy()[:, 0]
+    np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
+    y = custom_ops.styled_bias_act(tf.reshape(x, [1, 2, 2, 1]), clamp=256.0, data_format='NHWC').numpy().ravel()
     np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
 
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import shutil
-import sys
 import tempfile
 import time
 
@@ -15,10 +14,11 @@ import PIL.Image
 
 from bench import networks, timing
 
-COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f', 'decoding_per_s': '.0f', 'decoding_ratio': '.1f'}
+COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f', 'before': '.1f', 'decoding_per_s': '.0f',
+           'decoding_ratio': '.1f'}
 
 
-def main(argv, prog='python -m bench.dataset'):
+def main(argv, prog):
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--rounds', help='times each writer is timed', type=int, default=3, metavar='N')
@@ -27,16 +27,18 @@ def main(argv, prog='python -m bench.dataset'):
     args = parser.parse_args(argv)
 
     print(timing.machine())
-    rows = []
+    rows, others = [], []
     with tempfile.TemporaryDirectory() as work:
         if 'writing' in args.only:
             rows += [measure_writing(f'{work}/{kind}', kind, args.images, args.rounds) for kind in ('jpeg', 'png')]
-            timing.report(rows, COLUMNS, args.json)
+            timing.report(rows, COLUMNS, before=('data', 'ratio'))
         if 'memory' in args.only:
             few, many = (peak_memory(work, count) for count in (2000, 20000))
             print(f'Peak memory of create_from_images: {few:.0f} MB for 2000 images, {many:.0f} MB for 20000; {many - few:+.0f} MB')
+            others.append({'name': 'data/memory', 'few_mb': few, 'many_mb': many, 'ratio': many / few})
         if 'reading' in args.only:
-            measure_reading(work)
+            others.append(measure_reading(work))
+    timing.keep(rows + others, args.json)
 
 
 # ---- Writing ----
@@ -103,15 +105,15 @@ def measure_writing(work, kind, count, rounds):
     for _ in range(rounds):
         for name, times in seconds.items():
             times.append(float(timing.in_own_process(
-                f'import shutil, sys, time; from bench import dataset\nfor run in range(2):\n  start = time.perf_counter()\n'
-                f'  dataset.write_{name}(sys.argv[1], sys.argv[2])\n  if run == 0: shutil.rmtree(sys.argv[1])  # to warm up\n'
+                f'import shutil, sys, time; from bench import data\nfor run in range(2):\n  start = time.perf_counter()\n'
+                f'  data.write_{name}(sys.argv[1], sys.argv[2])\n  if run == 0: shutil.rmtree(sys.argv[1])  # to warm up\n'
                 'print(time.perf_counter() - start)', f'{work}/{name}', f'{work}/images')))
         pairs = zip(*[tfrecords.find_dataset(f'{work}/{name}').levels.values() for name in ('plainly', 'ours')], strict=True)
         assert all(np.array_equal(a, b) for paths in pairs for a, b in zip(*map(tfrecords.read_images, paths), strict=True))
         for name in seconds:
             shutil.rmtree(f'{work}/{name}')
     decoding, plain, ours = (count / min(times) for times in seconds.values())
-    return {'name': f'{kind} 256x256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain,
+    return {'name': f'data/writing/{kind}/256', 'plain_per_s': plain, 'ours_per_s': ours, 'ratio': ours / plain,
             'decoding_per_s': decoding, 'decoding_ratio': decoding / plain}
 
 
@@ -126,7 +128,7 @@ def peak_memory(work, count):
 # ---- Reading ----
 
 def measure_reading(work):
-    """Print how soon and how fast the reader delivers, and what the training of config-e at 64x64 consumes."""
+    """Row of how soon and how fast the reader delivers, and what the training of config-e at 64x64 consumes; prints it too."""
     from training import dataset_writer
     pictures = np.stack([picture(number, 64).transpose(2, 0, 1) for number in range(100)])
     source = dataset_writer.Source((3, 64, 64), range(50000), lambda number: pictures[number % 100], 50000)
@@ -147,7 +149,9 @@ def measure_reading(work):
     read = 500 * 32 / (time.perf_counter() - first)
     del minibatches
     trained = training_speed(data)
+    row = {'name': 'data/reading/64', 'first_s': first - start, 'images_per_s': read, 'training_per_s': trained, 'ratio': read / trained}
     print(f'Reader: {read:.0f} images/s; training of config-e at 64x64: {trained:.1f} images/s; ratio {read / trained:.0f}')
+    return row
 
 
 def training_speed(data, minibatch=8, iterations=4):
@@ -161,7 +165,3 @@ def training_speed(data, minibatch=8, iterations=4):
         for phase in trainer.phases(number):
             trainer.update_Gs(0.999) if phase == 'Gs_update' else functions[phase]()
     return minibatch * iterations / (time.perf_counter() - start)
-
-
-if __name__ == '__main__':
-    main(sys.argv[1:])
