@@ -7,7 +7,7 @@ Weights with an equalized learning rate (Karras et al. 2018, arXiv:1710.10196, S
 and multiplied by lrmul / sqrt(fan_in) at run time.
 
 Variables are float32. Layers on images compute in the dtype that their images have; in half precision as in Karras et al. 2020
-(arXiv:2006.06676, Appendix D): weights are cast after that factor, styles and demodulation are float32 until they meet the images.
+(arXiv:2006.06676, Appendix D): weights are cast where they are used, styles and demodulation are float32 until they meet the images.
 """
 
 import keras
