@@ -47,7 +47,8 @@ def page_cases():
     return [(f'{op}/{data_format}/{dtype}', op, data_format, dtype, SHAPE)
             for op in ('upfirdn_2d/up1', 'upfirdn_2d/up2', 'upfirdn_2d/down2', 'fused_bias_act/forward', 'fused_bias_act/backward')
             for data_format in ('NHWC', 'NCHW')
-            for dtype in ('float32', 'bfloat16')]
+            for dtype in ('float32', 'bfloat16')] + [
+        (f'styled_bias_act/forward/NHWC/{dtype}', 'styled_bias_act/forward', 'NHWC', dtype, SHAPE) for dtype in ('float32', 'bfloat16')]
 
 
 def config_f_cases(max_resolution, batches):
@@ -87,7 +88,10 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
     resamples = op.startswith('upfirdn_2d')
-    run = {impl: resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl) for impl in ('native', 'ref')}
+    if op == 'styled_bias_act/forward':
+        run = {impl: styled(x) for impl in ('native', 'ref')}
+    else:
+        run = {impl: resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl) for impl in ('native', 'ref')}
     if with_conv and resamples:
         run['conv'] = lambda: one_channel(x, kind, data_format)
     functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
@@ -106,7 +110,7 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     functions = {'copy': copy, 'native': functions.pop('native'), 'copy again': copy, **functions}
     del results, result
     times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
-    if not resamples:
+    if op.startswith('fused_bias_act'):
         for key in ('native', 'ref'):
             times[key] = tuple(value / repeats(x) for value in times[key])
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
@@ -118,6 +122,17 @@ def resampling(x, kind, data_format):
     import custom_ops
     resample = {'up1': custom_ops.filter_2d, 'up2': custom_ops.upsample_2d, 'down2': custom_ops.downsample_2d}[kind]
     return lambda: resample(x, FILTER, data_format=data_format)
+
+
+def styled(x):
+    """What follows a modulated convolution of config-f, in half precision with its clamp."""
+    import tensorflow as tf
+
+    import custom_ops
+    n, h, w, c = x.shape
+    b, scale, noise = tf.random.normal([c]), tf.random.normal([n, c]), tf.random.normal([n, h, w, 1])
+    clamp = None if x.dtype == tf.float32 else 256.0
+    return lambda: custom_ops.styled_bias_act(x, b, scale, noise, act='lrelu', clamp=clamp, data_format='NHWC')
 
 
 def act_of(x, data_format):
