@@ -9,16 +9,16 @@ COLUMNS = {'name': 's', 's_per_kimg': '.0f', 'time_growth': '.2f', 'work_growth'
            'least_mb': '.0f'}
 # What is varied: (resolution, fmap_base, minibatch), the others as in the middle.
 SERIES = {
-    'resolution': [(resolution, 4096, 8) for resolution in (32, 64, 128, 256)],
-    'width': [(64, fmap_base, 8) for fmap_base in (1024, 2048, 4096, 8192, 16384)],
-    'minibatch': [(64, 4096, minibatch) for minibatch in (4, 8, 16, 32, 64)],
+    'resolution': [(resolution, 2048, 8) for resolution in (32, 64, 128, 256)],
+    'width': [(64, fmap_base, 8) for fmap_base in (512, 1024, 2048, 4096, 8192)],
+    'minibatch': [(64, 2048, minibatch) for minibatch in (4, 8, 16, 32, 64)],
 }
 
 
 def main(argv, prog):
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
-    parser.add_argument('--rounds', help='processes that measure each case, in turn', type=int, default=2, metavar='N')
+    parser.add_argument('--rounds', help='processes that measure each case, in turn', type=int, default=1, metavar='N')
     parser.add_argument('--series', help='what is varied', default=','.join(SERIES), metavar='LIST')
     parser.add_argument('--plot', help='write a chart to this file', metavar='SVG')
     args = parser.parse_args(argv)
@@ -53,7 +53,7 @@ def print_case(resolution, fmap_base, minibatch):
     before = timing.peak_memory()
     trainer, lrate = networks.make_trainer('config-f', resolution, minibatch, fmap_base=fmap_base)
     functions = networks.phase_functions(trainer, lrate, resolution, minibatch)
-    times = timing.interleaved({**functions, **limits.matmuls(['float32'])}, rounds=3)
+    times = timing.interleaved({**functions, **limits.matmuls(['float32'])}, rounds=2)
     peak = timing.peak_memory() - before
     products = [product for net in (trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D)
                 for product in costs.products_of(net)]
