@@ -24,7 +24,7 @@ def main(argv, prog):
     parser.add_argument('--resolution', help='resolution of the pictures', type=int, default=256, metavar='N')
     parser.add_argument('--training-config', help='configuration that is trained', default='config-e', metavar='NAME')
     parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
-    parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=8, metavar='N')
+    parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=4, metavar='N')
     args = parser.parse_args(argv)
 
     print(timing.machine())
