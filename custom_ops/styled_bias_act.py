@@ -39,7 +39,7 @@ def styled_bias_act(x, b=None, scale=None, noise=None, act='linear', gain=None, 
 def _native_gradient(op, dy):
     x, scale, noise, b = op.inputs
     y = op.outputs[0]
-    has_scale, has_noise, has_b = (value.shape.num_elements() != 0 for value in (scale, noise, b))
+    has_scale, has_noise, has_b = scale.shape.rank == 2, noise.shape.rank == 4, b.shape != [0]
     alpha, gain, clamp = (op.get_attr(name) for name in ('alpha', 'gain', 'clamp'))
     none = tf.zeros([0], dy.dtype)
     dz, db = loader.loaded().stylegan2_bias_act_grad(  # The result tells the slope, and whether it was clamped.

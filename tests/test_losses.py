@@ -64,9 +64,11 @@ def test_golden_values_and_gradients(name, impl):
         if unclear:
             spread = rounding_spread(variables, lambda part=part: evaluate((part,))[1])
             for i, key in unclear:
-                # The tensor is a sum of terms that cancel: it may differ by what rounding of the weights makes of it, no more.
+                # The tensor is a sum of terms that cancel: it may differ by what rounding of the weights makes of it, no more. That of the
+                # last bias is the sum of what the scores get, about 1 for fakes less 1 for reals, and adding them up rounds to 2^-24 each.
                 error = np.abs(grads[i] - data[f'grad_{part}/{key}']).max()
-                assert error <= 4 * spread[i], f'{name} grad_{part}/{key}: error {error:.3g}, rounding explains {spread[i]:.3g}'
+                explained = max(spread[i], 2 ** -24 if key == 'Output/bias' else 0)
+                assert error <= 4 * explained, f'{name} grad_{part}/{key}: error {error:.3g}, rounding explains {explained:.3g}'
                 assert error <= 1e-6 * max(np.abs(g).max() for g in grads), f'{name} grad_{part}/{key}: error {error:.3g}'
 
 
