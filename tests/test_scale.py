@@ -56,7 +56,7 @@ def flop_of_graph(graph):
 def test_work_is_that_of_the_traced_graph(trainer, phase):
     images = [tf.TensorSpec([MINIBATCH, 3, 16, 16]), tf.TensorSpec([MINIBATCH, 0])] if phase.startswith('D') else []
     function = tf.function(lambda *args: trainer._phase(phase, MINIBATCH, 1, None, *args), autograph=False)
-    graph = function.get_concrete_function(tf.TensorSpec([]), *images).graph
+    graph = function.get_concrete_function(tf.TensorSpec([2], tf.int64), tf.TensorSpec([]), *images).graph
     nets = trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D
     products = [product for net in nets for product in costs.products_of(net)]
     assert {kind for kind, _, _ in products} == set(costs.PASSES)
