@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 
 from bench import costs, limits, networks, timing
 
@@ -66,11 +67,16 @@ def print_case(resolution, fmap_base, minibatch):
 
 
 def plot(rows, path):
-    """Chart of the time of an image over its work, a curve for each series: on a straight line they grow alike."""
+    """Chart of doublings of the time of an iteration over doublings of its work: a curve for each series, and where both are the same."""
     from training import charts
-    curves = []
+    curves, most = [], 0
     for style, name in enumerate(SERIES):
-        points = [(row['gflop'], row['s_per_kimg']) for row in rows if series_of(row) == name]
+        series = [row for row in rows if series_of(row) == name]
+        images = [int(row['name'].split('/')[2]) if name == 'minibatch' else 1 for row in series]
+        points = [tuple(math.log2(row[key] * n / (series[0][key] * images[0])) for key in ('gflop', 's_per_kimg'))
+                  for row, n in zip(series, images)]
         if points:
-            curves.append(charts.Curve(name, sorted(points), style))
-    charts.save_svg(charts.chart(curves, 'GFLOP per image'), path)
+            curves.append(charts.Curve(name, points, style))
+            most = max(most, points[-1][0])
+    curves.append(charts.Curve('work', [(0.0, 0.0), (most, most)], len(SERIES)))
+    charts.save_svg(charts.chart(curves, 'doublings of the work of an iteration; upwards: of its time'), path)

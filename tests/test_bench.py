@@ -145,7 +145,8 @@ def test_the_page_of_growth(tmp_path, monkeypatch):
     growth.main(['--rounds=1', f'--json={path}', f'--plot={tmp_path / "plot.svg"}'], 'bench')
     small, large, other = json.loads(path.read_text())
     assert large['work_growth'] == large['gflop'] / small['gflop'] > 1 and small['time_growth'] == other['work_growth'] == 1
-    assert len(xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot().findall('.//{*}circle')) == 3
+    circles = xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot().findall('.//{*}circle')
+    assert len(circles) == 5  # Three rows, and the ends of the line where time grows as the work does.
 
 
 def test_figures_kept_stand_beside_new_ones(tmp_path, monkeypatch, capsys):
