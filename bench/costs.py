@@ -24,14 +24,15 @@ PHASE_COLUMNS = {'name': 's', 'per_iteration': '.4f', 'images': 's', 'gflop_per_
 LAYER_COLUMNS = {'name': 's', 'gflop': '.2f', **{phase: 'd' for phase in PHASES}}
 
 
-def products_of(net):
-    """(kind, layer, FLOP) of each convolution and matrix product in one evaluation of a mapping, synthesis or D on one image.
+def products_of(*nets):
+    """(kind, layer, FLOP) of each convolution and matrix product in one evaluation of Gs and Ds on one image.
 
     A multiplication and an addition are two FLOP. Filters, activations and noise are not counted: they move bytes, and compute little.
     """
     from training.layers import Conv2D, Dense, ModulatedConv2D
     found = []
-    for layer in net.layers:
+    parts = [part for net in nets for part in ((net.components.mapping, net.components.synthesis) if net.components else (net,))]
+    for layer in (layer for part in parts for layer in part.layers):
         if isinstance(layer, Dense):
             kind = ('G mapping, first layer' if layer.scope == 'Dense0' else 'G mapping, other layers' if layer.scope.startswith('Dense')
                     else 'D output' if layer.scope == 'Output' else 'D after minibatch stddev')

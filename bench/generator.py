@@ -27,23 +27,26 @@ def main(argv, prog):
     timing.report(rows, COLUMNS, args.json, before=('generator', 'fraction_of_bound'))
 
 
+def generator_of(case):
+    """(the generator of CONFIG/RESOLUTION/bBATCH, dtype -> function without arguments that makes a batch of pictures)."""
+    import tensorflow as tf
+    config, resolution, batch = case.split('/')
+    G = networks.make_network('G', config, int(resolution))
+    z = tf.random.stateless_normal([int(batch[1:]), *G.input_shape[1:]], [0, 1])
+    labels = tf.zeros([z.shape[0], 0])
+    return G, lambda dtype: tf.function(lambda: G(z, labels, randomize_noise=False, dtype=dtype), autograph=False)
+
+
 def measure(case, dtypes, rounds, layers=False):
     """Rows of a case, one for each type. 'speedup' is over the first type, 'grey_levels' the mean distance to its pictures."""
-    import tensorflow as tf
-
     from dnnlib import tflib
-    config, resolution, batch = case.split('/')
-    resolution, batch = int(resolution), int(batch[1:])
-    G = networks.make_network('G', config, resolution)
-    products = [product for net in (G.components.mapping, G.components.synthesis) for product in costs.products_of(net)]
+    G, function_of = generator_of(case)
+    batch = int(case.split('/')[2][1:])
+    products = costs.products_of(G)
     if layers:
         costs.report_layers(products)
     gflop = batch * sum(flop for *_, flop in products) / 1e9
-    z, labels = tf.random.stateless_normal([batch, *G.input_shape[1:]], [0, 1]), tf.zeros([batch, 0])
-
-    def generator(dtype):
-        return tf.function(lambda: G(z, labels, randomize_noise=False, dtype=dtype), autograph=False)
-    functions = {dtype: generator(dtype) for dtype in dtypes}
+    functions = {dtype: function_of(dtype) for dtype in dtypes}
     pictures = {dtype: tflib.convert_images_to_uint8(function()).numpy().astype(int) for dtype, function in functions.items()}
     times = timing.interleaved({**functions, **limits.matmuls(dtypes)}, rounds)
     rows = []
@@ -62,11 +65,8 @@ def measure(case, dtypes, rounds, layers=False):
 
 def print_peak(case, dtype):
     """Print the peak memory in MB, TensorFlow's own included, of a process that makes pictures."""
-    import tensorflow as tf
-    config, resolution, batch = case.split('/')
-    G = networks.make_network('G', config, int(resolution))
-    z = tf.random.stateless_normal([int(batch[1:]), *G.input_shape[1:]], [0, 1])
-    generate = tf.function(lambda: G(z, tf.zeros([z.shape[0], 0]), randomize_noise=False, dtype=dtype), autograph=False)
+    _, function_of = generator_of(case)
+    generate = function_of(dtype)
     for _ in range(2):
         generate()
     print(timing.peak_memory())

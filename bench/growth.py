@@ -56,8 +56,7 @@ def print_case(resolution, fmap_base, minibatch):
     functions = networks.phase_functions(trainer, lrate, resolution, minibatch)
     times = timing.interleaved({**functions, **limits.matmuls(['float32'])}, rounds=2)
     peak = timing.peak_memory() - before
-    products = [product for net in (trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D)
-                for product in costs.products_of(net)]
+    products = costs.products_of(trainer.G, trainer.D)
     flop = costs.average(costs.flop_of(minibatch, minibatch, {phase: costs.phase_work(products, phase) for phase in networks.PHASES}))
     seconds = costs.average({phase: times[phase][1] for phase in functions}) / 1e3
     print(json.dumps({

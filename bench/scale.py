@@ -43,7 +43,7 @@ def main(argv, prog):
 
     print(timing.machine())
     G, D = (make_network(key, args.config, args.resolution) for key in 'GD')
-    products = [product for net in (G.components.mapping, G.components.synthesis, D) for product in costs.products_of(net)]
+    products = costs.products_of(G, D)
     costs.report_layers(products)
     costs.report_phases(products)
     gradients = {name: 4 * sum(int(np.prod(var.shape)) for var in net.trainables.values()) for name, net in (('G', G), ('D', D))}

@@ -45,8 +45,7 @@ def measure(case, kinds, rounds, layers=False):
         trainers[kind], phases = traced_phases(config, resolution, minibatch, part, *kind)
         functions.update({(kind, phase): function for phase, function in phases.items()})
     trainer = trainers[kinds[0]]
-    products = [product for net in (trainer.G.components.mapping, trainer.G.components.synthesis, trainer.D)
-                for product in costs.products_of(net)]
+    products = costs.products_of(trainer.G, trainer.D)
     if layers:
         costs.report_layers(products)
     flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})

@@ -15,9 +15,8 @@ from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
 from dnnlib.tflib.network import layer_prefix, note_layer
 from training import progressive
+from training.configs import PRECISIONS
 from training.layers import Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
-
-DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def num_fmaps(kw, stage):
@@ -30,8 +29,8 @@ def dtype_at(kw, size):
 
     The 4x4 blocks, RGB images that are summed, and the networks' inputs and outputs are float32 always.
     """
-    if kw.dtype not in DTYPES:
-        raise ValueError(f'expected a dtype of {DTYPES}, received {kw.dtype!r}')
+    if kw.dtype not in PRECISIONS.values():
+        raise ValueError(f'expected a dtype of {list(PRECISIONS.values())}, received {kw.dtype!r}')
     return kw.dtype if size > max(4, kw.resolution >> kw.num_fp16_res) else 'float32'
 
 

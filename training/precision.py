@@ -15,6 +15,9 @@ from training.networks_stylegan2 import dtype_at
 
 def check_precision(precision):
     """UserError if the device has no convolutions of this precision, which every step of training needs."""
+    if precision == 'float32':  # All have that: no time of the start-up is spent on it.
+        return
+
     @tf.function(autograph=False)
     def convolve(x, w):
         with tf.GradientTape() as tape:
