@@ -1,12 +1,14 @@
 """Quiet TensorFlow on the CPU, and a clear word where the golden numbers are missing."""
 
 import os
+import random
 import re
 import signal
 import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.golden import GOLDEN  # noqa: E402
@@ -38,6 +40,15 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('golden'):
                 item.add_marker(pytest.mark.skip(reason=f'the golden numbers are not at {GOLDEN}; set STYLEGAN2_GOLDEN'))
+
+
+@pytest.fixture(autouse=True)
+def known_random():
+    """Each test draws the same numbers, alone or after others."""
+    random.seed(0)
+    np.random.seed(0)
+    if 'tensorflow' in sys.modules:
+        sys.modules['tensorflow'].random.get_global_generator().reset_from_seed(0)
 
 
 @pytest.fixture(scope='module', autouse=True)
