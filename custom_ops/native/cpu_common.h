@@ -29,8 +29,20 @@ template <typename T> using Accumulator = typename AccumulatorOf<T>::type;
 #define RESTRICT __restrict__
 #define INLINE inline __attribute__((always_inline))
 
+// Sixteen elements; compilers split the vectors where the CPU's are smaller.
+typedef float Floats __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+constexpr int kLanes = 16;
+
+template <typename V>
+INLINE V load_as(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+
 // ---- Conversions ----
-// bfloat16 by integer arithmetic, which compilers vectorize; the instruction for it would flush denormals.
 
 INLINE float to_float(float x) { return x; }
 INLINE double to_float(double x) { return x; }
@@ -44,12 +56,25 @@ INLINE float to_float(Eigen::bfloat16 x) {
   return y;
 }
 
-INLINE uint16_t bfloat16_bits(float x) {
+// float32 -> bfloat16, half to even, of one number's bits or of sixteen.
+template <typename W>
+INLINE W bfloat16_bits(W bits) {
+  const W rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded;  // NaN stays NaN.
+}
+
+INLINE uint16_t to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // Half to even.
-  const uint32_t nan = (bits >> 16) | 0x40;
-  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+  return static_cast<uint16_t>(bfloat16_bits(bits));
+}
+
+INLINE Halves to_bfloat16(Floats x) {
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  constexpr int kDenormal = 0x20;  // The instruction makes them zero.
+  if (__builtin_expect(!_mm512_fpclass_ps_mask((__m512)x, kDenormal), 1)) return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#endif
+  return __builtin_convertvector(bfloat16_bits((Words)x), Halves);
 }
 
 // Rows of elements -> floats. Types that need no conversion are read in place.
@@ -74,7 +99,11 @@ INLINE void convert_row(const Accumulator<T>* RESTRICT src, T* RESTRICT dst, int
   int64_t i = 0;
   if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
     uint16_t* RESTRICT bits = reinterpret_cast<uint16_t*>(dst);
-    for (; i < n; i++) bits[i] = bfloat16_bits(src[i]);
+    for (; i + kLanes <= n; i += kLanes) {
+      const Halves h = to_bfloat16(load_as<Floats>(src + i));
+      std::memcpy(bits + i, &h, sizeof(h));
+    }
+    for (; i < n; i++) bits[i] = to_bfloat16(src[i]);
   } else {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<T, Eigen::half>)

@@ -1,5 +1,5 @@
 // upfirdn_2d for what the networks ask for nearly always: separable filters of up to four taps a phase, many channels last or one
-// channel per row. Sixteen floats at a time; compilers split the vectors where the CPU's are smaller.
+// channel per row. Sixteen floats at a time.
 #pragma once
 
 #include <vector>
@@ -9,10 +9,6 @@
 
 namespace stylegan2 {
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-constexpr int kLanes = 16;
 constexpr int64_t kPiece = 2048;  // Elements of a piece of a row.
 
 // ---- Positions along an axis ----
@@ -39,13 +35,6 @@ struct Axis {
 };
 
 // ---- Sixteen elements from and to memory ----
-
-template <typename V>
-INLINE V load_as(const void* p) {
-  V v;
-  std::memcpy(&v, p, sizeof(V));
-  return v;
-}
 
 template <typename T>
 INLINE Floats load(const T* p) {
@@ -81,10 +70,7 @@ INLINE void store(T* p, Floats v, bool stream) {
   if constexpr (std::is_same_v<T, float>) {
     store_as(p, v, stream);
   } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
-    const Words bits = (Words)v;
-    const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Words nan = (bits >> 16) | 0x40;
-    store_as(p, __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded, Halves), stream);
+    store_as(p, to_bfloat16(v), stream);
   } else {
     Halves h;
     convert_row<T>(reinterpret_cast<float*>(&v), reinterpret_cast<T*>(&h), kLanes);
