@@ -78,8 +78,12 @@ ops: .venv/.installed ## build the native operations and show how
 
 # ---- The checks ----
 
+# Processes that share the files of tests: much of a test is Python, which leaves other cores idle.
+TEST_WORKERS ?= 2
+PYTEST = -m pytest -q -rs -n $(TEST_WORKERS) --dist loadfile
+
 test: .venv/.installed ## run all tests
-	$(PY) -m pytest -q -rs
+	$(PY) $(PYTEST)
 
 # The quick tests elsewhere, each in an environment of its own: the Pythons it can be made of, the first that is there, and what goes into it.
 VERSIONS = tf215 tf218 py313
@@ -98,7 +102,7 @@ test-versions: $(VERSIONS:%=test-%) ## run the quick tests on TensorFlow 2.15 an
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%): test-%:
 	@if [ -z '$(call find_python,$(PYTHONS_$*))' ]; then echo 'test-$*: left out, none of these Pythons is here: $(PYTHONS_$*)'; else \
-	    $(MAKE) --no-print-directory .venv-$*/.installed && .venv-$*/bin/python -m pytest -q -rs -m quick; fi
+	    $(MAKE) --no-print-directory .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) -m quick; fi
 
 $(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
 	@echo "Installing into .venv-$* (once): $(INSTALL_$*)"

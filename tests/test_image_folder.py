@@ -1,5 +1,6 @@
 """Real folders of images: finding, turning upright, bringing to one shape, labels."""
 
+import io
 import json
 import os
 import pathlib
@@ -7,12 +8,13 @@ import shutil
 import zipfile
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 
 from tests.test_dataset_tool import random_pixels, run, save_images
 from tests.test_image_sources import encoded, save_lmdb, stored
-from training import dataset_writer, image_labels, tfrecords
+from training import dataset_writer, image_folder, image_labels, tfrecords
 from training.dataset import TFRecordDataset
 
 
@@ -70,6 +72,50 @@ def test_formats(capsys):
     for number in range(len(lossless)):
         np.testing.assert_array_equal(found[number], random_pixels(number))
     np.testing.assert_array_equal(found[-1], PIL.Image.open('images/9.jpg'))
+
+
+def as_png(image, **options):
+    file = io.BytesIO()
+    image.save(file, 'png', **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_the_fast_decoder_of_png_gives_the_pixels_of_pillow_or_leaves_the_file_to_it(mode):
+    image = PIL.Image.fromarray(random_pixels(height=16, width=16)).convert(mode)
+    for level in (0, 9):
+        pixels = image_folder._decode_plain_png(as_png(image, compress_level=level))
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, np.asarray(image))
+
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    others = [as_png(image.convert(other)) for other in ('1', 'P', 'LA', 'RGBA', 'I;16')]
+    others += [as_png(image, exif=exif), as_png(image, transparency=(1, 2, 3) if mode == 'RGB' else 1)]
+    others.append(as_png(image, save_all=True, append_images=[image.rotate(90)]))
+    for data in others:
+        PIL.Image.open(io.BytesIO(data)).load()  # A sound file.
+        assert image_folder._decode_plain_png(data) is None
+
+
+def test_the_fast_decoder_of_png_takes_no_damaged_file_that_pillow_refuses():
+    sound, rnd = as_png(PIL.Image.fromarray(random_pixels(height=16, width=16))), np.random.RandomState(0)
+    taken = 0
+    for case in range(400):
+        damaged = bytearray(sound[:rnd.randint(40, len(sound))] if case % 2 else sound)
+        damaged[rnd.randint(29, len(damaged))] ^= 1 << rnd.randint(8)
+        pixels = image_folder._decode_plain_png(bytes(damaged))
+        if pixels is not None:
+            taken += 1
+            np.testing.assert_array_equal(pixels, np.asarray(PIL.Image.open(io.BytesIO(damaged))))
+    assert taken < 40
+
+
+def test_the_same_dataset_without_the_fast_decoder(monkeypatch):
+    save_images('images', 5)
+    expected = images_of()
+    monkeypatch.setattr(image_folder, 'imagecodecs', None)
+    np.testing.assert_array_equal(images_of(), expected)
 
 
 @pytest.mark.parametrize('orientation, turn', [(1, lambda p: p), (3, lambda p: p[::-1, ::-1]), (6, lambda p: np.rot90(p, -1)),

@@ -2,9 +2,7 @@
 
 import json
 import pathlib
-import subprocess
 import sys
-import time
 import zipfile
 
 import numpy as np
@@ -18,6 +16,7 @@ import run_generator
 import run_projector
 from dnnlib import cli
 from metrics import feature_networks
+from tests.help_time import help_in_half_a_second
 from tests.test_projector import TINY, make_generator
 from training import align_faces, misc, registry, video
 
@@ -321,10 +320,4 @@ def test_no_subcommand_says_so():
 
 @pytest.mark.parametrize('argv', [[], ['project-generated-images'], ['project-real-images'], ['detect-generated']])
 def test_help_answers_in_under_half_a_second(argv):
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, str(REPO / 'run_projector.py'), *argv, '--help'], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
-    assert done.returncode == 0 and 'usage: run_projector.py' in done.stdout
-    assert min(seconds) < 0.5
+    assert 'usage: run_projector.py' in help_in_half_a_second(str(REPO / 'run_projector.py'), *argv)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import run_training
 import training
 from dnnlib import cli
+from tests.help_time import help_in_half_a_second
 
 REPO = pathlib.Path(run_training.__file__).parent
 
@@ -355,10 +355,4 @@ def test_mistake_on_the_command_line_is_two_lines_and_exit_code_1(tmp_path):
 
 
 def test_help_answers_in_under_half_a_second_with_every_flag():
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = command('--help')
-        seconds.append(time.perf_counter() - start)
-    assert done.returncode == 0 and 'examples:' in done.stdout
-    assert min(seconds) < 0.5
+    assert 'examples:' in help_in_half_a_second(str(REPO / 'run_training.py'))

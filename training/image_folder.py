@@ -10,6 +10,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+try:
+    import imagecodecs
+except ImportError:  # Only speed is lost.
+    imagecodecs = None
+
 from dnnlib import storage
 from dnnlib.cli import UserError
 from training import image_labels
@@ -177,10 +182,15 @@ def _load(files, name, conversion):
     title = files.title(name)
     try:
         with files.read(name) as file:
-            image = PIL.Image.open(file)
-            if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':  # which is a photograph and its thumbnails
-                raise UserError(f'{title} is an animation of {image.n_frames} frames',
-                                'Take one frame out of it, or leave such files out with --skip-bad.')
+            data = file.read()
+        image = PIL.Image.open(io.BytesIO(data))
+        if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':  # which is a photograph and its thumbnails
+            raise UserError(f'{title} is an animation of {image.n_frames} frames',
+                            'Take one frame out of it, or leave such files out with --skip-bad.')
+        pixels = _decode_plain_png(data) if image.format == 'PNG' else None
+        if pixels is not None:
+            image = PIL.Image.fromarray(pixels)
+        else:
             image.load()
             PIL.ImageOps.exif_transpose(image, in_place=True)
     except (UserError, MemoryError):
@@ -189,6 +199,22 @@ def _load(files, name, conversion):
         raise UserError(f'{title} is not an image that can be read: {first_line(err)}',
                         'Remove the file, put a sound copy in its place, or leave such files out with --skip-bad.') from err
     return _scale(_convert(image, conversion, title), conversion, title)
+
+
+def _decode_plain_png(data):
+    """Pixels of a PNG as most are, uint8 [H, W] or [H, W, 3], in little more than half the time that Pillow takes.
+
+    None = Pillow's: other kinds of PNG, damaged ones, about which it has more to say, and all where imagecodecs is not installed.
+    """
+    depth_and_kind = data[24:29]  # Of the header: bits, color type (0 = grayscale, 2 = RGB), two zeros, interlaced.
+    if imagecodecs is None or depth_and_kind not in (b'\x08\0\0\0\0', b'\x08\2\0\0\0'):
+        return None
+    if any(mark in data for mark in (b'eXIf', b'Raw profile', b'acTL', b'tRNS')):  # Turned, animated, or with a transparent color.
+        return None
+    try:
+        return imagecodecs.spng_decode(data)
+    except Exception:  # Damaged, or a build of imagecodecs without this decoder.
+        return None
 
 
 def _describe(image):
