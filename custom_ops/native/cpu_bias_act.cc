@@ -31,38 +31,32 @@ INLINE void polynomials(const double* coef, A* x, int64_t n) {
   for (int64_t i = 0; i < n; i++) x[i] = polynomial(coef, x[i]);
 }
 
-// z -> act(z).
+// z -> act(z), of a curve.
 template <typename A>
 void activate(const BiasActParams& p, A* data, int64_t n) {
   Array<A> z(data, n);
-  const A alpha = p.alpha;
   switch (p.act) {
-    case kLinear: break;
-    case kRelu: for (int64_t i = 0; i < n; i++) data[i] = data[i] <= 0 ? A(0) : data[i]; break;  // Keeps NaN.
-    case kLeakyRelu: for (int64_t i = 0; i < n; i++) data[i] = data[i] > 0 ? data[i] : data[i] * alpha; break;
     case kTanh: z = z.tanh(); break;
     case kSigmoid: z = z.logistic(); break;
     case kElu: z = (z < A(0)).select(z.min(A(0)).expm1(), z); break;
     case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).expm1(), z); break;
     case kSoftplus: z = z.max(A(0)) + (-z.abs()).exp().log1p(); break;
     case kSwish: z *= z.logistic(); break;
+    default: break;
   }
 }
 
-// z -> act^(order)(z).
+// z -> act^(order)(z), of a curve, or of anything where that is not the first.
 template <typename A>
 void derive(const BiasActParams& p, A* data, int64_t n) {
   Array<A> z(data, n);
-  const A alpha = p.alpha;
-  const bool first = p.order == 1;
+  const A above = p.order == 1 ? A(1) : A(0);
   switch (p.act) {
-    case kLinear: z.setConstant(first ? A(1) : A(0)); break;
-    case kRelu: for (int64_t i = 0; i < n; i++) data[i] = first && data[i] > 0 ? A(1) : A(0); break;
-    case kLeakyRelu: for (int64_t i = 0; i < n; i++) data[i] = !first ? A(0) : data[i] > 0 ? A(1) : alpha; break;
+    case kLinear: case kRelu: case kLeakyRelu: z.setZero(); break;
     case kTanh: z = z.tanh(); polynomials(p.coef, data, n); break;
     case kSigmoid: case kSoftplus: z = z.logistic(); polynomials(p.coef, data, n); break;
-    case kElu: z = (z < A(0)).select(z.min(A(0)).exp(), first ? A(1) : A(0)); break;
-    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).exp(), first ? A(1) : A(0)); break;
+    case kElu: z = (z < A(0)).select(z.min(A(0)).exp(), above); break;
+    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).exp(), above); break;
     case kSwish:
       for (int64_t i = 0; i < n; i++) {
         const A s = A(1) / (A(1) + std::exp(-data[i]));
@@ -82,9 +76,10 @@ class BiasAct {
   explicit BiasAct(const BiasActParams& p)
       : p(p), slab(p.inner == 1 ? p.outer * p.channels : p.channels * p.inner), slabs(p.inner == 1 ? 1 : p.outer),
         stream(p.outer * p.channels * p.inner * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) {
-    // A block is a whole number of pixels, if they are small enough, so that one copy of the bias fits all blocks.
-    block = p.inner == 1 && p.channels <= kBlock ? kBlock / p.channels * p.channels : kBlock;
-    block = std::min(block, slab);
+    // Channels last, a block is a whole number of pixels, so that one copy of the bias fits all blocks; of sixteen pixels, if they are
+    // small, so that each block begins where sixteen elements do. Otherwise it is of one channel.
+    const int64_t group = p.inner > 1 ? 1 : p.channels * kLanes <= kBlock ? p.channels * kLanes : p.channels;
+    block = std::min(p.inner > 1 ? p.inner : slab, std::max<int64_t>(kBlock / group, 1) * group);
     // Parts of about 2^16 elements and of one size.
     const int64_t blocks = (slab + block - 1) / block, parts = (slab + (1 << 16) - 1) >> 16;
     unit = (blocks + parts - 1) / parts * block;
@@ -96,7 +91,7 @@ class BiasAct {
     if (p.db) partial.assign(slabs * units * p.channels, A(0));
     parallel(slabs * units, unit, [&](int64_t first, int64_t last) {
       Work work(*this);
-      for (int64_t i = first; i < last; i++) work.part(i);
+      for (int64_t i = first; i < last; i++) work.part(i, p.db ? partial.data() + i * p.channels : nullptr);
       if (stream) stream_fence();
     });
     if (p.db) add_up();
@@ -122,61 +117,33 @@ class BiasAct {
   struct Work {
     const BiasAct& u;
     const BiasActParams& p;
-    const bool patterned;     // The same biases in every block.
-    const bool reads_x;
     const bool curved;        // More than a slope on each side of zero.
-    Buffer<A> b, c, z, g, sums;
-    std::vector<T> staging;
+    Buffer<A> b, c, z, sums;  // Of a block: biases, what is added to dy, points of a curve, sums over the blocks (channels last).
+    A total = 0;              // Of a block of one channel.
 
     explicit Work(const BiasAct& u)
-        : u(u), p(u.p), patterned(p.inner == 1 && u.block % p.channels == 0),
-          reads_x(p.order == 0 || p.act != kLinear || p.clamp >= 0),
-          curved(p.order > 1 || (p.act != kLinear && p.act != kRelu && p.act != kLeakyRelu)),
-          b(u.block, A(0)), c(p.order ? u.block : 0, A(0)), z(curved ? u.block : 0), g(u.block),
-          sums(p.db && patterned ? u.block : 0), staging(u.stream ? kBlock : 0) {
-      if (patterned) fill(0, u.block);
+        : u(u), p(u.p), curved(p.order > 1 || (p.act != kLinear && p.act != kRelu && p.act != kLeakyRelu)),
+          b(u.block, A(0)), c(p.order ? u.block : 0, A(0)), z(curved ? u.block : 0), sums(p.db && p.inner == 1 ? u.block : 0) {
+      if (p.inner == 1) fill(0);
     }
 
-    // Where a block is computed: in its place, or where it is converted or streamed from, and curves always find it aligned.
-    A* target(int64_t start) {
-      if constexpr (std::is_same_v<T, A>)
-        if (p.y && !u.stream && !curved) return static_cast<T*>(p.y) + start;
-      return g.data();
-    }
-
-    // Biases of the elements [start, start + n) of a slab.
-    void fill(int64_t start, int64_t n) {
-      if (p.b) spread(static_cast<const T*>(p.b), start, n, b.data());
-      if (p.c) spread(static_cast<const T*>(p.c), start, n, c.data());
-    }
-
-    void spread(const T* values, int64_t start, int64_t n, A* out) {
-      if (patterned) {  // One pixel, then twice as many each time.
-        load_row<T>(values, out, p.channels);
-        for (int64_t done = p.channels; done < n; done *= 2) std::copy_n(out, std::min(done, n - done), out + done);
-        return;
-      }
-      int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
-      for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
-        const int64_t m = std::min(rest, n - i);
-        std::fill(out + i, out + i + m, to_float(values[channel]));
-        i += m;
-      }
-    }
-
-    void part(int64_t index) {
+    void part(int64_t index, A* row) {
       const int64_t offset = index / u.units * u.slab, start = index % u.units * u.unit, end = std::min(u.slab, start + u.unit);
-      A* row = p.db ? u_partial() + index * p.channels : nullptr;
       std::fill(sums.begin(), sums.end(), A(0));
-      for (int64_t i = start; i < end; i += u.block) {
-        const int64_t n = std::min(u.block, end - i);
-        if (!patterned) fill(i, n);
-        A* out = target(offset + i);
-        p.order == 0 ? forward(offset + i, n, out) : backward(offset + i, n, out);
-        if (p.y && out == g.data()) store_row<T>(out, static_cast<T*>(p.y) + offset + i, n, u.stream, staging.data());
-        if (row && !patterned) count(i, n, out, row);
+      int64_t filled = -1;
+      for (int64_t i = start, n; i < end; i += n) {
+        n = std::min(u.block, end - i);
+        if (p.inner == 1) {
+          block(offset + i, n);
+          continue;
+        }
+        const int64_t channel = i / p.inner;
+        n = std::min(n, p.inner - i % p.inner);
+        if (channel != filled) fill(filled = channel);
+        block(offset + i, n);
+        if (row) row[channel] += total;
       }
-      if (!row || !patterned) return;
+      if (!row || p.inner != 1) return;
       for (int64_t pixels = u.block / p.channels, half; pixels > 1; pixels = half) {  // Folded until one pixel is left.
         half = (pixels + 1) / 2;
         A* first = sums.data();
@@ -187,88 +154,122 @@ class BiasAct {
       std::copy_n(sums.data(), p.channels, row);
     }
 
-    A* u_partial() { return const_cast<A*>(u.partial.data()); }
-
-    void count(int64_t start, int64_t n, const A* out, A* row) {
-      int64_t channel = start / p.inner % p.channels, rest = p.inner - start % p.inner;
-      for (int64_t i = 0; i < n; rest = p.inner, channel = channel + 1 == p.channels ? 0 : channel + 1) {
-        const int64_t m = std::min(rest, n - i);
-        row[channel] += Eigen::Map<const Eigen::Array<A, Eigen::Dynamic, 1>>(out + i, m).sum();
-        i += m;
-      }
+    // Biases of a block: of one channel or, channels last, of all in turn.
+    void fill(int64_t channel) {
+      if (p.b) spread(static_cast<const T*>(p.b), channel, b);
+      if (p.c) spread(static_cast<const T*>(p.c), channel, c);
     }
 
-    // out[i] = value(i), added up on the way where every block has the same channels: memory is read without a pause. `out` may be the
-    // place of x or of dy, element by element.
+    void spread(const T* values, int64_t channel, Buffer<A>& out) {
+      if (p.inner > 1) return std::fill(out.begin(), out.end(), to_float(values[channel]));
+      load_row<T>(values, out.data(), p.channels);
+      const int64_t n = out.size();  // One pixel, then twice as many each time.
+      for (int64_t done = p.channels; done < n; done *= 2) std::copy_n(out.data(), std::min(done, n - done), out.data() + done);
+    }
+
+    void block(int64_t start, int64_t n) { p.order == 0 ? forward(start, n) : backward(start, n); }
+
+    // An element, or sixteen.
+    template <typename V, typename S>
+    static INLINE V get(const S* source) {
+      if constexpr (std::is_same_v<V, Floats>) return load(source);
+      else return to_float(*source);
+    }
+
+    // y[i] = value(V(), i), where V is the type of an element or of sixteen, added up on the way: memory is read without a pause. y may
+    // be the place of x or of dy, element by element.
     template <typename Value>
-    INLINE void each(int64_t n, A* out, const Value& value) {
-      A* total = sums.data();
-      if (sums.empty()) {
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; i++) out[i] = value(i);
-      } else {
-#pragma GCC ivdep
-        for (int64_t i = 0; i < n; i++) {
-          const A v = value(i);
-          out[i] = v;
-          total[i] += v;
+    INLINE void each(int64_t start, int64_t n, const Value& value) {
+      T* y = p.y ? static_cast<T*>(p.y) + start : nullptr;
+      A* block_sums = sums.empty() ? nullptr : sums.data();
+      int64_t i = 0;
+      total = 0;
+      if constexpr (std::is_same_v<A, float>) {
+        const bool stream = u.stream && can_stream(y, kLanes);
+        Floats lanes = {};
+        for (; i + kLanes <= n; i += kLanes) {
+          const Floats v = value(Floats(), i);
+          if (y) store(y + i, v, stream);
+          if (block_sums) store(block_sums + i, load(block_sums + i) + v, false);
+          else lanes += v;
         }
+        for (int lane = 0; lane < kLanes; lane++) total += lanes[lane];
+      }
+      for (; i < n; i++) {
+        const A v = value(A(), i);
+        if (y) convert_row<T>(&v, y + i, 1);
+        if (block_sums) block_sums[i] += v;
+        else total += v;
       }
     }
 
-    void forward(int64_t start, int64_t n, A* out) {
+    void forward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + start;
       const A* bias = b.data();
-      const A gain = p.gain;
-      if (p.act == kLinear || p.act == kLeakyRelu) {
-        const A below = p.act == kLinear ? gain : gain * A(p.alpha);
-        each(n, out, [=](int64_t i) {
-          const A sum = to_float(x[i]) + bias[i];
-          return sum * (sum > 0 ? gain : below);
+      const A gain = p.gain, below = p.act == kLinear ? gain : gain * A(p.alpha);
+      if (p.act == kLinear || p.act == kLeakyRelu)
+        return clamped_each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          const V sum = get<V>(x + i) + get<V>(bias + i);
+          return V(sum * slope(sum, gain, below));
         });
-        if (p.clamp >= 0) limit(out, n);
-        return;
-      }
-      load_row<T>(x, out, n);
-      for (int64_t i = 0; i < n; i++) out[i] += bias[i];
-      activate<A>(p, out, n);
-      for (int64_t i = 0; i < n; i++) out[i] *= gain;
-      if (p.clamp >= 0) limit(out, n);
+      if (p.act == kRelu)
+        return clamped_each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          const V sum = get<V>(x + i) + get<V>(bias + i);
+          return V(sum <= 0 ? V{} : V(sum * gain));  // Keeps NaN.
+        });
+      A* point = z.data();
+      load_row<T>(x, point, n);
+      for (int64_t i = 0; i < n; i++) point[i] += bias[i];
+      activate<A>(p, point, n);
+      clamped_each(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
-    void limit(A* out, int64_t n) {
+    template <typename Value>
+    INLINE void clamped_each(int64_t start, int64_t n, const Value& value) {
+      if (p.clamp < 0) return each(start, n, value);
       const A clamp = p.clamp;
-      for (int64_t i = 0; i < n; i++) out[i] = out[i] < -clamp ? -clamp : out[i] > clamp ? clamp : out[i];  // Keeps NaN.
+      each(start, n, [=](auto v, int64_t i) { return clamped(decltype(v)(value(v, i)), clamp); });
     }
 
-    void backward(int64_t start, int64_t n, A* out) {
-      const T* x = static_cast<const T*>(p.x) + (reads_x ? start : 0);
+    void backward(int64_t start, int64_t n) {
+      const T* x = static_cast<const T*>(p.x) + (p.x ? start : 0);
       const T* dy = static_cast<const T*>(p.dy) + start;
       const A* bias = b.data();
       const A* added = c.data();
-      const A gain = p.gain;
+      const A gain = p.gain, below = p.act == kLinear ? gain : p.act == kRelu ? A(0) : gain * A(p.alpha);
       if (p.order == 1 && p.clamp >= 0) {  // x is the result.
-        const A clamp = p.clamp, below = p.act == kLinear ? gain : p.act == kRelu ? A(0) : gain * A(p.alpha);
-        return each(n, out, [=](int64_t i) {
-          const A y = to_float(x[i]), slope = y > 0 ? gain : below;
-          return (to_float(dy[i]) + added[i]) * (std::abs(y) >= clamp ? A(0) : slope);
+        const A clamp = p.clamp;
+        return each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          const V y = get<V>(x + i), high = V{} + clamp, rate = slope(y, gain, below);
+          return V((get<V>(dy + i) + get<V>(added + i)) * (y >= high ? V{} : V(y <= -high ? V{} : rate)));
         });
       }
-      if (p.order == 1 && p.act == kLinear) return each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * gain; });
-      if (p.order == 1 && (p.act == kRelu || p.act == kLeakyRelu)) {
-        const A below = p.act == kRelu ? A(0) : gain * A(p.alpha);
-        if (p.ref_is_y)
-          each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * (to_float(x[i]) > 0 ? gain : below); });
-        else
-          each(n, out, [=](int64_t i) { return (to_float(dy[i]) + added[i]) * (to_float(x[i]) + bias[i] > 0 ? gain : below); });
-        return;
-      }
-      A* RESTRICT point = z.data();
-      if (reads_x) load_row<T>(x, point, n);
+      if (p.order == 1 && p.act == kLinear)
+        return each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(added + i)) * gain);
+        });
+      if (!curved && p.ref_is_y)
+        return each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(added + i)) * slope(get<V>(x + i), gain, below));
+        });
+      if (!curved)
+        return each(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(added + i)) * slope(V(get<V>(x + i) + get<V>(bias + i)), gain, below));
+        });
+      A* point = z.data();
+      if (p.x) load_row<T>(x, point, n);
       for (int64_t i = 0; i < n; i++) point[i] += bias[i];
       derive<A>(p, point, n);
-      load_row<T>(dy, out, n);
-      each(n, out, [=](int64_t i) { return (out[i] + added[i]) * point[i] * gain; });
+      each(start, n, [=](auto v, int64_t i) {
+        using V = decltype(v);
+        return V((get<V>(dy + i) + get<V>(added + i)) * get<V>(point + i) * gain);
+      });
     }
   };
 };

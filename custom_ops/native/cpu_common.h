@@ -118,6 +118,71 @@ INLINE void convert_row(const Accumulator<T>* RESTRICT src, T* RESTRICT dst, int
   }
 }
 
+// ---- Sixteen elements from and to memory ----
+
+template <typename T>
+INLINE Floats load(const T* p) {
+  if constexpr (std::is_same_v<T, float>) {
+    return load_as<Floats>(p);
+  } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+    return (Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16);
+  } else {
+    Floats v;
+    load_row<T>(p, reinterpret_cast<float*>(&v), kLanes);
+    return v;
+  }
+}
+
+template <typename V>
+INLINE void store_as(void* p, V v, bool stream) {
+#if defined(__AVX512F__)
+  if (stream && sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), load_as<__m512i>(&v));
+#endif
+#if defined(__AVX__)
+  if (stream) {
+    for (size_t i = 0; i < sizeof(V); i += 32)
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(static_cast<char*>(p) + i), load_as<__m256i>(reinterpret_cast<char*>(&v) + i));
+    return;
+  }
+#endif
+  std::memcpy(p, &v, sizeof(V));
+}
+
+// `stream` only where p is a multiple of the size of sixteen elements.
+template <typename T>
+INLINE void store(T* p, Floats v, bool stream) {
+  if constexpr (std::is_same_v<T, float>) {
+    store_as(p, v, stream);
+  } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+    store_as(p, to_bfloat16(v), stream);
+  } else {
+    Halves h;
+    convert_row<T>(reinterpret_cast<float*>(&v), reinterpret_cast<T*>(&h), kLanes);
+    store_as(p, h, stream);
+  }
+}
+
+template <typename T>
+INLINE bool can_stream(const T* p, int64_t row) {
+  return reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T)) == 0 && row % kLanes == 0;
+}
+
+// Of a number, or of sixteen: `above` where it is positive, else `below`.
+template <typename V, typename A>
+INLINE V slope(V x, A above, A below) {
+  const V a = V{} + above, b = V{} + below;
+  return x > 0 ? a : b;
+}
+
+// A number, or sixteen, within -clamp and clamp. NaN stays NaN.
+template <typename V, typename A>
+INLINE V clamped(V x, A clamp) {
+  const V low = V{} - clamp, high = V{} + clamp;
+  return x < low ? low : x > high ? high : x;
+}
+
+// ---- Rows, around the caches ----
+
 // A copy that does not read its target into the caches first. Follow the last one by `stream_fence`.
 inline void stream_bytes(const void* src, void* dst, int64_t bytes) {
   const char* s = static_cast<const char*>(src);
