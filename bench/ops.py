@@ -9,7 +9,6 @@ from bench import timing
 
 FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
-CHAIN = 16  # Small activations follow one another within a function, or its call would be all that is seen.
 NOISE = 1.05                     # Best times of one and the same function differ by so much from run to run.
 COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f', 'before': '.2f',
            'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
@@ -84,6 +83,8 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
 
     from custom_ops import loader
 
+    # Else TensorFlow would make one addition of all those of a bias in a row, which no network has.
+    tf.config.optimizer.set_experimental_options({'arithmetic_optimization': False})
     n, c, h, w = shape
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
@@ -141,7 +142,7 @@ def act_of(x, data_format):
 
 
 def bias_act(x, kind, data_format, impl):
-    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db. CHAIN times, if x is small."""
+    """Forward: x and b to y. Backward: from dy and what the forward pass left to dx and db. `repeats(x)` times."""
     import tensorflow as tf
 
     import custom_ops
@@ -158,8 +159,10 @@ def bias_act(x, kind, data_format, impl):
         return y
 
     def backward_native(dy):
-        return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x if act == 'lrelu' else dy, b, axis=axis, act=act,
-                                                        alpha=0.2, gain=gain, ref_is_y=act == 'lrelu')
+        if act == 'linear':  # Which the smallest leave to TensorFlow.
+            return tf.gradients(custom_ops.fused_bias_act(x, b, axis=axis), [x, b], dy)
+        return loader.library().stylegan2_bias_act_grad(dy, tf.zeros([0], x.dtype), x, b, axis=axis, act=act,
+                                                        alpha=0.2, gain=gain, ref_is_y=True)
 
     def backward_ref(dy):
         dx = dy
@@ -169,14 +172,24 @@ def bias_act(x, kind, data_format, impl):
 
     if kind == 'forward':
         return forward
-    # Each of its own: TensorFlow would compute sums of the same tensor once.
-    dys = [tf.cast(tf.random.normal(x.shape), x.dtype) for _ in range(repeats(x))]
     backward = backward_native if impl == 'native' else backward_ref
-    return lambda: [backward(dy) for dy in dys]
+    # Each of its own, where dx is dy itself: TensorFlow would compute sums of the same tensor once.
+    dys = [tf.cast(tf.random.normal(x.shape), x.dtype) for _ in range(repeats(x) if act == 'linear' else 1)]
+
+    def backward_in_a_row():
+        dx, sums = dys[0], []
+        for number in range(repeats(x)):
+            dx, db = backward(dys[number] if act == 'linear' else dx)
+            sums.append(db)
+        return dx, tf.add_n(sums)
+
+    return backward_in_a_row
 
 
 def repeats(x):
-    return CHAIN if x.shape.num_elements() < 2 ** 18 else 1
+    """How many small activations follow one another within a function: its call takes a few hundred microseconds."""
+    size = x.shape.num_elements()
+    return 256 if size < 2 ** 14 else 16 if size < 2 ** 20 else 1
 
 
 def one_channel(x, kind, data_format):

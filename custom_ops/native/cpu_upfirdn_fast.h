@@ -37,18 +37,19 @@ struct Axis {
 // ---- Down the columns ----
 
 // Two rows of sums: elements [0, n) of rows[0 .. kTaps) and of rows[kStep .. kStep + kTaps). Meanwhile `ahead` comes into the caches.
-template <typename T, int kTaps, int kStep>
+template <typename T, typename V, int kTaps, int kStep>
 INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy1, int64_t n, const T* const* ahead, int prefetch,
                          float* RESTRICT sums0, float* RESTRICT sums1) {
   float a[kTaps], b[kTaps];
   std::copy_n(wy0, kTaps, a);
   std::copy_n(wy1, kTaps, b);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  constexpr int64_t kWidth = sizeof(V) / sizeof(float);
+  for (; i + kWidth <= n; i += kWidth) {
     for (int j = 0; j < prefetch; j++) __builtin_prefetch(ahead[j] + i);
-    Floats sum0 = {}, sum1 = {};
+    V sum0 = {}, sum1 = {};
     for (int j = 0; j < kTaps + kStep; j++) {
-      const Floats x = load(rows[j] + i);
+      const V x = load<V>(rows[j] + i);
       if (j < kTaps) sum0 += x * a[j];
       if (j >= kStep) sum1 += x * b[j - kStep];
     }
@@ -66,7 +67,7 @@ INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy
 // read and written in its order.
 
 // out[o] for o in [o0, o1) from the sums of columns from `left` on.
-template <typename T, int kUp, int kTaps>
+template <typename T, typename V, int kUp, int kTaps>
 INLINE void along_pixels(const float* sums, int64_t left, const Axis& axis, const float* wx, int64_t c, int64_t o0, int64_t o1, T* out,
                          bool stream) {
   float w[kTaps];  // A copy, which no store can change: it stays in registers.
@@ -78,16 +79,16 @@ INLINE void along_pixels(const float* sums, int64_t left, const Axis& axis, cons
   for (int64_t o = o0; o < o1; o++, out += c, axis.advance(&first, &tap)) {
     const float* source = sums + (first - left) * c;
     if (kUp > 1) std::copy_n(wx + tap * kTaps, kTaps, w);
-    for (int64_t i = 0; i < c; i += kLanes) {
-      Floats sum = load(source + i) * w[0];
-      for (int j = 1; j < kTaps; j++) sum += load(source + j * c + i) * w[j];
+    for (int64_t i = 0; i < c; i += sizeof(V) / sizeof(float)) {
+      V sum = load<V>(source + i) * w[0];
+      for (int j = 1; j < kTaps; j++) sum += load<V>(source + j * c + i) * w[j];
       store(out + i, sum, stream);
     }
   }
 }
 
 // Output rows [y0, y1) of the images x and y; at least two. Weights are those of the phases, kTaps each.
-template <typename T, int kUp, int kDown, int kTaps>
+template <typename T, typename V, int kUp, int kDown, int kTaps>
 void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
                         int64_t y0, int64_t y1, const T* zeros, bool stream) {
   const int64_t in_row = p.in_w * p.minor, out_row = p.out_w * p.minor;
@@ -101,7 +102,7 @@ void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& 
     axis_y.locate(oy, &first0, &tap0);
     axis_y.locate(oy + 1, &first1, &tap1);
     const int step = static_cast<int>(first1 - first0);
-    const auto run = step == 0 ? down_columns<T, kTaps, 0> : step == 1 ? down_columns<T, kTaps, 1> : down_columns<T, kTaps, 2>;
+    const auto run = step == 0 ? down_columns<T, V, kTaps, 0> : step == 1 ? down_columns<T, V, kTaps, 1> : down_columns<T, V, kTaps, 2>;
     const T* rows[kTaps + 2 + 4];
     for (int j = 0; j < kTaps + 2 + 4; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
     for (int64_t o0 = 0; o0 < p.out_w; o0 += piece) {
@@ -120,7 +121,7 @@ void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& 
       for (int i = 0; i < 2; i++, row += width) {
         std::fill(row, row + (a - left) * p.minor, 0.0f);
         std::fill(row + (b - left) * p.minor, row + (last - left) * p.minor, 0.0f);
-        along_pixels<T, kUp, kTaps>(row, left, axis_x, wx, p.minor, o0, o1, y + (oy + i) * out_row, stream);
+        along_pixels<T, V, kUp, kTaps>(row, left, axis_x, wx, p.minor, o0, o1, y + (oy + i) * out_row, stream);
       }
     }
   }
@@ -216,7 +217,9 @@ void single_channel_band(const UpfirdnParams& p, const Axis& axis_y, const Axis&
     for (int j = 0; j < kTaps + 2; j++) rows[j] = (first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * p.in_w : zeros) + skip;
     const T* ahead[2] = {rows[kTaps] + 4 * p.in_w, rows[kTaps + 1] + 4 * p.in_w};  // Only a hint: it may lie behind the end.
     float* sums0 = sums.data() + oy / 2 % 2 * 2 * width + shift;
-    const auto run = first1 - first0 == 0 ? down_columns<T, kTaps, 0> : first1 - first0 == 1 ? down_columns<T, kTaps, 1> : down_columns<T, kTaps, 2>;
+    const int64_t step = first1 - first0;
+    const auto run = step == 0 ? down_columns<T, Floats, kTaps, 0> : step == 1 ? down_columns<T, Floats, kTaps, 1>
+        : down_columns<T, Floats, kTaps, 2>;
     run(rows, wy + tap0 * kTaps, wy + tap1 * kTaps, columns, ahead, 2, sums0, sums0 + width);
     if (waiting >= 0) finish(waiting);
     waiting = oy;
@@ -230,26 +233,35 @@ template <typename T>
 using FastBand = void (*)(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
                           int64_t y0, int64_t y1, const T* zeros, bool stream);
 
+template <typename T, typename V>
+FastBand<T> channels_last(int up, int down, int taps) {
+  if (up == 1 && down == 1 && taps == 4) return channels_last_band<T, V, 1, 1, 4>;
+  if (up == 2 && down == 1 && taps == 2) return channels_last_band<T, V, 2, 1, 2>;
+  if (up == 2 && down == 1 && taps == 1) return channels_last_band<T, V, 2, 1, 1>;
+  if (up == 1 && down == 2 && taps == 4) return channels_last_band<T, V, 1, 2, 4>;
+  if (up == 1 && down == 2 && taps == 2) return channels_last_band<T, V, 1, 2, 2>;
+  return nullptr;
+}
+
+template <typename T>
+FastBand<T> single_channel(int up, int down, int taps) {
+  if (up == 1 && down == 1 && taps == 4) return single_channel_band<T, 1, 1, 4>;
+  if (up == 2 && down == 1 && taps == 2) return single_channel_band<T, 2, 1, 2>;
+  if (up == 2 && down == 1 && taps == 1) return single_channel_band<T, 2, 1, 1>;
+  if (up == 1 && down == 2 && taps == 4) return single_channel_band<T, 1, 2, 4>;
+  if (up == 1 && down == 2 && taps == 2) return single_channel_band<T, 1, 2, 2>;
+  return nullptr;
+}
+
 // The function for bands of at least two rows; null where none fits. Filters are separable.
 template <typename T>
 FastBand<T> fast_band(const UpfirdnParams& p, int taps_y, int taps_x) {
-  const int up = p.up_y, down = p.down_y;
-  if (up != p.up_x || down != p.down_x || taps_y != taps_x || p.out_h < 2) return nullptr;
-  const bool same = up == 1 && down == 1, doubled = up == 2 && down == 1, halved = up == 1 && down == 2;
-  if (p.minor % kLanes == 0) {
-    if (same && taps_y == 4) return channels_last_band<T, 1, 1, 4>;
-    if (doubled && taps_y == 2) return channels_last_band<T, 2, 1, 2>;
-    if (doubled && taps_y == 1) return channels_last_band<T, 2, 1, 1>;
-    if (halved && taps_y == 4) return channels_last_band<T, 1, 2, 4>;
-    if (halved && taps_y == 2) return channels_last_band<T, 1, 2, 2>;
-  } else if (p.minor == 1) {
-    if (same && taps_y == 4) return single_channel_band<T, 1, 1, 4>;
-    if (doubled && taps_y == 2) return single_channel_band<T, 2, 1, 2>;
-    if (doubled && taps_y == 1) return single_channel_band<T, 2, 1, 1>;
-    if (halved && taps_y == 4) return single_channel_band<T, 1, 2, 4>;
-    if (halved && taps_y == 2) return single_channel_band<T, 1, 2, 2>;
-  }
-  return nullptr;
+  if (p.up_y != p.up_x || p.down_y != p.down_x || taps_y != taps_x || p.out_h < 2) return nullptr;
+  if (p.minor == 1) return single_channel<T>(p.up_y, p.down_y, taps_y);
+  if (p.minor % kLanes != 0) return nullptr;
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
+    if (p.minor % (2 * kLanes) == 0) return channels_last<T, Pair>(p.up_y, p.down_y, taps_y);
+  return channels_last<T, Floats>(p.up_y, p.down_y, taps_y);
 }
 
 }  // namespace stylegan2
