@@ -68,6 +68,31 @@ def flop_of(images, part, work):
     return {phase: seen[phase] * work[phase] for phase in PHASES}
 
 
+def flop_of_graph(graph):
+    """FLOP of the convolutions and matrix products that the outputs and side effects of a graph depend on."""
+    pending = [tensor.op for tensor in graph.outputs] + [getattr(item, 'op', item) for item in graph.control_outputs]
+    needed = set()
+    while pending:
+        op = pending.pop()
+        if op not in needed:
+            needed.add(op)
+            pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    total = 0
+    for op in needed:
+        shapes = [tensor.shape for tensor in op.inputs]
+        if op.type == 'Conv2D':  # every value of the output is a sum over the kernel
+            total += op.outputs[0].shape.num_elements() * shapes[1][:3].num_elements()
+        elif op.type == 'Conv2DBackpropInput':  # every value of the incoming gradient goes to each place of the kernel
+            total += shapes[2].num_elements() * shapes[1][:3].num_elements()
+        elif op.type == 'Conv2DBackpropFilter':
+            total += shapes[2].num_elements() * op.outputs[0].shape[:3].num_elements()
+        elif op.type == 'MatMul':
+            total += op.outputs[0].shape.num_elements() * shapes[0][0 if op.get_attr('transpose_a') else 1]
+        else:
+            assert 'Conv' not in op.type and 'MatMul' not in op.type and 'Einsum' not in op.type or 'Depthwise' in op.type, op.type
+    return 2 * total
+
+
 def average(per_phase):
     """An iteration on the average, from values of the phases: the regularisers do not run in every one."""
     return sum(value * PHASES[phase] for phase, value in per_phase.items())

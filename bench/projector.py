@@ -1,10 +1,12 @@
-"""The projector's step against what it cannot do without: its generator and its distance, forward and backward."""
+"""The projector's step against what it cannot do without, its generator and its distance, forward and backward; and against the time that
+their convolutions and matrix products take at the machine's rate."""
 
 import argparse
 
-from bench import networks, timing
+from bench import costs, limits, networks, timing
 
-COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f', 'before': '.3f'}
+COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f', 'gflop': '.1f',
+           'matmul_gflops': '.0f', 'fraction_of_bound': '.3f', 'before': '.3f'}
 
 
 def main(argv, prog):
@@ -24,15 +26,19 @@ def main(argv, prog):
     rows = []
     for distance in args.distance.split(','):
         for count in map(int, args.minibatch.split(',')):
-            times = timing.interleaved(functions(Gs, distance, count), args.rounds)
-            (step, step_best), (bare, bare_best) = times['step'], times['bare']
-            rows.append({'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step, 'step_best_ms': step_best,
-                         'bare_ms': bare, 'bare_best_ms': bare_best, 'ratio': step_best / bare_best})
-    timing.report(rows, COLUMNS, args.json, before=('projector', 'ratio'))
+            step, bare = functions(Gs, distance, count)
+            gflop = costs.flop_of_graph(bare.get_concrete_function().graph) / 1e9
+            times = timing.interleaved({'step': step, 'bare': lambda: bare()[0].numpy(), **limits.matmuls(['float32'])}, args.rounds)
+            rate = limits.matmul_rate(times, 'float32')
+            (step_ms, step_best), (bare_ms, bare_best) = times['step'], times['bare']
+            rows.append({'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step_ms, 'step_best_ms': step_best,
+                         'bare_ms': bare_ms, 'bare_best_ms': bare_best, 'ratio': step_best / bare_best, 'gflop': gflop,
+                         'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / step_best * 1e3})
+    timing.report(rows, COLUMNS, args.json, before=('projector', 'fraction_of_bound'))
 
 
 def functions(Gs, distance, count):
-    """A step of the projector, and the bare work in it, as functions without arguments.
+    """A step of the projector, and the bare work in it (a tf.function), without arguments.
 
     The bare work is: w and noise maps -> images -> distances, and the gradients of these.
     """
@@ -67,4 +73,4 @@ def functions(Gs, distance, count):
         proj.step()
         return proj.last_losses.numpy()  # Done when the numbers are there.
 
-    return {'step': step, 'bare': lambda: bare()[0].numpy()}
+    return step, bare

@@ -71,7 +71,7 @@ def report(rows, columns, json_path=None, before=None):
     """
     if before is not None:
         kept = FIGURES / f'{before[0]}.json'
-        figures = {row['name']: row[before[1]] for row in json.loads(kept.read_text())} if kept.exists() else {}
+        figures = {row['name']: row.get(before[1]) for row in json.loads(kept.read_text())} if kept.exists() else {}
         rows = [{**row, 'before': figures.get(row['name'])} for row in rows]
     cells = [list(columns)] + [['' if row.get(key) is None else format(row[key], fmt) for key, fmt in columns.items()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]

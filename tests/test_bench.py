@@ -165,6 +165,7 @@ def test_the_page_of_the_projector(tmp_path, capsys):
     rows = json.loads(path.read_text())
     assert [row['name'] for row in rows] == ['projector/pixel/8/b1', 'projector/pixel/8/b2']
     assert all(row['ratio'] == row['step_best_ms'] / row['bare_best_ms'] and row['step_best_ms'] <= row['step_ms'] for row in rows)
+    assert rows[1]['gflop'] == pytest.approx(2 * rows[0]['gflop'], rel=1e-3) and all(0 < row['fraction_of_bound'] < 1 for row in rows)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', *(row['name'] for row in rows)]
 
 

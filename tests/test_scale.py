@@ -27,31 +27,6 @@ def trainer():
     custom_ops.set_impl(None)
 
 
-def flop_of_graph(graph):
-    """FLOP of the convolutions and matrix products that the outputs and side effects of a graph depend on."""
-    pending = [tensor.op for tensor in graph.outputs] + [getattr(item, 'op', item) for item in graph.control_outputs]
-    needed = set()
-    while pending:
-        op = pending.pop()
-        if op not in needed:
-            needed.add(op)
-            pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    total = 0
-    for op in needed:
-        shapes = [tensor.shape for tensor in op.inputs]
-        if op.type == 'Conv2D':  # every value of the output is a sum over the kernel
-            total += op.outputs[0].shape.num_elements() * shapes[1][:3].num_elements()
-        elif op.type == 'Conv2DBackpropInput':  # every value of the incoming gradient goes to each place of the kernel
-            total += shapes[2].num_elements() * shapes[1][:3].num_elements()
-        elif op.type == 'Conv2DBackpropFilter':
-            total += shapes[2].num_elements() * op.outputs[0].shape[:3].num_elements()
-        elif op.type == 'MatMul':
-            total += op.outputs[0].shape.num_elements() * shapes[0][0 if op.get_attr('transpose_a') else 1]
-        else:
-            assert 'Conv' not in op.type and 'MatMul' not in op.type and 'Einsum' not in op.type or 'Depthwise' in op.type, op.type
-    return 2 * total
-
-
 @pytest.mark.parametrize('phase', scale.PHASES)
 def test_work_is_that_of_the_traced_graph(trainer, phase):
     images = [tf.TensorSpec([MINIBATCH, 3, 16, 16]), tf.TensorSpec([MINIBATCH, 0])] if phase.startswith('D') else []
@@ -61,7 +36,7 @@ def test_work_is_that_of_the_traced_graph(trainer, phase):
     products = [product for net in nets for product in costs.products_of(net)]
     assert {kind for kind, _, _ in products} == set(costs.PASSES)
     per_phase = MINIBATCH // 2 if phase == 'G_reg' else MINIBATCH
-    assert costs.phase_work(products, phase) * per_phase == flop_of_graph(graph)
+    assert costs.phase_work(products, phase) * per_phase == costs.flop_of_graph(graph)
 
 
 def test_activations_are_those_that_the_networks_list(trainer):
