@@ -185,7 +185,7 @@ class BiasAct {
       int64_t i = 0;
       total = 0;
       if constexpr (std::is_same_v<A, float>) {
-        const bool stream = u.stream && can_stream(y, kLanes);
+        const bool stream = u.stream && can_stream(y, 0);
         Floats lanes = {};
         for (; i + kLanes <= n; i += kLanes) {
           const Floats v = value(Floats(), i);

@@ -148,7 +148,7 @@ INLINE void store_as(void* p, V v, bool stream) {
   std::memcpy(p, &v, sizeof(V));
 }
 
-// `stream` only where p is a multiple of the size of sixteen elements.
+// `stream` only as `can_stream` says.
 template <typename T>
 INLINE void store(T* p, Floats v, bool stream) {
   if constexpr (std::is_same_v<T, float>) {
@@ -194,9 +194,10 @@ INLINE void store(T* p, const Pair& v, bool stream) {
   }
 }
 
+// May whole vectors go to rows of so many elements from p on around the caches?
 template <typename T>
 INLINE bool can_stream(const T* p, int64_t row) {
-  return reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T)) == 0 && row % kLanes == 0;
+  return reinterpret_cast<uintptr_t>(p) % sizeof(Words) == 0 && row * sizeof(T) % sizeof(Words) == 0;
 }
 
 // Of a number, or of sixteen: `above` where it is positive, else `below`.
