@@ -28,7 +28,8 @@ def main(argv, prog):
         for count in map(int, args.minibatch.split(',')):
             step, bare = functions(Gs, distance, count)
             gflop = costs.flop_of_graph(bare.get_concrete_function().graph) / 1e9
-            times = timing.interleaved({'step': step, 'bare': lambda bare=bare: bare()[0].numpy(), **limits.matmuls(['float32'])}, args.rounds)
+            timed = {'step': step, 'bare': lambda bare=bare: bare()[0].numpy(), **limits.matmuls(['float32'])}
+            times = timing.interleaved(timed, args.rounds)
             rate = limits.matmul_rate(times, 'float32')
             (step_ms, step_best), (bare_ms, bare_best) = times['step'], times['bare']
             rows.append({'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step_ms, 'step_best_ms': step_best,
