@@ -1,6 +1,7 @@
 """The native ops against a streaming copy of the same bytes, the reference form, and convolutions of one-channel images."""
 
 import argparse
+import contextlib
 import gc
 
 from tqdm import tqdm
@@ -32,9 +33,10 @@ def main(argv, prog):
         print(f'{len(found) - len(cases)} of {len(found)} shapes have tensors over {args.max_gib:g} GiB and are left out (--max-gib)')
     print(timing.machine())
     rows = []
-    for case in tqdm([case for case in cases if args.only in case[0]], disable=None):
-        rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
-        gc.collect()  # Traced functions hold their tensors in cycles.
+    with additions_apart():
+        for case in tqdm([case for case in cases if args.only in case[0]], disable=None):
+            rows.append(measure(*case, rounds=args.rounds, with_conv=not args.shapes))
+            gc.collect()  # Traced functions hold their tensors in cycles.
     timing.report(rows, COLUMNS, args.json, before=('ops', 'ratio_copy'))
     slower = [f'{row["name"]} ({row["ratio_ref"]:.2f})' for row in rows if row['ratio_ref'] > NOISE]
     print(f'{len(rows)} rows; slower than the reference form, by over {NOISE - 1:.0%} in best times: {", ".join(slower) or "none"}')
@@ -78,13 +80,24 @@ def largest_tensor(case):
 
 # ---- Measuring ----
 
+@contextlib.contextmanager
+def additions_apart():
+    """Meanwhile TensorFlow does not make one addition of all those of a bias in a row, which no network has."""
+    import tensorflow as tf
+    name = 'arithmetic_optimization'
+    before = tf.config.optimizer.get_experimental_options().get(name, True)
+    tf.config.optimizer.set_experimental_options({name: False})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({name: before})
+
+
 def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     import tensorflow as tf
 
     from custom_ops import loader
 
-    # Else TensorFlow would make one addition of all those of a bias in a row, which no network has.
-    tf.config.optimizer.set_experimental_options({'arithmetic_optimization': False})
     n, c, h, w = shape
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]

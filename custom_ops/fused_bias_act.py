@@ -96,12 +96,13 @@ def _has_bias(b):
 @tf.RegisterGradient('Stylegan2BiasAct')
 def _forward_gradient(op, dy):
     x, b = op.inputs
-    nothing_else = op.get_attr('act') == b'linear' and op.get_attr('gain') == 1 and op.get_attr('clamp') < 0
-    if nothing_else and _has_bias(b) and dy.dtype == tf.float32 and (dy.shape.num_elements() or _SMALL) < _SMALL:
+    without_x = op.get_attr('act') == b'linear' and op.get_attr('clamp') < 0
+    bias_alone = without_x and op.get_attr('gain') == 1 and _has_bias(b)
+    if bias_alone and dy.dtype == tf.float32 and (dy.shape.num_elements() or _SMALL) < _SMALL:
         return dy, tf.reduce_sum(dy, [i for i in range(dy.shape.rank) if i != op.get_attr('axis')])
     # Where the result tells enough, x need not be kept. The result is kept anyway, by the convolution that follows.
     ref_is_y = _result_tells(*(op.get_attr(name) for name in ('act', 'alpha', 'gain')))
-    ref = dy if op.get_attr('act') == b'linear' and op.get_attr('clamp') < 0 else op.outputs[0] if ref_is_y else x
+    ref = dy if without_x else op.outputs[0] if ref_is_y else x
     dx, db = _gradient(op, dy, tf.zeros([0], dy.dtype), ref, order=1, ref_is_y=ref_is_y, want_db=_has_bias(b))
     return dx, db if _has_bias(b) else None
 

@@ -153,7 +153,7 @@ def test_nothing_is_traced_again():
 def test_what_is_found_makes_the_images_of_every_kind_of_network(func_name, kwargs):
     Gs = make_generator(func_name, **kwargs)
     targets = images_of(Gs, 2)
-    # Known draws: from some starts G_style needs more than 20 steps to leave a bad place.
+    # A start well away from the bad places that G_style needs more than 20 steps to leave.
     proj = make_projector(Gs, 2, num_steps=20, rng=Random(tf.random.Generator.from_seed(1)))
     proj.start(targets)
     before = proj.get_distances()

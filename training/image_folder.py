@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import zipfile
@@ -9,11 +10,6 @@ import zipfile
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-
-try:
-    import imagecodecs
-except ImportError:  # Only speed is lost.
-    imagecodecs = None
 
 from dnnlib import storage
 from dnnlib.cli import UserError
@@ -182,17 +178,16 @@ def _load(files, name, conversion):
     title = files.title(name)
     try:
         with files.read(name) as file:
-            data = file.read()
-        image = PIL.Image.open(io.BytesIO(data))
-        if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':  # which is a photograph and its thumbnails
-            raise UserError(f'{title} is an animation of {image.n_frames} frames',
-                            'Take one frame out of it, or leave such files out with --skip-bad.')
-        pixels = _decode_plain_png(data) if image.format == 'PNG' else None
-        if pixels is not None:
-            image = PIL.Image.fromarray(pixels)
-        else:
-            image.load()
-            PIL.ImageOps.exif_transpose(image, in_place=True)
+            image = PIL.Image.open(file)
+            if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':  # which is a photograph and its thumbnails
+                raise UserError(f'{title} is an animation of {image.n_frames} frames',
+                                'Take one frame out of it, or leave such files out with --skip-bad.')
+            pixels = _decode_plain_png(file) if image.format == 'PNG' else None
+            if pixels is not None:
+                image = PIL.Image.fromarray(pixels)
+            else:
+                image.load()
+                PIL.ImageOps.exif_transpose(image, in_place=True)
     except (UserError, MemoryError):
         raise
     except Exception as err:  # Damaged files make decoders raise almost anything.
@@ -201,18 +196,35 @@ def _load(files, name, conversion):
     return _scale(_convert(image, conversion, title), conversion, title)
 
 
-def _decode_plain_png(data):
+@functools.cache
+def _png_decoder():
+    """The function of imagecodecs that decodes PNG files. None = it is not installed: only speed is lost."""
+    try:
+        from imagecodecs import spng_decode
+    except ImportError:
+        return None
+    return spng_decode
+
+
+def _decode_plain_png(file):
     """Pixels of a PNG as most are, uint8 [H, W] or [H, W, 3], in little more than half the time that Pillow takes.
 
-    None = Pillow's: other kinds of PNG, damaged ones, about which it has more to say, and all where imagecodecs is not installed.
+    None = Pillow's, for which the file stays where it is: other kinds of PNG, damaged ones, about which it has more to say, and all where
+    imagecodecs is not installed.
     """
+    if _png_decoder() is None:
+        return None
+    position = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(position)
     depth_and_kind = data[24:29]  # Of the header: bits, color type (0 = grayscale, 2 = RGB), two zeros, interlaced.
-    if imagecodecs is None or depth_and_kind not in (b'\x08\0\0\0\0', b'\x08\2\0\0\0'):
+    if depth_and_kind not in (b'\x08\0\0\0\0', b'\x08\2\0\0\0'):
         return None
     if any(mark in data for mark in (b'eXIf', b'Raw profile', b'acTL', b'tRNS')):  # Turned, animated, or with a transparent color.
         return None
     try:
-        return imagecodecs.spng_decode(data)
+        return _png_decoder()(data)
     except Exception:  # Damaged, or a build of imagecodecs without this decoder.
         return None
 

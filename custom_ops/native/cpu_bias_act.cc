@@ -119,7 +119,6 @@ class BiasAct {
     const BiasActParams& p;
     const bool curved;        // More than a slope on each side of zero.
     Buffer<A> b, c, z, sums;  // Of a block: biases, what is added to dy, points of a curve, sums over the blocks (channels last).
-    A total = 0;              // Of a block of one channel.
 
     explicit Work(const BiasAct& u)
         : u(u), p(u.p), curved(p.order > 1 || (p.act != kLinear && p.act != kRelu && p.act != kLeakyRelu)),
@@ -140,7 +139,7 @@ class BiasAct {
         const int64_t channel = i / p.inner;
         n = std::min(n, p.inner - i % p.inner);
         if (channel != filled) fill(filled = channel);
-        block(offset + i, n);
+        const A total = block(offset + i, n);
         if (row) row[channel] += total;
       }
       if (!row || p.inner != 1) return;
@@ -167,7 +166,8 @@ class BiasAct {
       for (int64_t done = p.channels; done < n; done *= 2) std::copy_n(out.data(), std::min(done, n - done), out.data() + done);
     }
 
-    void block(int64_t start, int64_t n) { p.order == 0 ? forward(start, n) : backward(start, n); }
+    // The sum of a block's results, unless it went to `sums`.
+    A block(int64_t start, int64_t n) { return p.order == 0 ? forward(start, n) : backward(start, n); }
 
     // An element, or sixteen.
     template <typename V, typename S>
@@ -179,11 +179,11 @@ class BiasAct {
     // y[i] = value(V(), i), where V is the type of an element or of sixteen, added up on the way: memory is read without a pause. y may
     // be the place of x or of dy, element by element.
     template <typename Value>
-    INLINE void each(int64_t start, int64_t n, const Value& value) {
+    INLINE A each(int64_t start, int64_t n, const Value& value) {
       T* y = p.y ? static_cast<T*>(p.y) + start : nullptr;
       A* block_sums = sums.empty() ? nullptr : sums.data();
       int64_t i = 0;
-      total = 0;
+      A total = 0;
       if constexpr (std::is_same_v<A, float>) {
         const bool stream = u.stream && can_stream(y, 0);
         Floats lanes = {};
@@ -201,9 +201,10 @@ class BiasAct {
         if (block_sums) block_sums[i] += v;
         else total += v;
       }
+      return total;
     }
 
-    void forward(int64_t start, int64_t n) {
+    A forward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + start;
       const A* bias = b.data();
       const A gain = p.gain, below = p.act == kLinear ? gain : gain * A(p.alpha);
@@ -223,17 +224,17 @@ class BiasAct {
       load_row<T>(x, point, n);
       for (int64_t i = 0; i < n; i++) point[i] += bias[i];
       activate<A>(p, point, n);
-      clamped_each(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
+      return clamped_each(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
     template <typename Value>
-    INLINE void clamped_each(int64_t start, int64_t n, const Value& value) {
+    INLINE A clamped_each(int64_t start, int64_t n, const Value& value) {
       if (p.clamp < 0) return each(start, n, value);
       const A clamp = p.clamp;
-      each(start, n, [=](auto v, int64_t i) { return clamped(decltype(v)(value(v, i)), clamp); });
+      return each(start, n, [=](auto v, int64_t i) { return clamped(decltype(v)(value(v, i)), clamp); });
     }
 
-    void backward(int64_t start, int64_t n) {
+    A backward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + (p.x ? start : 0);
       const T* dy = static_cast<const T*>(p.dy) + start;
       const A* bias = b.data();
@@ -266,7 +267,7 @@ class BiasAct {
       if (p.x) load_row<T>(x, point, n);
       for (int64_t i = 0; i < n; i++) point[i] += bias[i];
       derive<A>(p, point, n);
-      each(start, n, [=](auto v, int64_t i) {
+      return each(start, n, [=](auto v, int64_t i) {
         using V = decltype(v);
         return V((get<V>(dy + i) + get<V>(added + i)) * get<V>(point + i) * gain);
       });
