@@ -63,7 +63,7 @@ def test_the_forms_that_are_timed_agree():
         results = []
         for impl in ('native', 'ref'):
             tf.random.set_seed(1)
-            results.append(tf.nest.flatten(ops.bias_act(x[..., :channels], 'backward', 'NHWC', impl)()))
+            results.append(tf.nest.flatten(tf.function(ops.bias_act(x[..., :channels], 'backward', 'NHWC', impl))()))
         for a, b in zip(*results, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     custom_ops.set_impl(None)
