@@ -32,6 +32,7 @@ class WorkerLost(UserError):
 
 
 ALONE = Cluster()
+_FEW_CORES = 4  # With more of them small operations may gain by running side by side.
 
 
 def find_cluster():
@@ -81,6 +82,18 @@ def _tells_of_a_lost_worker(err):
 
 
 @functools.cache
+def run_operations_in_turn():
+    """On a CPU of few cores, have TensorFlow run the operations of a function one after another, each on all cores.
+
+    That takes no longer, and holds fewer results at a time (docs/speed.md). It must come before TensorFlow computes anything: later it
+    does nothing. The environment variable TF_NUM_INTEROP_THREADS, which TensorFlow reads, goes before it.
+    """
+    import tensorflow as tf
+    if (os.cpu_count() or 1) <= _FEW_CORES and not tf.config.list_physical_devices('GPU') and 'TF_NUM_INTEROP_THREADS' not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 def _mirrored_strategy(names):
     # One for all training in this process: TensorFlow numbers the collective operations of each from the start, and confuses those of two.
     import tensorflow as tf
