@@ -9,11 +9,11 @@ import time
 
 import numpy as np
 
-from bench import networks, timing
+from bench import costs, limits, networks, timing
 
 PASS_COLUMNS = {'name': 's', 'generator_per_s': '.1f', 'network_per_s': '.1f', 'both_per_s': '.1f', 'evaluation_per_s': '.1f',
-                'ratio': '.2f', 'busy_cores': '.2f'}
-PR_COLUMNS = {'name': 's', 'images': 'd', 'seconds': '.1f', 'peak_mb': '.0f', 'start_mb': '.0f', 'ratio': '.2f'}
+                'ratio': '.2f', 'busy_cores': '.2f', 'gflop': '.1f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f', 'before': '.3f'}
+PR_COLUMNS = {'name': 's', 'images': 'd', 'seconds': '.1f', 'peak_mb': '.0f', 'start_mb': '.0f', 'ratio': '.2f', 'before': '.2f'}
 DIMS = 4096  # Features of VGG16.
 
 
@@ -33,14 +33,14 @@ def main(argv, prog):
     rows = []
     if 'passes' in args.only:
         rows += [measure_pass(name, args.resolution, args.images, args.rounds) for name in args.networks]
-        timing.report(rows, PASS_COLUMNS)
+        timing.report(rows, PASS_COLUMNS, before=('metrics', 'fraction_of_bound'))
     if 'distances' in args.only:
         kinds = ['float16 in blocks', 'float32 in blocks'] + ([] if args.blocks_only else ['plain NumPy'])
         found = [measure_distances(kind, args.features) for kind in kinds]
         if not args.blocks_only:
             for row in found:
                 row['ratio'] = row['seconds'] / found[-1]['seconds']
-        timing.report(found, PR_COLUMNS)
+        timing.report(found, PR_COLUMNS, before=('metrics', 'ratio'))
         rows += found
     timing.keep(rows, args.json)
 
@@ -48,7 +48,7 @@ def main(argv, prog):
 # ---- One pass over generated images ----
 
 def measure_pass(name, resolution, num_images, rounds):
-    """Row of the table: medians over the rounds. All three are timed in turn, after their functions are traced."""
+    """Row of the table: medians over the rounds. All are timed in turn, after their functions are traced. gflop: of an image."""
     import tensorflow as tf
 
     from dnnlib import tflib
@@ -69,6 +69,9 @@ def measure_pass(name, resolution, num_images, rounds):
         for _ in range(num_images // 8):
             function().numpy()
         return num_images // 8 * 8 / (time.perf_counter() - start)
+    gflop = sum(costs.flop_of_graph(function.graph) for function in (
+        generate.get_concrete_function(), traced_net.get_concrete_function(images))) / 8e9
+    matmuls = limits.matmuls(['float32'])
     rows = []
     for _ in range(rounds):
         row = {'generator_per_s': rate_of(generate), 'network_per_s': rate_of(lambda: traced_net(images))}
@@ -77,8 +80,11 @@ def measure_pass(name, resolution, num_images, rounds):
         row['evaluation_per_s'] = num_images // 8 * 8 / seconds
         row['ratio'] = row['evaluation_per_s'] / row['both_per_s']
         row['busy_cores'] = cpu_seconds / seconds
+        row['matmul_gflops'] = limits.matmul_rate(timing.interleaved(matmuls, 3), 'float32')
+        row['fraction_of_bound'] = row['evaluation_per_s'] * gflop / row['matmul_gflops']
         rows.append(row)
-    return {'name': f'config-f {resolution}x{resolution}, {name}', **{key: statistics.median(row[key] for row in rows) for key in rows[0]}}
+    return {'name': f'metrics/config-f/{resolution}/{name}', 'gflop': gflop,
+            **{key: statistics.median(row[key] for row in rows) for key in rows[0]}}
 
 
 def feature_network(name):
@@ -119,7 +125,7 @@ def measure_distances(kind, count):
     program = 'import sys; from bench import metrics; metrics.print_distances(sys.argv[1], int(sys.argv[2]))'
     line = timing.in_own_process(program, kind, str(count))
     seconds, peak, start = map(float, line.split())
-    return {'name': kind, 'images': count, 'seconds': seconds, 'peak_mb': peak, 'start_mb': start}
+    return {'name': f'metrics/distances/{kind}/{count}', 'images': count, 'seconds': seconds, 'peak_mb': peak, 'start_mb': start}
 
 
 def print_distances(kind, count):

@@ -176,6 +176,9 @@ def test_the_page_of_metrics(tmp_path, capsys):
     one_pass, half, single, plain = json.loads((tmp_path / 'rows.json').read_text())
     assert one_pass['both_per_s'] == pytest.approx(1 / (1 / one_pass['generator_per_s'] + 1 / one_pass['network_per_s']))
     assert one_pass['ratio'] == pytest.approx(one_pass['evaluation_per_s'] / one_pass['both_per_s'])
+    assert one_pass['fraction_of_bound'] == pytest.approx(one_pass['evaluation_per_s'] * one_pass['gflop'] / one_pass['matmul_gflops'])
+    assert 0 < one_pass['fraction_of_bound'] < 1
+    assert [row['name'] for row in (one_pass, half)] == ['metrics/config-f/8/efficientnet_lite0', 'metrics/distances/float16 in blocks/50']
     for row in (half, single, plain):
         assert row['seconds'] > 0 and row['peak_mb'] >= row['start_mb'] > 0
         assert row['ratio'] == row['seconds'] / plain['seconds']
