@@ -85,7 +85,7 @@ def training_loop(
     """
     start_time = time.time() - resume_time
     if num_gpus == 1:
-        run_operations_in_turn()  # This and the next before TensorFlow computes anything.
+        run_operations_in_turn((G_args or {}).get('fmap_base'))  # This and the next before TensorFlow computes anything.
     devices = Devices(num_gpus, find_cluster())
     is_chief = devices.cluster.is_chief
     tflib.init_tf(tf_config)
