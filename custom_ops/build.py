@@ -31,8 +31,9 @@ from dnnlib import cli
 _CUDA_SOURCE = 'gpu_kernels.cu'
 _AGAIN = 'python -m custom_ops.build'
 
-# -march=native is why the key has the features of the CPU. Never -ffast-math: it makes the whole process flush denormals to zero.
-_CXX_FLAGS = ['-O3', '-march=native', '-fno-math-errno', '-fPIC', '-Wno-deprecated-declarations']
+# -march=native is why the key has the features of the CPU. Eigen, in TensorFlow's headers, does not compile with AVX512-FP16 (Xeons of
+# 2023 and later), which no kernel here needs: -U hides it. Never -ffast-math: it makes the whole process flush denormals to zero.
+_CXX_FLAGS = ['-O3', '-march=native', '-U__AVX512FP16__', '-fno-math-errno', '-fPIC', '-Wno-deprecated-declarations']
 
 
 class _Cuda(NamedTuple):

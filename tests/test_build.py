@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,17 @@ def test_flags(home):
         assert flag in compile_command
     assert 'fast-math' not in compile_command + link_command
     assert link_command.split()[-1] == '-Wl,-z,defs'
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='The architectures are those of x86-64')
+@pytest.mark.parametrize('arch', ['x86-64', 'haswell', 'skylake-avx512', 'sapphirerapids'])
+def test_the_real_sources_compile_for_other_cpus(arch):
+    """For those of the last twenty years, whatever this one is: Eigen has code of its own for each."""
+    recipe = build._recipe(None)
+    flags = [flag.replace('=native', f'={arch}') for flag in recipe.compile_flags]
+    for name in ('cpu_upfirdn.cc', 'cpu_bias_act.cc'):
+        done = subprocess.run([*recipe.cxx, *flags, '-fsyntax-only', str(build_cache.SOURCES / name)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_an_undefined_symbol_is_found_when_it_is_built_and_not_when_it_is_loaded(home):
