@@ -234,3 +234,22 @@ def test_a_worker_does_not_read_the_records_of_others(numbered, tmp_path):
     records.write_bytes(whole)
     with pytest.raises(cli.UserError, match='is damaged'):
         minibatches(tmp_path / 'ten', 1, (2, 4), **kwargs)
+
+
+# ---- One device ----
+
+@pytest.mark.parametrize('cores, fmap_base, environment, expected', [
+    (2, 8192, {}, 1), (2, None, {}, 1), (2, 4096, {}, 0), (64, 8192, {}, 0), (2, 8192, {'TF_NUM_INTEROP_THREADS': '2'}, 0)])
+def test_operations_of_wide_networks_run_in_turn_on_few_cores(cores, fmap_base, environment, expected):
+    program = f'''
+import os
+os.cpu_count = lambda: {cores}
+import tensorflow as tf
+from training.devices import run_operations_in_turn
+run_operations_in_turn({fmap_base})
+print(tf.config.threading.get_inter_op_parallelism_threads(), tf.constant(1).numpy())
+run_operations_in_turn({fmap_base})  # Too late, and no error.
+'''
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **environment})
+    assert done.stdout.split() == [str(expected), '1'], done.stderr

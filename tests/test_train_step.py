@@ -8,7 +8,7 @@ from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from tests.test_losses import SUPPORTED
 from training import misc
-from training.train_step import TrainStep
+from training.train_step import TrainStep, _sum_over_rounds
 
 
 def training_cases():
@@ -83,3 +83,34 @@ def assert_weights_close(actual, expected, lrate, what):
     error = np.abs(actual - expected) / (lrate * np.maximum(1, np.abs(expected)))
     outliers = np.count_nonzero(~(error <= 0.05))
     assert outliers <= error.size / 1000, f'{what}: {outliers} of {error.size} elements differ, by up to {error.max():.3g} learning rates'
+
+
+def test_rounds_follow_one_another():
+    """Two rounds take the memory of one, and of their sum: none begins before the last has ended."""
+    weight = tf.Variable(tf.ones([1, 1024]))
+
+    def peak(rounds):
+        """Bytes at the peak of a function whose rounds keep eight results of 4 MB each for the gradients."""
+        def one_round(index):
+            with tf.GradientTape() as tape:
+                x = tf.random.stateless_normal([1024, 1024], [1, index])
+                for _ in range(8):
+                    x = tf.sin(x * weight)
+                total = tf.reduce_sum(x)
+            return [tape.gradient(total, weight)]
+        function = tf.function(lambda: _sum_over_rounds(one_round, rounds), autograph=False)
+        first = function()
+        tf.config.experimental.reset_memory_stats('CPU:0')
+        np.testing.assert_array_equal(function()[0], first[0])
+        return tf.config.experimental.get_memory_info('CPU:0')['peak']
+
+    before = tf.config.experimental.get_memory_info('CPU:0')['current']
+    one, two = peak(1) - before, peak(2) - before
+    assert one > 8 * 2 ** 22
+    assert two < 1.3 * one
+
+
+def test_sum_over_rounds():
+    """Each round is added once."""
+    function = tf.function(lambda: _sum_over_rounds(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False)
+    assert function()['a'].numpy().tolist() == [0 + 1 + 2 + 3, 0 + 1 + 4 + 9]

@@ -32,6 +32,7 @@ class WorkerLost(UserError):
 
 
 ALONE = Cluster()
+_FEW_CORES, _WIDE = 4, 8 << 10  # Where one operation at a time keeps all cores busy: the latter is fmap_base of config-e.
 
 
 def find_cluster():
@@ -78,6 +79,23 @@ def membership(cluster):
 def _tells_of_a_lost_worker(err):
     from tensorflow import errors
     return isinstance(err, (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError))
+
+
+def run_operations_in_turn(fmap_base=None):
+    """On a CPU of few cores, have TensorFlow run the operations of a function one after another, each on all cores.
+
+    Wide networks take no longer that way, and hold fewer results at a time; others gain by running small operations side by side
+    (docs/speed.md). It must come before TensorFlow computes anything: later it does nothing. The environment variable
+    TF_NUM_INTEROP_THREADS, which TensorFlow reads, goes before it.
+
+    Args:
+        fmap_base: Width of the networks, as in their settings. None = they have their default, which is wide.
+    """
+    import tensorflow as tf
+    few_cores = (os.cpu_count() or 1) <= _FEW_CORES and not tf.config.list_physical_devices('GPU')
+    if few_cores and (fmap_base is None or fmap_base >= _WIDE) and 'TF_NUM_INTEROP_THREADS' not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @functools.cache

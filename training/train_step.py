@@ -237,9 +237,10 @@ def _sum_over_rounds(one_round, rounds):
     if rounds == 1:
         return one_round(0)
     traced = tf.function(one_round, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
-    total = traced(0)
+    result = traced.get_concrete_function().structured_outputs
 
     def body(index, total):
         return index + 1, tf.nest.map_structure(tf.add, total, traced(index))
-    # One at a time: two rounds side by side would double the memory.
-    return tf.while_loop(lambda index, _: index < rounds, body, [tf.constant(1), total], parallel_iterations=1)[1]
+    # From zeros, and one at a time: a first round outside the loop, or two rounds side by side, would double the memory.
+    start = [tf.constant(0), tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), result)]
+    return tf.while_loop(lambda index, _: index < rounds, body, start, parallel_iterations=1)[1]

@@ -19,7 +19,7 @@ from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset
 from training.checkpoint import Checkpoints, Progress
-from training.devices import Devices, find_cluster
+from training.devices import Devices, find_cluster, run_operations_in_turn
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
 from training.precision import check_precision, describe_precision
@@ -84,7 +84,9 @@ def training_loop(
         Stopped: It was asked to stop, and a checkpoint is written.
     """
     start_time = time.time() - resume_time
-    devices = Devices(num_gpus, find_cluster())  # Before TensorFlow computes anything.
+    if num_gpus == 1:
+        run_operations_in_turn((G_args or {}).get('fmap_base'))  # This and the next before TensorFlow computes anything.
+    devices = Devices(num_gpus, find_cluster())
     is_chief = devices.cluster.is_chief
     tflib.init_tf(tf_config)
     seed = (tf_config or {}).get('rnd.np_random_seed')
