@@ -33,6 +33,7 @@ template <typename T> using Accumulator = typename AccumulatorOf<T>::type;
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t ManyHalves __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
 
 template <typename V>
@@ -75,6 +76,17 @@ INLINE Halves to_bfloat16(Floats x) {
   if (__builtin_expect(!_mm512_fpclass_ps_mask((__m512)x, kDenormal), 1)) return (Halves)_mm512_cvtneps_pbh((__m512)x);
 #endif
   return __builtin_convertvector(bfloat16_bits((Words)x), Halves);
+}
+
+// Those of a, then those of b.
+INLINE ManyHalves to_bfloat16(Floats a, Floats b) {
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  constexpr int kDenormal = 0x20;
+  if (__builtin_expect(!(_mm512_fpclass_ps_mask((__m512)a, kDenormal) | _mm512_fpclass_ps_mask((__m512)b, kDenormal)), 1))
+    return (ManyHalves)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+#endif
+  return __builtin_shufflevector(to_bfloat16(a), to_bfloat16(b), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
 // Rows of elements -> floats. Types that need no conversion are read in place.
@@ -125,7 +137,11 @@ INLINE Floats load(const T* p) {
   if constexpr (std::is_same_v<T, float>) {
     return load_as<Floats>(p);
   } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#else
     return (Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16);
+#endif
   } else {
     Floats v;
     load_row<T>(p, reinterpret_cast<float*>(&v), kLanes);
@@ -186,12 +202,22 @@ INLINE V load(const T* p) {
 template <typename T>
 INLINE void store(T* p, const Pair& v, bool stream) {
   if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
-    store_as(p, __builtin_shufflevector(to_bfloat16(v.a), to_bfloat16(v.b), 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24,
+    const ManyHalves h = to_bfloat16(v.a, v.b);
+    store_as(p, __builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24,
                                         9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), stream);
   } else {
     store(p, v.a, stream);
     store(p + kLanes, v.b, stream);
   }
+}
+
+// Sixteen elements, and another sixteen behind them if `both`.
+template <typename T>
+INLINE void store_two(T* p, Floats a, Floats b, bool both, bool stream) {
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
+    if (both) return store_as(p, to_bfloat16(a, b), stream);
+  store(p, a, stream);
+  if (both) store(p + kLanes, b, stream);
 }
 
 // May whole vectors go to rows of so many elements from p on around the caches?

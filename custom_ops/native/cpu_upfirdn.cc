@@ -238,7 +238,7 @@ class Upfirdn {
         T* y = static_cast<T*>(p.y) + i / bands * p.out_h * p.out_w * p.minor;
         const int64_t y0 = i % bands * band, y1 = std::min(p.out_h, y0 + band);
         // Never one row alone: the fast functions take two at a time.
-        fast(p, rows, columns, column_weights.data(), row_weights[0].data(), x, y, y1 - y0 == 1 ? y0 - 1 : y0, y1, zeros.data(), streams);
+        fast(p, column_weights.data(), row_weights[0].data(), x, y, y1 - y0 == 1 ? y0 - 1 : y0, y1, zeros.data(), streams);
       }
       if (streams) stream_fence();
     });

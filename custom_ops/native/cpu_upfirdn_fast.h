@@ -89,8 +89,9 @@ INLINE void along_pixels(const float* sums, int64_t left, const Axis& axis, cons
 
 // Output rows [y0, y1) of the images x and y; at least two. Weights are those of the phases, kTaps each.
 template <typename T, typename V, int kUp, int kDown, int kTaps>
-void channels_last_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
-                        int64_t y0, int64_t y1, const T* zeros, bool stream) {
+void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx, const T* x, T* y, int64_t y0, int64_t y1, const T* zeros,
+                        bool stream) {
+  const Axis axis_y(kUp, kDown, p.pad_y0, p.k_h), axis_x(kUp, kDown, p.pad_x0, p.k_w);  // Known to the compiler: `locate` divides.
   const int64_t in_row = p.in_w * p.minor, out_row = p.out_w * p.minor;
   const int64_t piece = std::max<int64_t>(kPiece / p.minor, 8) * kUp / kDown;
   const int64_t width = (piece * kDown / kUp + kTaps + 2) * p.minor;
@@ -152,29 +153,30 @@ INLINE Floats along(const float* row, const float* w) {
   return sum;
 }
 
-// `row` begins with the first column that output 0 needs. Writes whole vectors: `out` has room for them.
+// `row` begins with the first column that output 0 needs, `step` columns on lies that of output 1. Weights of outputs 0, 2, ... and of
+// outputs 1, 3, ... Writes whole vectors: `out` has room for them.
 template <typename T, int kUp, int kDown, int kTaps>
-INLINE void filter_row(const float* row, const Axis& axis, const float* wx, int64_t out_w, T* out, bool stream) {
+INLINE void filter_row(const float* row, const float* even_weights, const float* odd_weights, int64_t step, int64_t out_w, T* out,
+                       bool stream) {
+  float w[kTaps], w1[kTaps];  // Copies, which no store can change: they stay in registers.
+  std::copy_n(even_weights, kTaps, w);
+  std::copy_n(odd_weights, kTaps, w1);
   if constexpr (kUp == 1 && kDown == 1) {
-    for (int64_t o = 0; o < out_w; o += kLanes) store(out + o, along<kTaps>(row + o, wx), stream);
+    for (int64_t o = 0; o < out_w; o += 2 * kLanes)
+      store_two(out + o, along<kTaps>(row + o, w), along<kTaps>(row + o + kLanes, w), o + kLanes < out_w, stream);
   } else if constexpr (kUp == 2) {
-    int tap0, tap1;
-    int64_t first0, first1;
-    axis.locate(0, &first0, &tap0);
-    axis.locate(1, &first1, &tap1);
     for (int64_t o = 0; o < out_w; o += 2 * kLanes) {
-      const Floats a = along<kTaps>(row + o / 2, wx + tap0 * kTaps);
-      const Floats b = along<kTaps>(row + o / 2 + (first1 - first0), wx + tap1 * kTaps);
-      store(out + o, zip_low(a, b), stream);
-      if (o + kLanes < out_w) store(out + o + kLanes, zip_high(a, b), stream);
+      const Floats a = along<kTaps>(row + o / 2, w);
+      const Floats b = along<kTaps>(row + o / 2 + step, w1);
+      store_two(out + o, zip_low(a, b), zip_high(a, b), o + kLanes < out_w, stream);
     }
   } else {
     for (int64_t o = 0; o < out_w; o += kLanes) {
       Floats sum = {};
       for (int j = 0; j < kTaps; j += 2) {
         const Floats a = load(row + 2 * o + j), b = load(row + 2 * o + j + kLanes);
-        sum += evens(a, b) * wx[j];
-        if (j + 1 < kTaps) sum += odds(a, b) * wx[j + 1];
+        sum += evens(a, b) * w[j];
+        if (j + 1 < kTaps) sum += odds(a, b) * w[j + 1];
       }
       store(out + o, sum, stream);
     }
@@ -182,11 +184,13 @@ INLINE void filter_row(const float* row, const Axis& axis, const float* wx, int6
 }
 
 template <typename T, int kUp, int kDown, int kTaps>
-void single_channel_band(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
-                         int64_t y0, int64_t y1, const T* zeros, bool stream) {
-  int tap;
-  int64_t left;
+void single_channel_band(const UpfirdnParams& p, const float* wy, const float* wx, const T* x, T* y, int64_t y0, int64_t y1, const T* zeros,
+                         bool stream) {
+  const Axis axis_y(kUp, kDown, p.pad_y0, p.k_h), axis_x(kUp, kDown, p.pad_x0, p.k_w);  // Known to the compiler: `locate` divides.
+  int tap, tap1;
+  int64_t left, left1;
   axis_x.locate(0, &left, &tap);
+  axis_x.locate(1, &left1, &tap1);
   const int64_t shift = std::max<int64_t>(0, -left);  // Zeros before the first column, or columns that are skipped.
   const int64_t skip = std::max<int64_t>(0, left), columns = std::max<int64_t>(0, p.in_w - skip);
   const int64_t width = shift + p.in_w + 2 * p.out_w + 4 * kLanes + kTaps;
@@ -198,7 +202,8 @@ void single_channel_band(const UpfirdnParams& p, const Axis& axis_y, const Axis&
     for (int i = 0; i < 2; i++) {
       T* out = y + (oy + i) * p.out_w;
       const float* row = sums.data() + (oy / 2 % 2 * 2 + i) * width;
-      filter_row<T, kUp, kDown, kTaps>(row, axis_x, wx, p.out_w, direct ? out : staging.data(), direct && stream);
+      filter_row<T, kUp, kDown, kTaps>(row, wx + tap * kTaps, wx + tap1 * kTaps, left1 - left, p.out_w, direct ? out : staging.data(),
+                                       direct && stream);
       if (!direct) std::copy_n(staging.data(), p.out_w, out);
     }
   };
@@ -230,8 +235,8 @@ void single_channel_band(const UpfirdnParams& p, const Axis& axis_y, const Axis&
 // ---- The choice ----
 
 template <typename T>
-using FastBand = void (*)(const UpfirdnParams& p, const Axis& axis_y, const Axis& axis_x, const float* wy, const float* wx, const T* x, T* y,
-                          int64_t y0, int64_t y1, const T* zeros, bool stream);
+using FastBand = void (*)(const UpfirdnParams& p, const float* wy, const float* wx, const T* x, T* y, int64_t y0, int64_t y1, const T* zeros,
+                          bool stream);
 
 template <typename T, typename V>
 FastBand<T> channels_last(int up, int down, int taps) {
