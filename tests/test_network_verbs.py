@@ -12,7 +12,7 @@ from dnnlib import tflib
 from dnnlib.tflib import Random
 from tests.golden import GOLDEN
 from tests.test_misc import small_networks
-from training import registry
+from training import misc, registry
 
 
 @pytest.fixture(scope='module')
@@ -135,6 +135,23 @@ def test_deepcopy_is_a_clone(networks):
 
 def test_none_stands_for_zeros_in_a_plain_call(networks):
     assert networks[2](tf.zeros([2, 8]), None).shape == networks[2](tf.zeros([2, 8])).shape == (2, 3, 8, 8)
+
+
+def test_networks_whose_values_follow_draw_no_numbers(networks, tmp_path, monkeypatch):
+    """Thirty million normal numbers take a second. A clone with other settings may have variables that nothing else fills."""
+    misc.save_pkl(networks, tmp_path / 'net.pkl')
+
+    def draw(*args, **kwargs):
+        raise AssertionError('drawn')
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.keras.initializers.RandomNormal, '__call__', draw)
+        loaded = misc.load_networks(tmp_path / 'net.pkl')
+        for network, same in zip(networks, (loaded[0], loaded[1], networks[2].clone()), strict=True):
+            for name in network.vars:
+                np.testing.assert_array_equal(same.get_var(name), network.get_var(name), err_msg=name)
+        with pytest.raises(AssertionError, match='drawn'):
+            networks[0].clone(resolution=16)
+    assert np.std(networks[0].clone(resolution=16).get_var('G_synthesis/16x16/Conv1/weight')) > 0.5
 
 
 def test_clone_and_copies(networks):

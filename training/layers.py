@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
-from dnnlib.tflib.network import note_layer
+from dnnlib.tflib.network import initializer_now, note_layer
 from dnnlib.tflib.tfutil import tf_variable
 
 
@@ -35,7 +35,7 @@ class ScopedLayer(keras.layers.Layer):
     def add_var(self, name, shape, initializer='zeros'):
         """Make a trainable variable and keep it as the attribute of this name, with _ for /."""
         attribute = name.replace('/', '_')
-        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer))
+        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer_now(initializer)))
         self.var_names.append(name)
 
     def var(self, name):

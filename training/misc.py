@@ -51,11 +51,13 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
+    from dnnlib.tflib.network import values_follow
     from training import registry
     try:
         cls = registry.find_network(state.build_func_name)
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
-        net = cls(state.name, **known)
+        with values_follow():
+            net = cls(state.name, **known)
     except (ValueError, TypeError) as err:
         raise UserError(f'{path}: cannot rebuild network {state.name!r}: {err}',
                         'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
@@ -74,7 +76,7 @@ def _network_from_state(state, path):
         if value.shape != tuple(variables[name].shape):
             raise UserError(f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
                             'The file is damaged or was made by a modified network.')
-        variables[name].assign(value.astype(np.float32))
+        variables[name].assign(value.astype(np.float32, copy=False))
     return net
 
 

@@ -1,6 +1,7 @@
 """The base class of all networks: a Keras model with the verbs of the original's Network."""
 
 import contextlib
+import contextvars
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -52,6 +53,24 @@ PER_CALL_SETTINGS = {
     'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'dlatent_avg_beta', 'style_mixing_prob',
     'is_training', 'is_validation', 'return_dlatents', 'randomize_noise', 'normalize_latents', 'lod_stage', 'full_resolution',
     'is_template_graph', 'fused_modconv', 'structure', 'force_clean_graph', 'dtype', 'num_fp16_res'}
+
+
+_values_follow = contextvars.ContextVar('values_follow', default=False)
+
+
+@contextlib.contextmanager
+def values_follow():
+    """Variables made inside are zero at first, for each is given a value afterwards: drawing thirty million numbers takes a second."""
+    token = _values_follow.set(True)
+    try:
+        yield
+    finally:
+        _values_follow.reset(token)
+
+
+def initializer_now(initializer):
+    """The initializer of a variable that is made now."""
+    return 'zeros' if _values_follow.get() else initializer
 
 
 class Network(keras.Model):
@@ -115,7 +134,7 @@ class Network(keras.Model):
 
     def add_var(self, name, shape, initializer, trainable=False):
         """Make a variable of the network itself."""
-        var = self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable)
+        var = self.add_weight(name=name, shape=shape, initializer=initializer_now(initializer), trainable=trainable)
         self._net.own_vars[name] = var
         return var
 
@@ -225,7 +244,8 @@ class Network(keras.Model):
 
     def clone(self, name=None, **new_static_kwargs):
         """A network of the same class, settings and values; `new_static_kwargs` change settings."""
-        net = type(self)(name or self.name, **{**self.static_kwargs, **new_static_kwargs})
+        with contextlib.nullcontext() if new_static_kwargs else values_follow():  # Changed settings may come with variables of their own.
+            net = type(self)(name or self.name, **{**self.static_kwargs, **new_static_kwargs})
         net.copy_vars_from(self)
         return net
 
