@@ -82,7 +82,7 @@ INLINE Halves to_bfloat16(Floats x) {
 INLINE ManyHalves to_bfloat16(Floats a, Floats b) {
 #if defined(__AVX512BF16__) && defined(__AVX512DQ__)
   constexpr int kDenormal = 0x20;
-  if (__builtin_expect(!(_mm512_fpclass_ps_mask((__m512)a, kDenormal) | _mm512_fpclass_ps_mask((__m512)b, kDenormal)), 1))
+  if (__builtin_expect(_kortestz_mask16_u8(_mm512_fpclass_ps_mask((__m512)a, kDenormal), _mm512_fpclass_ps_mask((__m512)b, kDenormal)), 1))
     return (ManyHalves)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
 #endif
   return __builtin_shufflevector(to_bfloat16(a), to_bfloat16(b), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,

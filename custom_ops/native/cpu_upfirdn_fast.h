@@ -168,18 +168,20 @@ INLINE void filter_row(const float* row, const float* even_weights, const float*
     for (int64_t o = 0; o < out_w; o += 2 * kLanes) {
       const Floats a = along<kTaps>(row + o / 2, w);
       const Floats b = along<kTaps>(row + o / 2 + step, w1);
-      store_two(out + o, zip_low(a, b), zip_high(a, b), o + kLanes < out_w, stream);
+      if (std::is_same_v<T, Eigen::bfloat16> && o + kLanes < out_w) store(out + o, Pair{a, b}, stream);  // Zips them once rounded.
+      else store_two(out + o, zip_low(a, b), zip_high(a, b), o + kLanes < out_w, stream);
     }
   } else {
-    for (int64_t o = 0; o < out_w; o += kLanes) {
+    const auto sixteen = [&](int64_t o) {
       Floats sum = {};
       for (int j = 0; j < kTaps; j += 2) {
         const Floats a = load(row + 2 * o + j), b = load(row + 2 * o + j + kLanes);
         sum += evens(a, b) * w[j];
         if (j + 1 < kTaps) sum += odds(a, b) * w[j + 1];
       }
-      store(out + o, sum, stream);
-    }
+      return sum;
+    };
+    for (int64_t o = 0; o < out_w; o += 2 * kLanes) store_two(out + o, sixteen(o), sixteen(o + kLanes), o + kLanes < out_w, stream);
   }
 }
 
