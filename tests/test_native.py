@@ -255,6 +255,21 @@ def test_what_is_not_a_number_stays_so(native):
     np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+def test_resampling_spreads_what_is_not_a_number_as_far_as_the_filter(native, data_format, dtype):
+    x = np.ones([1, 12, 70, 32], np.float32)
+    x[0, 5, 20, 3], x[0, 8, 64, 7] = np.nan, np.inf
+    order, back = ([0, 3, 1, 2], [0, 2, 3, 1]) if data_format == 'NCHW' else ([0, 1, 2, 3], [0, 1, 2, 3])
+    k = filter_of([1, 3, 3, 1], None)
+    for up, down in [(2, 1), (1, 1), (1, 2)]:
+        y = native.stylegan2_upfirdn2d(tf.cast(x.transpose(order), dtype), k, [2, 1, 2, 1], up=[up, up], down=[down, down],
+                                       data_format=data_format)
+        expected = upfirdn_reference(tf.constant(x), k, (up, up), (down, down), ((2, 1), (2, 1))).numpy()
+        assert 0 < np.isnan(expected).sum() < expected.size / 10
+        np.testing.assert_array_equal(np.isnan(tf.cast(y, tf.float32).numpy().transpose(back)), np.isnan(expected))
+
+
 def test_gradient_of_a_bias_alone_is_dy_itself_which_stays_as_it_is(native):
     @tf.function
     def gradients(dy):
