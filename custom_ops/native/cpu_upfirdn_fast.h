@@ -70,7 +70,7 @@ INLINE void down_columns_apart(const Eigen::bfloat16* const* rows, const float* 
   float a[kTaps], b[kTaps];
   std::copy_n(wy0, kTaps, a);
   std::copy_n(wy1, kTaps, b);
-  float *RESTRICT even0 = sums[0], *RESTRICT odd0 = sums[1], *RESTRICT even1 = sums[2], *RESTRICT odd1 = sums[3];
+  float *even0 = sums[0], *odd0 = sums[1], *even1 = sums[2], *odd1 = sums[3];
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     for (int j = 0; j < prefetch; j++) __builtin_prefetch(ahead[j] + i);
@@ -88,8 +88,8 @@ INLINE void down_columns_apart(const Eigen::bfloat16* const* rows, const float* 
   for (; i < n; i++) {
     float sum0 = 0, sum1 = 0;
     for (int j = 0; j < kTaps; j++) sum0 += to_float(rows[j][i]) * a[j], sum1 += to_float(rows[j + kStep][i]) * b[j];
-    (i % 2 ? odd0 : even0)[i / 2] = sum0;
-    (i % 2 ? odd1 : even1)[i / 2] = sum1;
+    sums[i % 2][i / 2] = sum0;
+    sums[2 + i % 2][i / 2] = sum1;
   }
 }
 
