@@ -211,15 +211,6 @@ INLINE void store(T* p, const Pair& v, bool stream) {
   }
 }
 
-// Sixteen elements, and another sixteen behind them if `both`.
-template <typename T>
-INLINE void store_two(T* p, Floats a, Floats b, bool both, bool stream) {
-  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
-    if (both) return store_as(p, to_bfloat16(a, b), stream);
-  store(p, a, stream);
-  if (both) store(p + kLanes, b, stream);
-}
-
 // May whole vectors go to rows of so many elements from p on around the caches?
 template <typename T>
 INLINE bool can_stream(const T* p, int64_t row) {

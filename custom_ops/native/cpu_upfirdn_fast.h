@@ -170,6 +170,15 @@ INLINE Floats zip_low(Floats a, Floats b) {
 INLINE Floats zip_high(Floats a, Floats b) {
   return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
+// a's elements and b's in turn: all of them, or the first sixteen.
+template <typename T>
+INLINE void store_zipped(T* out, Floats a, Floats b, bool all, bool stream) {
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
+    if (all) return store(out, Pair{a, b}, stream);  // Zips them once rounded, in one go.
+  store(out, zip_low(a, b), stream);
+  if (all) store(out + kLanes, zip_high(a, b), stream);
+}
+
 // Elements 0, 2, ... and 1, 3, ... of a followed by b.
 INLINE Floats evens(Floats a, Floats b) {
   return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -194,26 +203,23 @@ INLINE void filter_row(const float* row, const float* even_weights, const float*
   std::copy_n(even_weights, kTaps, w);
   std::copy_n(odd_weights, kTaps, w1);
   if constexpr (kUp == 1 && kDown == 1) {
-    for (int64_t o = 0; o < out_w; o += 2 * kLanes)
-      store_two(out + o, along<kTaps>(row + o, w), along<kTaps>(row + o + kLanes, w), o + kLanes < out_w, stream);
+    for (int64_t o = 0; o < out_w; o += kLanes) store(out + o, along<kTaps>(row + o, w), stream);
   } else if constexpr (kUp == 2) {
     for (int64_t o = 0; o < out_w; o += 2 * kLanes) {
       const Floats a = along<kTaps>(row + o / 2, w);
       const Floats b = along<kTaps>(row + o / 2 + step, w1);
-      if (std::is_same_v<T, Eigen::bfloat16> && o + kLanes < out_w) store(out + o, Pair{a, b}, stream);  // Zips them once rounded.
-      else store_two(out + o, zip_low(a, b), zip_high(a, b), o + kLanes < out_w, stream);
+      store_zipped(out + o, a, b, o + kLanes < out_w, stream);
     }
   } else {
-    const auto sixteen = [&](int64_t o) {
+    for (int64_t o = 0; o < out_w; o += kLanes) {
       Floats sum = {};
       for (int j = 0; j < kTaps; j += 2) {
         const Floats a = load(row + 2 * o + j), b = load(row + 2 * o + j + kLanes);
         sum += evens(a, b) * w[j];
         if (j + 1 < kTaps) sum += odds(a, b) * w[j + 1];
       }
-      return sum;
-    };
-    for (int64_t o = 0; o < out_w; o += 2 * kLanes) store_two(out + o, sixteen(o), sixteen(o + kLanes), o + kLanes < out_w, stream);
+      store(out + o, sum, stream);
+    }
   }
 }
 
@@ -229,13 +235,9 @@ INLINE void filter_row_apart(const float* even, const float* odd, const float* w
   };
   for (int64_t o = 0; o < out_w; o += 2 * kLanes) {
     const bool both = o + kLanes < out_w;
-    if constexpr (kDown == 2) {
-      store_two(out + o, along_from(0, o), along_from(0, o + kLanes), both, stream);
-    } else {
-      const Pair x = {along_from(0, o / 2), along_from(1, o / 2)};
-      if (both) store(out + o, x, stream);
-      else store(out + o, zip_low(x.a, x.b), stream);
-    }
+    if constexpr (kDown == 1) store_zipped(out + o, along_from(0, o / 2), along_from(1, o / 2), both, stream);
+    else if (both) store_as(out + o, to_bfloat16(along_from(0, o), along_from(0, o + kLanes)), stream);
+    else store(out + o, along_from(0, o), stream);
   }
 }
 
