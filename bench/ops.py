@@ -12,7 +12,7 @@ FILTER = [1, 3, 3, 1]
 SHAPE = (4, 128, 128, 128)       # N, C, H, W of the first page.
 NOISE = 1.05                     # Best times of one and the same function differ by so much from run to run.
 COLUMNS = {'name': 's', 'median_ms': '.2f', 'best_ms': '.2f', 'copy_best_ms': '.2f', 'ratio_copy': '.2f', 'before': '.2f',
-           'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'conv_best_ms': '.2f'}
+           'ref_best_ms': '.2f', 'ratio_ref': '.2f', 'ratio_float32': '.2f', 'conv_best_ms': '.2f'}
 
 
 def main(argv, prog):
@@ -102,34 +102,42 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
     resamples = op.startswith('upfirdn_2d')
-    if op == 'styled_bias_act/forward':
-        run = {impl: styled(x) for impl in ('native', 'ref')}
-    else:
-        run = {impl: resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl) for impl in ('native', 'ref')}
+
+    def form(impl, x):
+        if op == 'styled_bias_act/forward':
+            return styled(x)
+        return resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl)
+
+    run = {'native': form('native', x), 'ref': form('ref', x)}
+    if dtype != 'float32':
+        run['float32'] = form('native', tf.cast(x, 'float32'))
     if with_conv and resamples:
         run['conv'] = lambda: one_channel(x, kind, data_format)
     functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
-    for impl in ('native', 'ref'):
-        loader.set_impl(impl)
-        results = functions[impl]()  # Traced here, once.
+    for key in ('float32', 'ref', 'native'):
+        loader.set_impl('ref' if key == 'ref' else 'native')
+        if key in functions:
+            results = functions[key]()  # Traced here, once.
     # Reads x, and dy where there is one, and writes the result. The gradient of a bias alone reads dy and writes next to nothing.
     result = tf.nest.flatten(results)[0]
     total = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + int(tf.size(result))) * x.dtype.size
     if kind == 'backward' and act_of(x, data_format) == 'linear':
         total //= 3
     part = tf.zeros([total // 2], tf.uint8)
-    loader.set_impl('native')
     copy = tf.function(lambda: loader.library().stylegan2_stream_copy(part), autograph=False)
     # A copy before each, or the second form would find in the caches what the first one has read.
     functions = {'copy': copy, 'native': functions.pop('native'), 'copy again': copy, **functions}
+    if 'float32' in functions:
+        functions = {'copy before float32': copy, 'float32': functions.pop('float32'), **functions}
     del results, result
     times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
     if op.startswith('fused_bias_act'):
-        for key in ('native', 'ref'):
+        for key in times.keys() & {'native', 'ref', 'float32'}:
             times[key] = tuple(value / repeats(x) for value in times[key])
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
             'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
-            'ratio_ref': times['native'][1] / times['ref'][1], 'conv_best_ms': times.get('conv', (None, None))[1]}
+            'ratio_ref': times['native'][1] / times['ref'][1],
+            'ratio_float32': times['native'][1] / times['float32'][1] if 'float32' in times else None, 'conv_best_ms': times.get('conv', (None, None))[1]}
 
 
 def resampling(x, kind, data_format):

@@ -3,7 +3,6 @@
 #include "cpu_kernels.h"
 
 #include <cmath>
-#include <vector>
 
 namespace stylegan2 {
 namespace {
@@ -13,9 +12,8 @@ constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 
 template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
 
-// Eigen computes what lies before the first aligned element one by one, and its scalar functions round differently from those on
-// vectors. With aligned buffers results depend on the shape alone, not on where the memory happens to lie.
-template <typename A> using Buffer = std::vector<A, Eigen::aligned_allocator<A>>;
+// Buffers are aligned: Eigen computes what lies before the first aligned element one by one, and its scalar functions round differently
+// from those on vectors. So results depend on the shape alone, not on where the memory happens to lie.
 
 // ---- Activations of a block, in place ----
 
@@ -181,6 +179,8 @@ class BiasAct {
     template <typename Value>
     INLINE A each(int64_t start, int64_t n, const Value& value) {
       T* y = p.y ? static_cast<T*>(p.y) + start : nullptr;
+      const T* x_ahead = p.x ? static_cast<const T*>(p.x) + start + kAhead / sizeof(T) : nullptr;
+      const T* dy_ahead = p.dy ? static_cast<const T*>(p.dy) + start + kAhead / sizeof(T) : nullptr;
       A* block_sums = sums.empty() ? nullptr : sums.data();
       int64_t i = 0;
       A total = 0;
@@ -188,6 +188,8 @@ class BiasAct {
         const bool stream = u.stream && can_stream(y, 0);
         Floats lanes = {};
         for (; i + kLanes <= n; i += kLanes) {
+          if (x_ahead) __builtin_prefetch(x_ahead + i);
+          if (dy_ahead) __builtin_prefetch(dy_ahead + i);
           const Floats v = value(Floats(), i);
           if (y) store(y + i, v, stream);
           if (block_sums) store(block_sums + i, load(block_sums + i) + v, false);

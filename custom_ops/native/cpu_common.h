@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 #include "Eigen/Core"
 #if defined(__AVX512F__) || defined(__AVX__)
@@ -21,6 +22,10 @@ using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::f
 // each line would be read before it is written.
 constexpr int64_t kStreamBytes = 2 << 20;
 
+// Memory that is read in its order is asked for so many bytes ahead. What the CPU fetches by itself ends with each page of 4 KB and, in
+// bfloat16, comes later than it is wanted.
+constexpr int64_t kAhead = 4096;
+
 // The type sums are kept in.
 template <typename T> struct AccumulatorOf { using type = float; };
 template <> struct AccumulatorOf<double> { using type = double; };
@@ -35,6 +40,9 @@ typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef uint16_t ManyHalves __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
+
+// Begins where the CPU's vectors do: one that lies across two lines of a cache takes two reads, or two writes.
+template <typename T> using Buffer = std::vector<T, Eigen::aligned_allocator<T>>;
 
 template <typename V>
 INLINE V load_as(const void* p) {

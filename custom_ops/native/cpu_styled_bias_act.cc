@@ -31,6 +31,7 @@ void run(const StyledBiasActParams& p, const ParallelFor& parallel) {
         const float added = noise ? noise[pixel] : 0.0f;
         int64_t c = 0;
         for (; c + kLanes <= channels; c += kLanes) {
+          __builtin_prefetch(x + c + kAhead / sizeof(T));
           const Floats sum = load(x + c) * load(scale + c) + (added + load(bias + c));
           store(y + c, clamped(Floats(sum * slope(sum, gain, below)), clamp), stream);
         }

@@ -2,14 +2,12 @@
 // channel per row. Sixteen floats at a time.
 #pragma once
 
-#include <vector>
-
 #include "cpu_common.h"
 #include "params.h"
 
 namespace stylegan2 {
 
-constexpr int64_t kPiece = 2048;  // Elements of a piece of a row.
+constexpr int64_t kPiece = 4096;  // Bytes of a piece of a row.
 
 // ---- Positions along an axis ----
 
@@ -36,17 +34,18 @@ struct Axis {
 
 // ---- Down the columns ----
 
-// Two rows of sums: elements [0, n) of rows[0 .. kTaps) and of rows[kStep .. kStep + kTaps). Meanwhile `ahead` comes into the caches.
-template <typename T, typename V, int kTaps, int kStep>
-INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy1, int64_t n, const T* const* ahead, int prefetch,
-                         float* RESTRICT sums0, float* RESTRICT sums1) {
+// Two rows of sums: elements [0, n) of rows[0 .. kTaps) and of rows[kStep .. kStep + kTaps). Meanwhile the same elements of ahead[0 ..
+// kAheads) come into the caches: into the nearest, or into the second.
+template <typename T, typename V, int kTaps, int kStep, int kAheads, bool kNearest>
+INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy1, int64_t n, const T* const* ahead, float* RESTRICT sums0,
+                         float* RESTRICT sums1) {
   float a[kTaps], b[kTaps];
   std::copy_n(wy0, kTaps, a);
   std::copy_n(wy1, kTaps, b);
   int64_t i = 0;
   constexpr int64_t kWidth = sizeof(V) / sizeof(float);
   for (; i + kWidth <= n; i += kWidth) {
-    for (int j = 0; j < prefetch; j++) __builtin_prefetch(ahead[j] + i);
+    for (int j = 0; j < kAheads; j++) __builtin_prefetch(ahead[j] + i, 0, kNearest ? 3 : 2);
     V sum0 = {}, sum1 = {};
     for (int j = 0; j < kTaps + kStep; j++) {
       const V x = load<V>(rows[j] + i);
@@ -64,16 +63,16 @@ INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy
 
 // The same of bfloat16 for rows of one channel, whose even and odd elements go to rows of their own, sums[0] and sums[1], sums[2] and
 // sums[3]: that takes two instructions less for sixteen elements than to keep them in order.
-template <int kTaps, int kStep>
+template <int kTaps, int kStep, int kAheads>
 INLINE void down_columns_apart(const Eigen::bfloat16* const* rows, const float* wy0, const float* wy1, int64_t n,
-                               const Eigen::bfloat16* const* ahead, int prefetch, float* const* sums) {
+                               const Eigen::bfloat16* const* ahead, float* const* sums) {
   float a[kTaps], b[kTaps];
   std::copy_n(wy0, kTaps, a);
   std::copy_n(wy1, kTaps, b);
   float *even0 = sums[0], *odd0 = sums[1], *even1 = sums[2], *odd1 = sums[3];
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    for (int j = 0; j < prefetch; j++) __builtin_prefetch(ahead[j] + i);
+    for (int j = 0; j < kAheads; j++) __builtin_prefetch(ahead[j] + i);
     Pair sum0 = {}, sum1 = {};
     for (int j = 0; j < kTaps + kStep; j++) {
       const Pair x = load<Pair>(rows[j] + i);
@@ -124,9 +123,9 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
                         bool stream) {
   const Axis axis_y(kUp, kDown, p.pad_y0, p.k_h), axis_x(kUp, kDown, p.pad_x0, p.k_w);  // Known to the compiler: `locate` divides.
   const int64_t in_row = p.in_w * p.minor, out_row = p.out_w * p.minor;
-  const int64_t piece = std::max<int64_t>(kPiece / p.minor, 8) * kUp / kDown;
+  const int64_t piece = std::max<int64_t>(kPiece / sizeof(T) / p.minor, 8) * kUp / kDown;
   const int64_t width = (piece * kDown / kUp + kTaps + 2) * p.minor;
-  std::vector<float> sums(2 * width);
+  Buffer<float> sums(2 * width);
   for (int64_t oy = y0; oy < y1; oy += 2) {
     if (oy + 1 == y1) oy--;  // The last row of an odd number: once more, with the one before.
     int tap0, tap1;
@@ -134,7 +133,9 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
     axis_y.locate(oy, &first0, &tap0);
     axis_y.locate(oy + 1, &first1, &tap1);
     const int step = static_cast<int>(first1 - first0);
-    const auto run = step == 0 ? down_columns<T, V, kTaps, 0> : step == 1 ? down_columns<T, V, kTaps, 1> : down_columns<T, V, kTaps, 2>;
+    constexpr int kNew = 2 * kDown / kUp;  // Input rows that the next two output rows are the first to read.
+    const auto run = step == 0 ? down_columns<T, V, kTaps, 0, kNew, false>
+        : step == 1 ? down_columns<T, V, kTaps, 1, kNew, false> : down_columns<T, V, kTaps, 2, kNew, false>;
     const T* rows[kTaps + 2 + 4];
     for (int j = 0; j < kTaps + 2 + 4; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
     for (int64_t o0 = 0; o0 < p.out_w; o0 += piece) {
@@ -148,7 +149,7 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
       const T* shifted[kTaps + 2 + 4];
       for (int j = 0; j < kTaps + 2 + 4; j++) shifted[j] = rows[j] + a * p.minor;
       float* row = sums.data();
-      run(shifted, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step, kUp > 1 ? 1 : 2 * kDown,
+      run(shifted, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step,
           row + (a - left) * p.minor, row + width + (a - left) * p.minor);
       for (int i = 0; i < 2; i++, row += width) {
         std::fill(row, row + (a - left) * p.minor, 0.0f);
@@ -254,8 +255,8 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
   constexpr bool kApart = std::is_same_v<T, Eigen::bfloat16> && kUp == 1;
   const int64_t half = (shift + p.in_w + kTaps) / 2 + p.out_w + 3 * kLanes;  // Of a row of sums: room for its even, or odd, columns.
   const int64_t width = 2 * half;
-  std::vector<float> sums(4 * width);  // Two pairs of rows: one is filtered when the next is there, or its reads would wait for its writes.
-  std::vector<T> staging(p.out_w + 2 * kLanes);
+  Buffer<float> sums(4 * width);  // Two pairs of rows: one is filtered when the next is there, or its reads would wait for its writes.
+  Buffer<T> staging(p.out_w + 2 * kLanes);
   const bool direct = p.out_w % kLanes == 0;
 
   const auto finish = [&](int64_t oy) {
@@ -281,19 +282,22 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
     axis_y.locate(oy + 1, &first1, &tap1);
     const T* rows[kTaps + 2];
     for (int j = 0; j < kTaps + 2; j++) rows[j] = (first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * p.in_w : zeros) + skip;
-    const T* ahead[2] = {rows[kTaps] + 4 * p.in_w, rows[kTaps + 1] + 4 * p.in_w};  // Only a hint: it may lie behind the end.
+    constexpr int kNew = 2 * kDown / kUp;  // Input rows that these two output rows are the first to read.
+    const T* ahead[kNew];
+    for (int j = 0; j < kNew; j++) ahead[j] = x + (first0 + kTaps + j) * p.in_w + kAhead / sizeof(T);  // Only a hint: may lie behind the end.
     float* sums0 = sums.data() + oy / 2 % 2 * 2 * width;
     const int64_t step = first1 - first0;
     const float *wy0 = wy + tap0 * kTaps, *wy1 = wy + tap1 * kTaps;
     if constexpr (kApart) {
       const int64_t even = shift % 2 ? half + shift / 2 : shift / 2, odd = shift % 2 ? shift / 2 + 1 : half + shift / 2;
       float* const targets[4] = {sums0 + even, sums0 + odd, sums0 + width + even, sums0 + width + odd};
-      const auto run = step == 0 ? down_columns_apart<kTaps, 0> : step == 1 ? down_columns_apart<kTaps, 1> : down_columns_apart<kTaps, 2>;
-      run(rows, wy0, wy1, columns, ahead, 2, targets);
+      const auto run = step == 0 ? down_columns_apart<kTaps, 0, kNew>
+          : step == 1 ? down_columns_apart<kTaps, 1, kNew> : down_columns_apart<kTaps, 2, kNew>;
+      run(rows, wy0, wy1, columns, ahead, targets);
     } else {
-      const auto run = step == 0 ? down_columns<T, Floats, kTaps, 0> : step == 1 ? down_columns<T, Floats, kTaps, 1>
-          : down_columns<T, Floats, kTaps, 2>;
-      run(rows, wy0, wy1, columns, ahead, 2, sums0 + shift, sums0 + width + shift);
+      const auto run = step == 0 ? down_columns<T, Floats, kTaps, 0, kNew, true>
+          : step == 1 ? down_columns<T, Floats, kTaps, 1, kNew, true> : down_columns<T, Floats, kTaps, 2, kNew, true>;
+      run(rows, wy0, wy1, columns, ahead, sums0 + shift, sums0 + width + shift);
     }
     if (waiting >= 0) finish(waiting);
     waiting = oy;
