@@ -38,10 +38,15 @@ RESAMPLING = [
     ((4, 4), (1, 1), ((5, 3), (5, 3)), (12, 12)),
     ((1, 3), (3, 1), ((2, 2), (2, 2)), (1, 4)),
     ((1, 1), (1, 1), ((20, 20), (20, 20)), (33, 40)),
+    # Pads wider than the image and than the pieces that rows of many channels are taken in.
+    ((1, 1), (1, 1), ((2, 1), (50, 40)), [1, 3, 3, 1]),
+    ((2, 2), (1, 1), ((2, 1), (40, 50)), [1, 3, 3, 1]),
+    ((1, 1), (2, 2), ((1, 1), (60, 60)), [1, 3, 3, 1]),
+    ((1, 1), (1, 1), ((1, 2), (50, -48)), [1, 3, 3, 1]),
 ]
-# N, H, W, C: one channel, few, a whole vector, more than that; odd sizes, one pixel, nothing at all.
+# N, H, W, C: one channel, few, a whole vector, more than that, many; odd sizes, one pixel, nothing at all.
 SHAPES = [(2, 16, 16, 32), (1, 7, 9, 3), (3, 5, 33, 1), (1, 9, 8, 16), (2, 6, 5, 48), (1, 1, 1, 4), (1, 17, 70, 144),
-          (0, 4, 4, 8), (2, 4, 4, 0)]
+          (2, 3, 5, 256), (0, 4, 4, 8), (2, 4, 4, 0)]
 
 
 @pytest.fixture(scope='module')

@@ -186,6 +186,8 @@ INLINE void store(T* p, Floats v, bool stream) {
   }
 }
 
+INLINE void store(float* p, float x, bool) { *p = x; }  // One element.
+
 // Thirty-two elements. Those of bfloat16 are apart by even and odd places, which takes less work than by halves.
 struct Pair {
   Floats a, b;

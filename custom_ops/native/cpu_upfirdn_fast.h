@@ -34,62 +34,38 @@ struct Axis {
 
 // ---- Down the columns ----
 
-// Two rows of sums: elements [0, n) of rows[0 .. kTaps) and of rows[kStep .. kStep + kTaps). Meanwhile the same elements of ahead[0 ..
-// kAheads) come into the caches: into the nearest, or into the second.
-template <typename T, typename V, int kTaps, int kStep, int kAheads, bool kNearest>
-INLINE void down_columns(const T* const* rows, const float* wy0, const float* wy1, int64_t n, const T* const* ahead, float* RESTRICT sums0,
-                         float* RESTRICT sums1) {
-  float a[kTaps], b[kTaps];
-  std::copy_n(wy0, kTaps, a);
-  std::copy_n(wy1, kTaps, b);
-  int64_t i = 0;
-  constexpr int64_t kWidth = sizeof(V) / sizeof(float);
-  for (; i + kWidth <= n; i += kWidth) {
-    for (int j = 0; j < kAheads; j++) __builtin_prefetch(ahead[j] + i, 0, kNearest ? 3 : 2);
-    V sum0 = {}, sum1 = {};
-    for (int j = 0; j < kTaps + kStep; j++) {
-      const V x = load<V>(rows[j] + i);
-      if (j < kTaps) sum0 += x * a[j];
-      if (j >= kStep) sum1 += x * b[j - kStep];
+// put(i, sum0, sum1) for the elements i in [0, n) of two rows of sums, of rows[0 .. kTaps) and of rows[step .. step + kTaps), as many at a
+// time as V holds and at the end one by one. Meanwhile the same elements of ahead[0 .. kAheads) come into the caches: into the nearest,
+// or into the second.
+template <typename V, int kTaps, int kAheads, bool kNearest, typename T, typename Put>
+INLINE void down_columns(const T* const* rows, int64_t step, const float* wy0, const float* wy1, int64_t n, const T* const* ahead,
+                         const Put& put) {
+  const auto run = [&](auto known) {  // The step, known to the compiler.
+    constexpr int kStep = known;
+    float a[kTaps], b[kTaps];  // Copies, which no store can change: they stay in registers.
+    std::copy_n(wy0, kTaps, a);
+    std::copy_n(wy1, kTaps, b);
+    int64_t i = 0;
+    constexpr int64_t kWidth = sizeof(V) / sizeof(float);
+    for (; i + kWidth <= n; i += kWidth) {
+      for (int j = 0; j < kAheads; j++) __builtin_prefetch(ahead[j] + i, 0, kNearest ? 3 : 2);
+      V sum0 = {}, sum1 = {};
+      for (int j = 0; j < kTaps + kStep; j++) {
+        const V x = load<V>(rows[j] + i);
+        if (j < kTaps) sum0 += x * a[j];
+        if (j >= kStep) sum1 += x * b[j - kStep];
+      }
+      put(i, sum0, sum1);
     }
-    store(sums0 + i, sum0, false);
-    store(sums1 + i, sum1, false);
-  }
-  for (; i < n; i++) {
-    sums0[i] = sums1[i] = 0;
-    for (int j = 0; j < kTaps; j++) sums0[i] += to_float(rows[j][i]) * a[j], sums1[i] += to_float(rows[j + kStep][i]) * b[j];
-  }
-}
-
-// The same of bfloat16 for rows of one channel, whose even and odd elements go to rows of their own, sums[0] and sums[1], sums[2] and
-// sums[3]: that takes two instructions less for sixteen elements than to keep them in order.
-template <int kTaps, int kStep, int kAheads>
-INLINE void down_columns_apart(const Eigen::bfloat16* const* rows, const float* wy0, const float* wy1, int64_t n,
-                               const Eigen::bfloat16* const* ahead, float* const* sums) {
-  float a[kTaps], b[kTaps];
-  std::copy_n(wy0, kTaps, a);
-  std::copy_n(wy1, kTaps, b);
-  float *even0 = sums[0], *odd0 = sums[1], *even1 = sums[2], *odd1 = sums[3];
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    for (int j = 0; j < kAheads; j++) __builtin_prefetch(ahead[j] + i);
-    Pair sum0 = {}, sum1 = {};
-    for (int j = 0; j < kTaps + kStep; j++) {
-      const Pair x = load<Pair>(rows[j] + i);
-      if (j < kTaps) sum0 += x * a[j];
-      if (j >= kStep) sum1 += x * b[j - kStep];
+    for (; i < n; i++) {
+      float sum0 = 0, sum1 = 0;
+      for (int j = 0; j < kTaps; j++) sum0 += to_float(rows[j][i]) * a[j], sum1 += to_float(rows[j + kStep][i]) * b[j];
+      put(i, sum0, sum1);
     }
-    store_as(even0 + i / 2, sum0.a, false);
-    store_as(odd0 + i / 2, sum0.b, false);
-    store_as(even1 + i / 2, sum1.a, false);
-    store_as(odd1 + i / 2, sum1.b, false);
-  }
-  for (; i < n; i++) {
-    float sum0 = 0, sum1 = 0;
-    for (int j = 0; j < kTaps; j++) sum0 += to_float(rows[j][i]) * a[j], sum1 += to_float(rows[j + kStep][i]) * b[j];
-    sums[i % 2][i / 2] = sum0;
-    sums[2 + i % 2][i / 2] = sum1;
-  }
+  };
+  if (step == 0) run(std::integral_constant<int, 0>());
+  else if (step == 1) run(std::integral_constant<int, 1>());
+  else run(std::integral_constant<int, 2>());
 }
 
 // ---- Channels last ----
@@ -132,10 +108,8 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
     int64_t first0, first1;
     axis_y.locate(oy, &first0, &tap0);
     axis_y.locate(oy + 1, &first1, &tap1);
-    const int step = static_cast<int>(first1 - first0);
+    const int64_t step = first1 - first0;
     constexpr int kNew = 2 * kDown / kUp;  // Input rows that the next two output rows are the first to read.
-    const auto run = step == 0 ? down_columns<T, V, kTaps, 0, kNew, false>
-        : step == 1 ? down_columns<T, V, kTaps, 1, kNew, false> : down_columns<T, V, kTaps, 2, kNew, false>;
     const T* rows[kTaps + 2 + 4];
     for (int j = 0; j < kTaps + 2 + 4; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
     for (int64_t o0 = 0; o0 < p.out_w; o0 += piece) {
@@ -145,12 +119,16 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
       axis_x.locate(o0, &left, &tap);
       axis_x.locate(o1 - 1, &last, &tap);
       last += kTaps;
-      const int64_t a = std::clamp<int64_t>(left, 0, p.in_w), b = std::clamp<int64_t>(last, a, p.in_w);
+      const int64_t a = std::clamp<int64_t>(0, left, last), b = std::clamp(p.in_w, a, last);  // Within the image, if any are.
       const T* shifted[kTaps + 2 + 4];
       for (int j = 0; j < kTaps + 2 + 4; j++) shifted[j] = rows[j] + a * p.minor;
       float* row = sums.data();
-      run(shifted, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step,
-          row + (a - left) * p.minor, row + width + (a - left) * p.minor);
+      float *sums0 = row + (a - left) * p.minor, *sums1 = sums0 + width;
+      down_columns<V, kTaps, kNew, false>(shifted, step, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step,
+                                          [=](int64_t i, auto sum0, auto sum1) {
+        store(sums0 + i, sum0, false);
+        store(sums1 + i, sum1, false);
+      });
       for (int i = 0; i < 2; i++, row += width) {
         std::fill(row, row + (a - left) * p.minor, 0.0f);
         std::fill(row + (b - left) * p.minor, row + (last - left) * p.minor, 0.0f);
@@ -284,20 +262,31 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
     for (int j = 0; j < kTaps + 2; j++) rows[j] = (first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * p.in_w : zeros) + skip;
     constexpr int kNew = 2 * kDown / kUp;  // Input rows that these two output rows are the first to read.
     const T* ahead[kNew];
-    for (int j = 0; j < kNew; j++) ahead[j] = x + (first0 + kTaps + j) * p.in_w + kAhead / sizeof(T);  // Only a hint: may lie behind the end.
-    float* sums0 = sums.data() + oy / 2 % 2 * 2 * width;
-    const int64_t step = first1 - first0;
+    // Only a hint: it may lie behind the end.
+    for (int j = 0; j < kNew; j++) ahead[j] = x + (first0 + kTaps + j) * p.in_w + kAhead / sizeof(T);
+    float* row = sums.data() + oy / 2 % 2 * 2 * width;
     const float *wy0 = wy + tap0 * kTaps, *wy1 = wy + tap1 * kTaps;
     if constexpr (kApart) {
-      const int64_t even = shift % 2 ? half + shift / 2 : shift / 2, odd = shift % 2 ? shift / 2 + 1 : half + shift / 2;
-      float* const targets[4] = {sums0 + even, sums0 + odd, sums0 + width + even, sums0 + width + odd};
-      const auto run = step == 0 ? down_columns_apart<kTaps, 0, kNew>
-          : step == 1 ? down_columns_apart<kTaps, 1, kNew> : down_columns_apart<kTaps, 2, kNew>;
-      run(rows, wy0, wy1, columns, ahead, targets);
+      // Even and odd columns as they will be filtered, those of the input therefore in the other row if `shift` is odd.
+      float* const targets[2] = {row + (shift % 2 ? half + shift / 2 : shift / 2), row + (shift % 2 ? shift / 2 + 1 : half + shift / 2)};
+      down_columns<Pair, kTaps, kNew, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
+        if constexpr (std::is_same_v<decltype(sum0), float>) {
+          float* sums0 = targets[i % 2] + i / 2;
+          *sums0 = sum0, sums0[width] = sum1;
+        } else {
+          float *even0 = targets[0] + i / 2, *odd0 = targets[1] + i / 2;
+          store(even0, sum0.a, false);
+          store(odd0, sum0.b, false);
+          store(even0 + width, sum1.a, false);
+          store(odd0 + width, sum1.b, false);
+        }
+      });
     } else {
-      const auto run = step == 0 ? down_columns<T, Floats, kTaps, 0, kNew, true>
-          : step == 1 ? down_columns<T, Floats, kTaps, 1, kNew, true> : down_columns<T, Floats, kTaps, 2, kNew, true>;
-      run(rows, wy0, wy1, columns, ahead, sums0 + shift, sums0 + width + shift);
+      float* sums0 = row + shift;
+      down_columns<Floats, kTaps, kNew, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
+        store(sums0 + i, sum0, false);
+        store(sums0 + width + i, sum1, false);
+      });
     }
     if (waiting >= 0) finish(waiting);
     waiting = oy;
