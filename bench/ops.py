@@ -137,7 +137,8 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1], 'copy_best_ms': times['copy'][1],
             'ratio_copy': times['native'][1] / times['copy'][1], 'ref_best_ms': times['ref'][1],
             'ratio_ref': times['native'][1] / times['ref'][1],
-            'ratio_float32': times['native'][1] / times['float32'][1] if 'float32' in times else None, 'conv_best_ms': times.get('conv', (None, None))[1]}
+            'ratio_float32': times['native'][1] / times['float32'][1] if 'float32' in times else None,
+            'conv_best_ms': times.get('conv', (None, None))[1]}
 
 
 def resampling(x, kind, data_format):
