@@ -114,7 +114,7 @@ def measure(name, op, data_format, dtype, shape, rounds, with_conv):
     if with_conv and resamples:
         run['conv'] = lambda: one_channel(x, kind, data_format)
     functions = {key: tf.function(function, autograph=False) for key, function in run.items()}
-    for key in ('float32', 'ref', 'native'):
+    for key in ('float32', 'ref', 'native'):  # The last stays: it copies, and its results are counted.
         loader.set_impl('ref' if key == 'ref' else 'native')
         if key in functions:
             results = functions[key]()  # Traced here, once.

@@ -12,9 +12,6 @@ constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 
 template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
 
-// Buffers are aligned: Eigen computes what lies before the first aligned element one by one, and its scalar functions round differently
-// from those on vectors. So results depend on the shape alone, not on where the memory happens to lie.
-
 // ---- Activations of a block, in place ----
 
 template <typename A>

@@ -41,7 +41,9 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef uint16_t ManyHalves __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
 
-// Begins where the CPU's vectors do: one that lies across two lines of a cache takes two reads, or two writes.
+// Begins where the CPU's vectors do. One that lies across two lines of a cache takes two reads, or two writes. And Eigen computes what lies
+// before the first aligned element one by one, by scalar functions that round differently from those on vectors: so results depend on the
+// shape alone, not on where the memory happens to lie.
 template <typename T> using Buffer = std::vector<T, Eigen::aligned_allocator<T>>;
 
 template <typename V>
