@@ -1,5 +1,8 @@
 """Finds the latent of an image: W and noise with which the generator comes closest to it (StyleGAN2, Appendix D)."""
 
+import dnnlib  # noqa: F401  Before TensorFlow, whose CPU kernels it chooses.
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 

@@ -4,6 +4,7 @@ The networks take and return [N, C, H, W]. Inside they keep channels last on a C
 whichever the convolutions of that device prefer; `image_format()` says which. Kernels are [kh, kw, in, out].
 """
 
+import concurrent.futures
 import functools
 
 import tensorflow as tf
@@ -26,7 +27,7 @@ def set_image_format(value):
 
 @functools.cache
 def _format_of_devices():
-    return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
+    return 'NCHW' if tf.config.get_visible_devices('GPU') else 'NHWC'
 
 
 # ---- Between layouts ----
@@ -63,6 +64,42 @@ def per_channel(x):
     return x[..., tf.newaxis, tf.newaxis]
 
 
+# ---- Which layouts a device can convolve ----
+# TensorFlow has kernels for channels first on a CPU only among its oneDNN operations, which it switches on by itself only on CPUs with
+# AVX512-VNNI, AVX512-BF16 or AMX, and not for all types. Its other CPU kernels refuse the layout, some of them only in the gradient.
+
+def _convolves(data_format, dtype):
+    """True if convolutions of this layout and type, and their gradients, run on the device that is in scope here."""
+    return data_format == 'NHWC' or not _on_cpu() or _cpu_convolves_nchw(dtype)
+
+
+def _on_cpu():
+    """True if operations made here will run on a CPU: no GPU is visible, or tf.device names a CPU."""
+    if not tf.config.get_visible_devices('GPU'):
+        return True
+    device = tf.constant(0.0).device  # In a function that is being traced: the device asked for, '' where none is.
+    return tf.DeviceSpec.from_string(device).device_type == 'CPU' if device else False
+
+
+@functools.cache
+def _cpu_convolves_nchw(dtype):
+    def try_it():
+        with tf.device('/CPU:0'):
+            x, w = tf.zeros([1, 2, 4, 4], dtype), tf.zeros([3, 3, 2, 2], dtype)
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = tf.nn.conv2d(x, w, 2, 'SAME', 'NCHW')
+                y = tf.nn.conv2d_transpose(y, w, [1, 2, 5, 5], 2, 'VALID', 'NCHW')
+            tape.gradient(y, [x, w])
+    try:
+        # In a thread of its own, where no function is being traced and no tape records.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(try_it).result()
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
+        return False
+    return True
+
+
 # ---- Convolutions ----
 
 def conv2d(x, w, stride=1, padding='SAME', data_format=None):
@@ -76,6 +113,9 @@ def conv2d(x, w, stride=1, padding='SAME', data_format=None):
         data_format: Layout of x. None = the layout inside.
     """
     data_format = data_format or image_format()
+    if not _convolves(data_format, x.dtype):
+        y = tf.nn.conv2d(tf.transpose(x, [0, 2, 3, 1]), w, stride, padding, 'NHWC')
+        return tf.transpose(y, [0, 3, 1, 2])
     return tf.nn.conv2d(x, w, stride, padding, data_format)
 
 
@@ -85,6 +125,9 @@ def conv2d_transpose(x, w, stride, padding='VALID', data_format=None):
     Args as in `conv2d`; x has `in` channels, the result `out`.
     """
     data_format = data_format or image_format()
+    if not _convolves(data_format, x.dtype):
+        y = conv2d_transpose(tf.transpose(x, [0, 2, 3, 1]), w, stride, padding, 'NHWC')
+        return tf.transpose(y, [0, 3, 1, 2])
     axes = (2, 3) if data_format == 'NCHW' else (1, 2)
     channels = 1 if data_format == 'NCHW' else 3
     shape = [tf.shape(x)[0], 0, 0, 0]

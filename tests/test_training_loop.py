@@ -85,7 +85,7 @@ def test_what_it_prints(run):
     pattern = (r'tick \d+ +kimg [\d.]+ +lod 0\.00 +minibatch 4 +time \d+s +sec/tick [\d.]+ +sec/kimg [\d.]+ +'
                r'maintenance [\d.]+ +gpumem [\d.]+$')
     assert len(ticks) == 4 and all(re.match(pattern, line) for line in ticks)
-    if not tf.config.list_physical_devices('GPU'):
+    if not tf.config.get_visible_devices('GPU'):
         assert sum('No GPU found: training on the CPU' in line for line in lines) == 1
     assert sum(line.startswith('Compiling') for line in lines) == 1
     assert 'Training for 0.064 kimg...' in lines

@@ -1,0 +1,3 @@
+"""Networks, datasets, losses and the training loop."""
+
+import dnnlib  # noqa: F401  Chooses the kernels of TensorFlow on a CPU, before a module of this package imports it.

@@ -126,7 +126,7 @@ def training_loop(
     progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
     iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
                             mirror_augment, drange_net, reset_opt_for_new_lod)
-    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if tf.config.list_physical_devices('GPU') else _CPU_GRID)}
+    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if tf.config.get_visible_devices('GPU') else _CPU_GRID)}
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **grid_args)
     summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
     report = Report(run_dir, training_set.resolution)
@@ -223,7 +223,7 @@ def training_loop(
 def _report_devices(devices):
     if devices.number > 1:
         print(f'Training on {devices.number} devices of {devices.cluster.workers} machine{"s" * (devices.cluster.workers > 1)}.')
-    if not tf.config.list_physical_devices('GPU'):
+    if not tf.config.get_visible_devices('GPU'):
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
 
@@ -301,7 +301,7 @@ def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped):
 
 def _peak_memory():
     """Bytes: of the GPU, or without one the process's resident memory."""
-    if tf.config.list_physical_devices('GPU'):
+    if tf.config.get_visible_devices('GPU'):
         return tf.config.experimental.get_memory_info('GPU:0')['peak']
     try:
         import resource  # Not on Windows.

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from dnnlib.tflib.frozen import FreezableFunction
 from dnnlib.tflib.tfutil import is_keras_tensor, tf_variable
 from dnnlib.util import EasyDict
 
@@ -341,7 +342,8 @@ class Network(keras.Model):
             print_progress:   Show a bar.
             minibatch_size:   Items computed at once. None = all.
             num_gpus:         Accepted for the original's sake: TensorFlow's device placement decides.
-            assume_frozen:    Likewise.
+            assume_frozen:    On a CPU, evaluate from constants at once, which takes some seconds to prepare (dnnlib/tflib/frozen.py);
+                              False = only when enough has been evaluated for it to pay. The result is the same, also when variables change.
             dynamic_kwargs:   Settings for this evaluation: truncation_psi, randomize_noise, is_validation, ...
 
         Returns:
@@ -365,13 +367,15 @@ class Network(keras.Model):
             arrays = [np.zeros([1, *a.shape[1:]], np.float32) for a in arrays]
         step = minibatch_size or len(arrays[0])
         parts = []
+        function.refresh()
         for begin in tqdm(range(0, len(arrays[0]), step), desc=self.name, disable=not print_progress):
-            parts.append([x.numpy() for x in function([tf.constant(a[begin:begin + step]) for a in arrays], tensors)])
+            outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze=assume_frozen)
+            parts.append([x.numpy() for x in outputs])
         outputs = [np.concatenate(part)[:num_items] for part in zip(*parts, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
 
     def _function_for(self, arrays, input_transform, output_transform, dynamic_kwargs):
-        """The traced function for these options, and the options that are fed to it as tensors."""
+        """The FreezableFunction for these options, and the options that are fed to it as tensors."""
         # Numbers go in as tensors: a film that turns truncation_psi slowly must not trace anew for every frame.
         tensors = {k: tf.constant(v, tf.float32) for k, v in dynamic_kwargs.items() if isinstance(v, (float, np.floating))}
         static = {k: v for k, v in dynamic_kwargs.items() if k not in tensors}
@@ -386,7 +390,8 @@ class Network(keras.Model):
                 return _apply_transform(output_transform, outputs) if output_transform else outputs
             inputs_spec = [tf.TensorSpec([None, *shape], tf.float32) for shape in shapes]
             tensors_spec = {k: tf.TensorSpec([], tf.float32) for k in tensors}
-            self._net.functions[key] = tf.function(evaluate, input_signature=[inputs_spec, tensors_spec], autograph=False)
+            function = tf.function(evaluate, input_signature=[inputs_spec, tensors_spec], autograph=False)
+            self._net.functions[key] = FreezableFunction(function, self.named_variables().values())
         return self._net.functions[key], tensors
 
     # ---- Printing ----

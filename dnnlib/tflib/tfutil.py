@@ -11,7 +11,7 @@ _initialized = False
 
 # Whoever uses the networks gets their numbers: float32 means float32 (no TF32 in matrix products) on every device.
 tf.config.experimental.enable_tensor_float_32_execution(False)
-for _gpu in tf.config.list_physical_devices('GPU'):
+for _gpu in tf.config.get_visible_devices('GPU'):
     with contextlib.suppress(RuntimeError):  # The GPU is in use already: its owner has chosen.
         tf.config.experimental.set_memory_growth(_gpu, True)
 

@@ -1,0 +1,193 @@
+"""Evaluation from constants: a copy of a traced function in which variables have become constants.
+
+On a CPU, TensorFlow's oneDNN convolutions bring variable weights into a layout of their own at every call; for a batch of one they
+avoid that at the price of a slower algorithm. Constant weights are brought into that layout once and kept. What depends on weights
+alone, such as their squared norms, is then computed once as well. docs/speed.md has the figures.
+"""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+
+class FreezableFunction:
+    """A function of a network that runs as it was traced, and from constants once that pays.
+
+    Freezing takes as long as a few evaluations, and the evaluations that follow take less time. It therefore waits until the evaluations
+    since the last change of a variable have taken a few times as long as freezing is going to take. It is for CPUs only: on a GPU the
+    function always runs as it was traced.
+
+    Args:
+        function:  tf.function of (list of tensors, dict of scalar tensors), with an input signature.
+        variables: tf.Variables that it may read.
+    """
+
+    # Freeze after evaluations of so many times its cost. It gains most for a batch of one.
+    _PATIENCE_WITH_ONE, _PATIENCE = 3.0, 10.0
+    _KEPT = 2  # Frozen functions kept at a time, one for each batch size: each holds the weights up to three times.
+
+    def __init__(self, function, variables):
+        self._function = function
+        self._variables = list(variables)
+        self._read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
+        self._held = None     # Values of the variables at the last refresh.
+        self._templates = {}  # Batch size -> _Template.
+        self._frozen = {}     # Batch size -> function of the values held.
+        self._seconds = 0.0   # Time of the evaluations as traced since the last change.
+        self._cost = 0.3 + 8e-8 * sum(int(np.prod(var.shape)) for var in self._variables)  # In seconds: a guess, until it was measured.
+
+    def refresh(self):
+        """Notice whether any variable has changed since the last call, by whatever means. Takes some microseconds for each variable."""
+        if tf.config.get_visible_devices('GPU') or not self._variables:
+            return
+        values = self._read()
+        # While a value is held here TensorFlow does not write into its memory: a changed variable has another address.
+        if self._held is None or any(_address(new) != _address(old) for new, old in zip(values, self._held)):
+            self._held, self._frozen, self._seconds = values, {}, 0.0
+
+    def __call__(self, inputs, scalars, freeze=False):
+        """Evaluate with the values that the variables had at the last `refresh`, or have now.
+
+        Args:
+            inputs:  List of tensors [N, ...].
+            scalars: {name: scalar tensor}.
+            freeze:  True = freeze now, without waiting until it pays.
+
+        Returns: What the function returns.
+        """
+        if self._held is None:
+            return self._function(inputs, scalars)
+        batch = inputs[0].shape[0]
+        patience = self._PATIENCE_WITH_ONE if batch == 1 else self._PATIENCE
+        if batch not in self._frozen and (freeze or self._seconds > patience * self._cost):
+            return self._freeze(batch, inputs, scalars)
+        if batch in self._frozen:
+            return self._frozen[batch](inputs, scalars)
+        start = time.perf_counter()
+        outputs = self._function(inputs, scalars)
+        self._seconds += time.perf_counter() - start
+        return outputs
+
+    def _freeze(self, batch, inputs, scalars):
+        """Freeze and evaluate: TensorFlow optimises the graph at the first call, which is part of the cost."""
+        start = time.perf_counter()
+        while len(self._frozen) >= self._KEPT:
+            del self._frozen[next(iter(self._frozen))]
+        if batch not in self._templates:
+            self._templates[batch] = _Template(self._function.python_function, inputs, scalars, self._variables)
+        self._frozen[batch] = self._templates[batch].freeze(self._held)
+        outputs = self._frozen[batch](inputs, scalars)
+        self._cost = time.perf_counter() - start
+        return outputs
+
+
+def _address(tensor):
+    """Address of a tensor's numbers in memory."""
+    return np.asarray(memoryview(tensor)).__array_interface__['data'][0]
+
+
+class _Template:
+    """The graph of a function, split into the part that depends on variables alone and the rest.
+
+    A variable that the function also writes, or uses in any way other than reading its value, stays a variable.
+
+    Args:
+        function:        Python function of (list of tensors, dict of scalar tensors).
+        inputs, scalars: Tensors to trace it for; the graph is for their shapes.
+        variables:       tf.Variables whose values may become constants.
+    """
+
+    _SMALL = 1 << 18  # Elements. A larger result is kept as a constant only if it is not larger than what it is made of.
+
+    def __init__(self, function, inputs, scalars, variables):
+        self._signature = [[_spec(x) for x in inputs], {name: _spec(x) for name, x in scalars.items()}]
+        concrete = tf.function(function, autograph=False).get_concrete_function(*self._signature)
+        self._structure, self._outputs = concrete.structured_outputs, [x.name for x in concrete.outputs]
+        num_inputs = len(concrete.inputs) - len(concrete.captured_inputs)
+        self._inputs = [x.name for x in concrete.inputs[:num_inputs]]
+        self._captured = {x.name: handle for x, handle in zip(concrete.inputs[num_inputs:], concrete.captured_inputs)}
+        self._graph_def = concrete.graph.as_graph_def()
+        index_of = {id(var.handle): index for index, var in enumerate(variables)}
+        variable_of = {x.op.name: index_of.get(id(handle)) for x, handle in zip(concrete.inputs[num_inputs:], concrete.captured_inputs)}
+        self._split(concrete.graph, variable_of)
+        self._compute = self._function_of_values()
+
+    def _split(self, graph, variable_of):
+        """Find the operations on variables and constants alone, and their results that the others need."""
+        only_read = {name for name in variable_of if all(op.type == 'ReadVariableOp' for op in graph.get_operation_by_name(name)
+                                                         .outputs[0].consumers())}
+        self._reads = {}   # Operation that reads a variable -> number of the variable.
+        constant = set()   # Names of operations.
+        for op in graph.get_operations():  # Each comes after its inputs.
+            if op.type == 'ReadVariableOp':
+                source = op.inputs[0].op.name
+                if source in only_read and variable_of[source] is not None:
+                    self._reads[op.name] = variable_of[source]
+                    constant.add(op.name)
+            elif op.type == 'Const' or (op.inputs and self._can_be_computed_once(op, constant)):
+                constant.add(op.name)
+        outputs = {name.split(':')[0] for name in self._outputs}
+        self._kept = sorted(name for name in constant if graph.get_operation_by_name(name).type != 'Const' and (
+            name in outputs or any(op.name not in constant for op in graph.get_operation_by_name(name).outputs[0].consumers())))
+        self._constant = constant
+        self._types = {name: graph.get_operation_by_name(name).outputs[0].dtype for name in [*self._kept, *self._reads]}
+
+    def _can_be_computed_once(self, op, constant):
+        if op.op_def.is_stateful or len(op.outputs) != 1 or any(x.op.name not in constant for x in op.inputs):
+            return False
+        if any(attr.WhichOneof('value') == 'func' for attr in op.node_def.attr.values()):
+            return False
+        size = op.outputs[0].shape.num_elements()
+        return size is not None and size <= max(self._SMALL, sum(x.shape.num_elements() or 0 for x in op.inputs))
+
+    def freeze(self, values):
+        """The function with these values of the variables: (list of tensors, dict of scalar tensors) -> what the function returns."""
+        results = self._compute(*(values[index] for index in self._reads.values()))
+        constants = {name: result.numpy() for name, result in zip(self._kept, results)}
+
+        @tf.function(input_signature=self._signature, autograph=False)
+        def frozen(inputs, scalars):
+            graph_def = tf.compat.v1.GraphDef()
+            graph_def.library.CopyFrom(self._graph_def.library)
+            graph_def.versions.CopyFrom(self._graph_def.versions)
+            for node in self._graph_def.node:
+                if node.name in constants:
+                    _add_constant(graph_def, node.name, constants[node.name], self._types[node.name])
+                elif node.name not in self._constant or node.op == 'Const':
+                    graph_def.node.add().CopyFrom(node)
+                    kept = [name for name in node.input if name[0] != '^' or name[1:] not in self._constant]
+                    graph_def.node[-1].input[:] = kept
+            given = dict(zip(self._inputs, tf.nest.flatten([inputs, scalars])))
+            given.update({name: tf.compat.v1.get_default_graph().capture(handle) for name, handle in self._captured.items()})
+            outputs = tf.graph_util.import_graph_def(graph_def, given, self._outputs, name='')
+            return tf.nest.pack_sequence_as(self._structure, outputs)
+        return frozen.get_concrete_function()
+
+    def _function_of_values(self):
+        """Function of the values of all variables that `_reads` names, in its order -> the results that are kept."""
+        needed = tf.compat.v1.graph_util.extract_sub_graph(self._graph_def, self._kept)
+        for node in needed.node:
+            if node.name in self._reads:
+                node.op = 'Placeholder'
+                del node.input[:]
+                node.attr.clear()
+                node.attr['dtype'].type = self._types[node.name].as_datatype_enum
+
+        names = {node.name for node in needed.node}
+
+        @tf.function(autograph=False)
+        def compute(*values):
+            given = {f'{name}:0': value for name, value in zip(self._reads, values) if name in names}
+            return tf.graph_util.import_graph_def(needed, given, [f'{name}:0' for name in self._kept], name='')
+        return compute
+
+
+def _spec(tensor):
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def _add_constant(graph_def, name, value, dtype):
+    node = graph_def.node.add(name=name, op='Const')
+    node.attr['dtype'].type = dtype.as_datatype_enum
+    node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(value, dtype))

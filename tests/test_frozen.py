@@ -1,0 +1,122 @@
+"""Evaluation from constants: the same numbers, made anew when a variable changes, and only where it pays."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnlib import tflib
+from dnnlib.tflib import frozen
+from training import registry
+
+
+@pytest.fixture(scope='module')
+def Gs():
+    net = registry.create_network('Gs', 'G_main', resolution=16, num_channels=3, label_size=2, fmap_base=128, fmap_max=16,
+                                  latent_size=8, mapping_layers=2)
+    for name, var in net.vars.items():
+        if 'noise_strength' in name:
+            var.assign(0.1)
+    return net
+
+
+def latents(n, seed=0):
+    return np.random.RandomState(seed).randn(n, 8)
+
+
+def function_of(net):
+    """The one FreezableFunction that a network has used."""
+    function, = net._net.functions.values()
+    return function
+
+
+def graph_of(frozen_function):
+    return [node.op for node in frozen_function.graph.as_graph_def().node]
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(randomize_noise=False), dict(randomize_noise=False, truncation_psi=0.5, minibatch_size=2), dict(randomize_noise=False, dtype='bfloat16'),
+    dict(randomize_noise=False, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))])
+def test_images_are_the_same(Gs, kwargs):
+    net, labels = Gs.clone(), np.eye(2)[[0, 1, 1, 0]]
+    expected = net.run(latents(4), labels, **kwargs)
+    images = net.run(latents(4), labels, assume_frozen=True, **kwargs)
+    # TensorFlow may order sums in another way when it sees that weights are constant.
+    np.testing.assert_allclose(images.astype(np.float64), expected, rtol=0, atol=1 if images.dtype == np.uint8 else 1e-5 * np.abs(expected).max()
+                               if 'dtype' not in kwargs else 2e-2 * np.abs(expected).max())
+    assert len(function_of(net)._frozen) == 1
+
+
+def test_no_variable_is_left_in_the_graph_and_weights_are_prepared(Gs):
+    net = Gs.clone()
+    net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
+    ops = graph_of(function_of(net)._frozen[1])
+    assert 'ReadVariableOp' not in ops and 'VarHandleOp' not in ops
+    as_traced = function_of(net)._templates[1]._graph_def.node
+    # Squares of weights and their sums, transposed kernels and products with the equalized learning rate are computed once.
+    for op in ('Square', 'Transpose', 'Sum', 'Mul'):
+        assert ops.count(op) < [node.op for node in as_traced].count(op), op
+
+
+@pytest.mark.parametrize('change', [
+    lambda net: net.set_var('G_synthesis/8x8/Conv1/weight', np.ones(net.get_var('G_synthesis/8x8/Conv1/weight').shape)),
+    lambda net: net.vars['G_synthesis/8x8/Conv1/bias'].variable.assign_add(tf.ones([16])),
+    lambda net: tflib.set_vars({net.vars['dlatent_avg']: np.full([512], 0.5)}),
+    lambda net: tf.function(lambda: net.vars['G_synthesis/4x4/Const/const'].variable.assign_sub(tf.ones([1, 16, 4, 4])))(),
+    lambda net: net.set_var('G_synthesis/noise1', np.ones([1, 1, 8, 8])),
+], ids=['set_var', 'assign_add', 'set_vars', 'in a graph', 'noise'])
+def test_a_changed_variable_is_noticed(Gs, change):
+    net = Gs.clone()
+    kwargs = dict(randomize_noise=False, truncation_psi=0.7)
+    before = net.run(latents(2), None, assume_frozen=True, **kwargs)
+    change(net)
+    after = net.run(latents(2), None, assume_frozen=True, **kwargs)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, net.clone().run(latents(2), None, **kwargs), rtol=0, atol=1e-5 * np.abs(after).max())
+
+
+def test_it_freezes_by_itself_once_that_pays_and_not_before(Gs, monkeypatch):
+    net = Gs.clone()
+    run = lambda: net.run(latents(1), None, randomize_noise=False)  # noqa: E731
+    run()
+    function = function_of(net)
+    function._cost = 1e9
+    run()
+    assert not function._frozen
+    function._cost = 0
+    run()
+    assert list(function._frozen) == [1]
+    first = function._frozen[1]
+    run()
+    assert function._frozen[1] is first  # Nothing has changed.
+    assert function._cost > 0            # It has been measured.
+
+
+def test_few_frozen_functions_are_kept(Gs):
+    net = Gs.clone()
+    for n in (1, 2, 3):
+        net.run(latents(n), None, randomize_noise=False, assume_frozen=True)
+    assert list(function_of(net)._frozen) == [2, 3]
+
+
+def test_noise_is_drawn_anew_each_time(Gs):
+    net = Gs.clone()
+    a, b = (net.run(latents(1), None, randomize_noise=True, assume_frozen=True) for _ in range(2))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_a_variable_that_the_function_writes_stays_a_variable():
+    count, weight = tf.Variable(0.0), tf.Variable([2.0])
+    function = tf.function(lambda inputs, scalars: [inputs[0] * weight * scalars['factor'] + count.assign_add(1.0)], autograph=False,
+                           input_signature=[[tf.TensorSpec([None], tf.float32)], {'factor': tf.TensorSpec([], tf.float32)}])
+    freezable = frozen.FreezableFunction(function, [count, weight])
+    for expected in ([7.0, 13.0], [8.0, 14.0], [9.0, 15.0]):
+        freezable.refresh()
+        result, = freezable([tf.constant([1.0, 2.0])], {'factor': tf.constant(3.0)}, freeze=True)
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_on_a_gpu_nothing_is_frozen(Gs, monkeypatch):
+    net = Gs.clone()
+    monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind=None: ['a GPU'])
+    net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
+    assert not function_of(net)._frozen
