@@ -77,8 +77,11 @@ def _on_cpu():
     """True if operations made here will run on a CPU: no GPU is visible, or tf.device names a CPU."""
     if not tf.config.get_visible_devices('GPU'):
         return True
-    device = tf.constant(0.0).device  # In a function that is being traced: the device asked for, '' where none is.
-    return tf.DeviceSpec.from_string(device).device_type == 'CPU' if device else False
+    device = tf.constant(0.0).device
+    if not device:  # A function is being traced, and names no device: it will run where it is called.
+        with tf.init_scope():
+            device = tf.constant(0.0).device
+    return tf.DeviceSpec.from_string(device).device_type == 'CPU'
 
 
 @functools.cache

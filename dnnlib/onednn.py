@@ -23,8 +23,8 @@ def choose():
         os.environ[_VARIABLE] = '1'
     elif not _ON_BY_ITSELF & cpu_features():  # A notebook, whose author may have reasons: it is left alone.
         logging.getLogger(__name__).warning(
-            "TensorFlow was imported before this package, so its oneDNN kernels, which are faster on this CPU, stay off. "
-            "Import dnnlib.tflib first, or set the environment variable TF_ENABLE_ONEDNN_OPTS=1.")
+            'TensorFlow was imported before this package, so its oneDNN kernels, which are faster on this CPU, stay off. '
+            'Import dnnlib.tflib first, or set the environment variable TF_ENABLE_ONEDNN_OPTS=1.')
 
 
 def is_faster(features):

@@ -28,12 +28,15 @@ def load_npz(name):
         return dict(data)
 
 
-def assert_close(actual, expected, rtol, what=''):
-    """max |actual - expected| <= rtol * max |expected|, shapes equal; NaNs never pass."""
+def assert_close(actual, expected, rtol, what='', scale=None):
+    """max |actual - expected| <= rtol * scale, shapes equal; NaNs never pass.
+
+    scale: Size of the numbers that the results are sums of, where these cancel each other. None = max |expected|.
+    """
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f'{what}: shape {actual.shape}, expected {expected.shape}'
     if expected.size == 0:
         return
     error = np.abs(actual - expected).max()
-    limit = rtol * np.abs(expected).max()
+    limit = rtol * (np.abs(expected).max() if scale is None else scale)
     assert error <= limit, f'{what}: max error {error:.3g} above {limit:.3g}'

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from training import misc, registry
@@ -51,8 +52,20 @@ def test_listing(variant, capsys):
     assert capsys.readouterr().out == (GOLDEN / 'networks' / f'{name}.layers.txt').read_text()
 
 
+def scale_of_scores(D, images, labels):
+    """Size of what D's last layer adds up to a score: the root of the sum of the squares of its products. A score is often far smaller."""
+    layer, inputs = D.layer('Output'), []
+    call = layer.call
+    layer.call = lambda x, labels=None: inputs.append(x) or call(x, labels)
+    try:
+        D(*(tf.constant(x, tf.float32) for x in (images, labels)))
+    finally:
+        layer.call = call
+    return float(np.sqrt(np.square(inputs[0]) @ np.square(layer.weight * layer.coef)).max())
+
+
 def expected_and_actual(name, nets, only=None):
-    """Pairs (key, expected, actual) for every output in the variant's npz, or only those named."""
+    """Tuples (key, expected, actual, scale of the error) for every output in the variant's npz, or only those named."""
     data = load_npz(f'networks/{name}.npz')
     G, D, Gs = nets
     z = data['z']
@@ -77,15 +90,16 @@ def expected_and_actual(name, nets, only=None):
                 net.set_var('lod', float(lod or 0))
         if which == 'D':
             batch = int(call.split('_b')[1])
-            yield key, expected, D.run(data['images'][:batch], data['labels'][:batch])
+            inputs = data['images'][:batch], data['labels'][:batch]
+            yield key, expected, D.run(*inputs), scale_of_scores(D, *inputs)
         else:
-            yield key, expected, calls[call]({'G': G, 'Gs': Gs}[which])
+            yield key, expected, calls[call]({'G': G, 'Gs': Gs}[which]), None
 
 
 @pytest.mark.golden
 def test_outputs(variant):
     name, nets, again = variant
-    for key, expected, actual in expected_and_actual(name, nets):
-        assert_close(actual, expected, 1e-5, f'{name} {key}')
-    for key, expected, actual in expected_and_actual(name, again, only=('Gs/psi0.7_cutoff4', 'D/scores_b4')):
-        assert_close(actual, expected, 1e-5, f'{name} {key}, written by us and read again')
+    for key, expected, actual, scale in expected_and_actual(name, nets):
+        assert_close(actual, expected, 1e-5, f'{name} {key}', scale)
+    for key, expected, actual, scale in expected_and_actual(name, again, only=('Gs/psi0.7_cutoff4', 'D/scores_b4')):
+        assert_close(actual, expected, 1e-5, f'{name} {key}, written by us and read again', scale)

@@ -30,7 +30,8 @@ def test_choice(features, machine, given, imported, expected, monkeypatch, caplo
     assert ('TF_ENABLE_ONEDNN_OPTS=1' in caplog.text) == (imported and features is ZEN3)
 
 
-@pytest.mark.parametrize('module', ['custom_ops', 'dnnlib.tflib', 'training.loss', 'training.training_loop', 'metrics.inception', 'projector',
+@pytest.mark.parametrize('module', ['custom_ops', 'dnnlib.tflib', 'training.loss', 'training.training_loop', 'metrics.inception',
+                                    'projector',
                                     'pretrained_networks', 'run_generator', 'run_training', 'run_metrics', 'run_projector'])
 def test_each_module_chooses_before_it_imports_tensorflow(module):
     code = f'''

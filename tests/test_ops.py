@@ -116,6 +116,84 @@ def test_upfirdn_refuses(call, expected):
         call(tf.zeros([1, 4, 4, 2]))
 
 
+# ---- Channels first on a CPU ----
+
+NCHW_OPS = {
+    'upsample_conv_2d': lambda x, w: custom_ops.upsample_conv_2d(x, w, k=[1, 3, 3, 1]),
+    'conv_downsample_2d': lambda x, w: custom_ops.conv_downsample_2d(x, w, k=[1, 3, 3, 1]),
+    'conv2d': lambda x, w: conv2d.conv2d(x, w, data_format='NCHW'),
+    'conv2d_transpose': lambda x, w: conv2d.conv2d_transpose(x, w, 2, data_format='NCHW'),
+}
+
+
+def graph_ops(graph_def):
+    """All nodes of a graph and of the functions in it."""
+    return [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+
+
+def value_and_two_gradients(op, x, w):
+    with tf.GradientTape() as outer:
+        outer.watch([x, w])
+        with tf.GradientTape() as inner:
+            inner.watch([x, w])
+            y = NCHW_OPS[op](x, w)
+        first = inner.gradient(y, [x, w], tf.sin(y))
+        total = tf.add_n([tf.reduce_sum(g ** 2) for g in first])
+    return [y, *first, *outer.gradient(total, [x, w])]
+
+
+@pytest.mark.parametrize('mode', ['eager', 'graph'])
+@pytest.mark.parametrize('op', NCHW_OPS)
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_channels_first_on_a_cpu_to_second_gradients(op, dtype, mode):
+    rng = np.random.RandomState(1)
+    x, w = tf.constant(rng.randn(2, 3, 6, 8), dtype), tf.constant(rng.randn(3, 3, 3, 4), dtype)
+    run = tf.function(value_and_two_gradients, autograph=False) if mode == 'graph' else value_and_two_gradients
+    with tf.device('/CPU:0'):
+        actual = run(op, x, w)
+        expected = value_and_two_gradients(op, *(tf.cast(a, tf.float64) for a in (x, w)))
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert_close(a, b, 1e-5 if dtype == 'float32' else 1e-12, op)
+
+
+@pytest.mark.parametrize('op', NCHW_OPS)
+def test_no_channels_first_convolution_reaches_a_cpu_that_has_none(op, monkeypatch):
+    monkeypatch.setattr(conv2d, '_cpu_convolves_nchw', lambda dtype: False)
+    specs = tf.TensorSpec([2, 3, 6, 8]), tf.TensorSpec([3, 3, 3, 4])
+    traced = tf.function(lambda x, w: value_and_two_gradients(op, x, w), autograph=False).get_concrete_function(*specs)
+    formats = [node.attr['data_format'].s for node in graph_ops(traced.graph.as_graph_def()) if node.op.startswith('Conv2D')]
+    assert len(formats) >= 3 and set(formats) == {b'NHWC'}
+
+
+def test_what_the_cpu_can_do_is_tried_and_not_guessed():
+    x, w = tf.ones([1, 2, 4, 4]), tf.ones([3, 3, 2, 2])
+    with tf.device('/CPU:0'), tf.GradientTape() as tape:
+        tape.watch(x)
+        try:
+            tape.gradient(tf.nn.conv2d(x, w, 1, 'SAME', 'NCHW'), x)
+            works = True
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            works = False
+    assert conv2d._cpu_convolves_nchw(tf.float32) == works
+    assert not conv2d._cpu_convolves_nchw(tf.float64)  # No CPU kernel of TensorFlow takes this one.
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_on_a_machine_with_a_gpu_the_device_in_scope_counts(traced, monkeypatch):
+    monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind=None: ['a GPU'])
+    found = {}
+
+    def ask():
+        found['as called'] = conv2d._on_cpu()
+        for device in ('CPU', 'GPU'):
+            with tf.device(f'/{device}:0'):
+                found[device] = conv2d._on_cpu() if traced or device == 'CPU' else None  # There is no GPU here to put an eager tensor on.
+    with tf.device('/CPU:0'):
+        tf.function(ask, autograph=False).get_concrete_function() if traced else ask()
+    assert found == {'as called': True, 'CPU': True, 'GPU': False if traced else None}
+
+
 def test_layout_can_be_forced_and_defaults_to_the_device():
     assert conv2d.image_format() == ('NCHW' if tf.config.get_visible_devices('GPU') else 'NHWC')
     x = tf.random.normal([2, 3, 4, 5])

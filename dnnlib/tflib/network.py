@@ -380,7 +380,8 @@ class Network(keras.Model):
         tensors = {k: tf.constant(v, tf.float32) for k, v in dynamic_kwargs.items() if isinstance(v, (float, np.floating))}
         static = {k: v for k, v in dynamic_kwargs.items() if k not in tensors}
         shapes = tuple(a.shape[1:] for a in arrays)
-        key = _frozen([shapes, input_transform, output_transform, sorted(tensors), static])
+        # The device counts: what is traced for a GPU need not run on a CPU.
+        key = _frozen([shapes, input_transform, output_transform, sorted(tensors), static, tf.constant(0.0).device])
         if key not in self._net.functions:
             def evaluate(inputs, tensors):
                 if input_transform:
