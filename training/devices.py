@@ -85,7 +85,7 @@ def run_operations_in_turn(fmap_base=None):
     """On a CPU of few cores, have TensorFlow run the operations of a function one after another, each on all cores.
 
     Wide networks take no longer that way, and hold fewer results at a time; others gain by running small operations side by side
-    (docs/speed.md). It must come before TensorFlow computes anything: later it does nothing. The environment variable
+    (docs/notes/speed.md). It must come before TensorFlow computes anything: later it does nothing. The environment variable
     TF_NUM_INTEROP_THREADS, which TensorFlow reads, goes before it.
 
     Args:
