@@ -9,6 +9,7 @@ PAGES = {
     'ops': 'upfirdn_2d and fused_bias_act against a copy of the same bytes, the reference form and one-channel convolutions',
     'metrics': 'evaluation of metrics against bare networks; precision and recall in blocks against plain NumPy',
     'projector': "the projector's step against its generator and distance alone, forward and backward",
+    'kernels': "TensorFlow's own CPU kernels and those of oneDNN side by side, for each kind of work",
     'generator': 'the generator against its convolutions at the rate of matrix products',
     'training': 'the phases of a training step against the same, its memory, and the forms of the ops',
     'startup': 'how soon the commands answer: --help, the first picture, the first step of training',

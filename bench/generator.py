@@ -1,4 +1,7 @@
-"""The generator, latents to pictures, against the time that its convolutions and matrix products take at the machine's rate."""
+"""The generator, latents to pictures, against the time that its convolutions and matrix products take at the machine's rate.
+
+It is evaluated as `Gs.run` does after some pictures: from constants (dnnlib/tflib/frozen.py).
+"""
 
 import argparse
 
@@ -7,7 +10,7 @@ import numpy as np
 from bench import costs, limits, networks, timing
 
 COLUMNS = {'name': 's', 'median_ms': '.0f', 'best_ms': '.0f', 'images_per_s': '.2f', 'gflop': '.1f', 'matmul_gflops': '.0f',
-           'fraction_of_bound': '.3f', 'before': '.3f', 'speedup': '.2f', 'grey_levels': '.2f', 'peak_mb': '.0f', 'traces': 'd'}
+           'fraction_of_bound': '.3f', 'before': '.3f', 'over_traced': '.2f', 'speedup': '.2f', 'grey_levels': '.2f', 'peak_mb': '.0f'}
 CASES = 'config-f/256/b1,config-f/256/b4,config-e/256/b1,config-e/256/b4,config-f/1024/b1'
 
 
@@ -28,17 +31,20 @@ def main(argv, prog):
 
 
 def generator_of(case):
-    """(the generator of CONFIG/RESOLUTION/bBATCH, dtype -> function without arguments that makes a batch of pictures)."""
-    import tensorflow as tf
+    """(the generator of CONFIG/RESOLUTION/bBATCH, function (dtype, from constants?) -> function that makes a batch of pictures)."""
     config, resolution, batch = case.split('/')
     G = networks.make_network('G', config, int(resolution))
-    z = tf.random.stateless_normal([int(batch[1:]), *G.input_shape[1:]], [0, 1])
-    labels = tf.zeros([z.shape[0], 0])
-    return G, lambda dtype: tf.function(lambda: G(z, labels, randomize_noise=False, dtype=dtype), autograph=False)
+    z = np.random.RandomState(0).randn(int(batch[1:]), *G.input_shape[1:])
+
+    def function_of(dtype, constants):
+        net = G if constants else G.clone()  # Each network has one function of these settings.
+        return lambda: net.run(z, None, randomize_noise=False, dtype=dtype, assume_frozen=constants)
+    return G, function_of
 
 
 def measure(case, dtypes, rounds, layers=False):
-    """Rows of a case, one for each type. 'speedup' is over the first type, 'grey_levels' the mean distance to its pictures."""
+    """Rows of a case, one for each type. 'speedup' is over the first type, 'over_traced' over the evaluation with variables, and
+    'grey_levels' the mean distance to the first type's pictures."""
     from dnnlib import tflib
     G, function_of = generator_of(case)
     batch = int(case.split('/')[2][1:])
@@ -46,27 +52,27 @@ def measure(case, dtypes, rounds, layers=False):
     if layers:
         costs.report_layers(products)
     gflop = batch * sum(flop for *_, flop in products) / 1e9
-    functions = {dtype: function_of(dtype) for dtype in dtypes}
+    functions = {dtype: function_of(dtype, True) for dtype in dtypes}
     pictures = {dtype: tflib.convert_images_to_uint8(function()).numpy().astype(int) for dtype, function in functions.items()}
-    times = timing.interleaved({**functions, **limits.matmuls(dtypes)}, rounds)
+    traced = {(dtype, 'traced'): function_of(dtype, False) for dtype in dtypes}
+    times = timing.interleaved({**functions, **traced, **limits.matmuls(dtypes)}, rounds)
     rows = []
     for dtype in dtypes:
         median, best = times[dtype]
         rate = limits.matmul_rate(times, dtype)
         rows.append({
             'name': f'generator/{case}/{dtype}', 'median_ms': median, 'best_ms': best, 'images_per_s': batch / best * 1e3, 'gflop': gflop,
-            'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / best * 1e3, 'speedup': times[dtypes[0]][1] / best,
-            'grey_levels': float(np.abs(pictures[dtype] - pictures[dtypes[0]]).mean()),
+            'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / best * 1e3, 'over_traced': times[dtype, 'traced'][1] / best,
+            'speedup': times[dtypes[0]][1] / best, 'grey_levels': float(np.abs(pictures[dtype] - pictures[dtypes[0]]).mean()),
             'peak_mb': float(timing.in_own_process(
-                'import sys; from bench import generator; generator.print_peak(*sys.argv[1:])', case, dtype)),
-            'traces': functions[dtype].experimental_get_tracing_count()})
+                'import sys; from bench import generator; generator.print_peak(*sys.argv[1:])', case, dtype))})
     return rows
 
 
 def print_peak(case, dtype):
     """Print the peak memory in MB, TensorFlow's own included, of a process that makes pictures."""
     _, function_of = generator_of(case)
-    generate = function_of(dtype)
+    generate = function_of(dtype, True)
     for _ in range(2):
         generate()
     print(timing.peak_memory())

@@ -1,4 +1,9 @@
-"""What the machine can do at most: matrix products, which convolutions are measured by, and copies."""
+"""What the machine can do at most: matrix products, which convolutions are measured by."""
+
+import functools
+import os
+
+from bench import timing
 
 _SIZES = (1024, 2048)  # Larger ones are not faster, smaller ones are slower.
 
@@ -14,5 +19,29 @@ def matmuls(dtypes):
 
 
 def matmul_rate(times, dtype):
-    """Largest rate of `matmuls(...)`, in GFLOP/s. times: what timing.interleaved returned."""
+    """The machine's limit in GFLOP/s: the largest rate of `matmuls(...)`, with TensorFlow's oneDNN kernels or without them.
+
+    Args:
+        times: What timing.interleaved returned, in the setting of this process. The other one is measured in a process of its own.
+        dtype: Type of the products. Those in half precision are slower without oneDNN, by far: they are measured in this setting alone.
+    """
+    return max(own_rate(times, dtype), rate_without_onednn(dtype) if dtype == 'float32' else 0)
+
+
+def own_rate(times, dtype):
     return max(2 * size ** 3 / (times[f'matmul/{dtype}/{size}'][1] * 1e6) for size in _SIZES)
+
+
+@functools.cache
+def rate_without_onednn(dtype):
+    """Rate of the matrix products of TensorFlow's own kernels, measured in a process of its own; 0 where this process runs those."""
+    from dnnlib import onednn
+    if not onednn.is_on():
+        return 0
+    program = 'import sys; from bench import limits; limits.print_rate(sys.argv[1])'
+    return float(timing.in_own_process(program, dtype, env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'}))
+
+
+def print_rate(dtype):
+    """Print the rate of the matrix products in this process."""
+    print(own_rate(timing.interleaved(matmuls([dtype]), 5), dtype))

@@ -39,10 +39,10 @@ def interleaved(functions, rounds, seconds=None):
     return {name: (statistics.median(values), min(values)) for name, values in times.items()}
 
 
-def in_own_process(program, *arguments):
-    """Last line that a Python program prints, run in the folder of the project."""
+def in_own_process(program, *arguments, env=None):
+    """Last line that a Python program prints, run in the folder of the project. env: its environment; None = this one."""
     result = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=True,
-                            cwd=Path(__file__).parents[1])
+                            cwd=Path(__file__).parents[1], env=env)
     return result.stdout.splitlines()[-1]
 
 
@@ -52,12 +52,24 @@ def peak_memory():
 
 
 def machine():
-    """Machine and date in one line."""
+    """Machine, its widest instruction sets, TensorFlow's kernels and threads, and date, in one line. Imports TensorFlow."""
+    import dnnlib.tflib  # noqa: F401  First, for a quiet start.
+
+    # isort: split
+    import tensorflow as tf
+
+    from dnnlib import onednn
     model = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
         model = next((line.split(':')[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith('model name')), model)
-    return f'{model}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today().isoformat()}'
+    sets = [name for name in ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16') if name in onednn.cpu_features()]
+    limit = os.environ.get('ONEDNN_MAX_CPU_ISA')
+    threads = [get() or 'default' for get in (tf.config.threading.get_intra_op_parallelism_threads,
+                                              tf.config.threading.get_inter_op_parallelism_threads)]
+    return ', '.join([model, f'{len(os.sched_getaffinity(0))} cores', ' '.join(sets) or 'no AVX2', *([f'held to {limit}'] if limit else []),
+                      f'TensorFlow {tf.__version__}', f'oneDNN {"on" if onednn.is_on() else "off"}',
+                      'threads intra-op {}, inter-op {}'.format(*threads), datetime.date.today().isoformat()])
 
 
 def report(rows, columns, json_path=None, before=None):

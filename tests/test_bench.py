@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bench import costs, generator, growth, limits, metrics, networks, ops, projector, stages, startup, timing, training
+from bench import costs, generator, growth, kernels, limits, metrics, networks, ops, projector, stages, startup, timing, training
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -76,9 +76,31 @@ def test_shapes_of_config_f():
     assert {(1, 512, 4, 4), (4, 512, 64, 64), (32, 32, 1024, 1024), (4, 3, 1024, 1024)} <= shapes
 
 
-def test_the_limit_is_the_fastest_matrix_product():
+def test_the_limit_is_the_fastest_matrix_product_of_both_sets_of_kernels(monkeypatch):
     times = {'matmul/float32/1024': (9.0, 4.0), 'matmul/float32/2048': (99.0, 40.0)}  # 537 and 429 GFLOP/s at their best
+    monkeypatch.setattr(limits, 'rate_without_onednn', lambda dtype: 100.0)
     assert limits.matmul_rate(times, 'float32') == pytest.approx(2 * 1024 ** 3 / 4e6)
+    monkeypatch.setattr(limits, 'rate_without_onednn', lambda dtype: 1000.0)
+    assert limits.matmul_rate(times, 'float32') == 1000
+
+
+def test_the_other_kernels_are_measured_in_a_process_of_their_own(monkeypatch):
+    from dnnlib import onednn
+    seen = []
+    monkeypatch.setattr(timing, 'in_own_process', lambda program, dtype, env: seen.append(env['TF_ENABLE_ONEDNN_OPTS']) or '123.5')
+    for is_on, expected in ((True, 123.5), (False, 0)):
+        monkeypatch.setattr(onednn, 'is_on', lambda is_on=is_on: is_on)
+        limits.rate_without_onednn.cache_clear()
+        assert limits.rate_without_onednn('float32') == expected
+    limits.rate_without_onednn.cache_clear()
+    assert seen == ['0']
+
+
+def test_the_machine_is_told_with_its_kernels():
+    from dnnlib import onednn
+    line = timing.machine()
+    assert f'oneDNN {"on" if onednn.is_on() else "off"}, threads intra-op ' in line
+    assert ('avx2' in line) == ('avx2' in onednn.cpu_features())
 
 
 def test_what_training_cannot_do_without():
@@ -120,7 +142,29 @@ def test_the_page_of_the_generator(tmp_path):
     assert [single['name'], half['name']] == ['generator/config-e/16/b2/float32', 'generator/config-e/16/b2/bfloat16']
     assert single['grey_levels'] == 0 < half['grey_levels'] < 2
     assert single['gflop'] == half['gflop'] and half['speedup'] == single['best_ms'] / half['best_ms']
-    assert single['peak_mb'] > 100 and single['traces'] == half['traces'] == 1
+    assert single['peak_mb'] > 100 and single['over_traced'] > 0
+
+
+def test_the_page_of_kernels(tmp_path, monkeypatch):
+    printed = {'0': [{'/a': 200.0, '/b': 50.0}, {'/a': 100.0, '/b': 60.0}], '1': [{'/a': 80.0, '/b': 70.0}, {'/a': 90.0, '/b': 100.0}]}
+
+    def in_own_process(program, case, rounds, env):
+        assert env['ONEDNN_MAX_CPU_ISA'] == 'AVX2' and case == 'training/demo/32/mb8'
+        return json.dumps({'best_ms': printed[env['TF_ENABLE_ONEDNN_OPTS']].pop(0), 'gflop': {'/a': 4.0, '/b': 1.0},
+                           'rate': 90 if env['TF_ENABLE_ONEDNN_OPTS'] == '0' else 100})
+    monkeypatch.setattr(timing, 'in_own_process', in_own_process)
+    path = tmp_path / 'rows.json'
+    kernels.main(['--cases=training/demo/32/mb8', '--isa=AVX2', f'--json={path}'], 'bench')
+    a, b = json.loads(path.read_text())
+    assert a == {'name': 'training/demo/32/mb8/a', 'off_ms': 100, 'on_ms': 80, 'on_over_off': 1.25, 'matmul_gflops': 100,
+                 'off_fraction': 0.4, 'on_fraction': 0.5}
+    assert b['on_over_off'] == pytest.approx(50 / 70)
+
+
+def test_what_the_page_of_kernels_times(capsys):
+    kernels.print_times('generator/config-e/16/b1', '1')
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found['best_ms']) == set(found['gflop']) == {'', '/traced'} and found['rate'] > 1
 
 
 @pytest.mark.slow
