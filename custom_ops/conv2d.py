@@ -64,13 +64,16 @@ def per_channel(x):
     return x[..., tf.newaxis, tf.newaxis]
 
 
-# ---- Which layouts a device can convolve ----
-# TensorFlow has kernels for channels first on a CPU only among its oneDNN operations, which it switches on by itself only on CPUs with
-# AVX512-VNNI, AVX512-BF16 or AMX, and not for all types. Its other CPU kernels refuse the layout, some of them only in the gradient.
+# ---- What the device can convolve ----
+# A CPU convolves channels first only with TensorFlow's oneDNN kernels, and not all types; TensorFlow's other CPU kernels refuse the layout,
+# some of them only in the gradient. The oneDNN kernels convolve half precision only on CPUs that have instructions for it.
 
-def _convolves(data_format, dtype):
-    """True if convolutions of this layout and type, and their gradients, run on the device that is in scope here."""
-    return data_format == 'NHWC' or not _on_cpu() or _cpu_convolves_nchw(dtype)
+def _form(data_format, dtype):
+    """(layout, type) to convolve images of this layout and type in, on the device that is in scope: the nearest that it can do."""
+    if (data_format == 'NHWC' and dtype.size >= 4) or not _on_cpu():
+        return data_format, dtype
+    forms = (data_format, dtype), ('NHWC', dtype), ('NHWC', tf.float32)
+    return next(form for form in forms if _cpu_convolves(*form))
 
 
 def _on_cpu():
@@ -85,22 +88,35 @@ def _on_cpu():
 
 
 @functools.cache
-def _cpu_convolves_nchw(dtype):
+def _cpu_convolves(data_format, dtype):
+    """True if the CPU has convolutions of this layout and type, and their gradients: they are tried once in a process."""
     def try_it():
         with tf.device('/CPU:0'):
-            x, w = tf.zeros([1, 2, 4, 4], dtype), tf.zeros([3, 3, 2, 2], dtype)
+            x, w = tf.zeros([1, 4, 4, 4], dtype), tf.zeros([3, 3, 4, 4], dtype)
             with tf.GradientTape() as tape:
                 tape.watch([x, w])
-                y = tf.nn.conv2d(x, w, 2, 'SAME', 'NCHW')
-                y = tf.nn.conv2d_transpose(y, w, [1, 2, 5, 5], 2, 'VALID', 'NCHW')
+                y = tf.nn.conv2d(x, w, 2, 'SAME', data_format)
+                shape = [1, 4, 5, 5] if data_format == 'NCHW' else [1, 5, 5, 4]
+                y = tf.nn.conv2d_transpose(y, w, shape, 2, 'VALID', data_format)
             tape.gradient(y, [x, w])
     try:
         # In a thread of its own, where no function is being traced and no tape records.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             thread.submit(try_it).result()
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError):
         return False
     return True
+
+
+def _convolve(function, x, w, data_format):
+    """function(x, w, layout) of images in this layout, computed in a form that the device can do."""
+    layout, dtype = _form(data_format, x.dtype)
+    if layout != data_format:
+        y = _convolve(function, tf.transpose(x, [0, 2, 3, 1]), w, layout)
+        return tf.transpose(y, [0, 3, 1, 2])
+    if dtype != x.dtype:
+        return tf.cast(function(tf.cast(x, dtype), tf.cast(w, dtype), layout), x.dtype)
+    return function(x, w, layout)
 
 
 # ---- Convolutions ----
@@ -115,11 +131,7 @@ def conv2d(x, w, stride=1, padding='SAME', data_format=None):
         padding:     'SAME' or 'VALID'.
         data_format: Layout of x. None = the layout inside.
     """
-    data_format = data_format or image_format()
-    if not _convolves(data_format, x.dtype):
-        y = tf.nn.conv2d(tf.transpose(x, [0, 2, 3, 1]), w, stride, padding, 'NHWC')
-        return tf.transpose(y, [0, 3, 1, 2])
-    return tf.nn.conv2d(x, w, stride, padding, data_format)
+    return _convolve(lambda x, w, layout: tf.nn.conv2d(x, w, stride, padding, layout), x, w, data_format or image_format())
 
 
 def conv2d_transpose(x, w, stride, padding='VALID', data_format=None):
@@ -127,10 +139,10 @@ def conv2d_transpose(x, w, stride, padding='VALID', data_format=None):
 
     Args as in `conv2d`; x has `in` channels, the result `out`.
     """
-    data_format = data_format or image_format()
-    if not _convolves(data_format, x.dtype):
-        y = conv2d_transpose(tf.transpose(x, [0, 2, 3, 1]), w, stride, padding, 'NHWC')
-        return tf.transpose(y, [0, 3, 1, 2])
+    return _convolve(lambda x, w, layout: _transposed(x, w, stride, padding, layout), x, w, data_format or image_format())
+
+
+def _transposed(x, w, stride, padding, data_format):
     axes = (2, 3) if data_format == 'NCHW' else (1, 2)
     channels = 1 if data_format == 'NCHW' else 3
     shape = [tf.shape(x)[0], 0, 0, 0]

@@ -159,7 +159,7 @@ def test_channels_first_on_a_cpu_to_second_gradients(op, dtype, mode):
 
 @pytest.mark.parametrize('op', NCHW_OPS)
 def test_no_channels_first_convolution_reaches_a_cpu_that_has_none(op, monkeypatch):
-    monkeypatch.setattr(conv2d, '_cpu_convolves_nchw', lambda dtype: False)
+    monkeypatch.setattr(conv2d, '_cpu_convolves', lambda data_format, dtype: data_format == 'NHWC')
     specs = tf.TensorSpec([2, 3, 6, 8]), tf.TensorSpec([3, 3, 3, 4])
     traced = tf.function(lambda x, w: value_and_two_gradients(op, x, w), autograph=False).get_concrete_function(*specs)
     formats = [node.attr['data_format'].s for node in graph_ops(traced.graph.as_graph_def()) if node.op.startswith('Conv2D')]
@@ -175,8 +175,25 @@ def test_what_the_cpu_can_do_is_tried_and_not_guessed():
             works = True
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             works = False
-    assert conv2d._cpu_convolves_nchw(tf.float32) == works
-    assert not conv2d._cpu_convolves_nchw(tf.float64)  # No CPU kernel of TensorFlow takes this one.
+    assert conv2d._cpu_convolves('NCHW', tf.float32) == works
+    assert not conv2d._cpu_convolves('NCHW', tf.float64)  # No CPU kernel of TensorFlow takes this one.
+    assert conv2d._cpu_convolves('NHWC', tf.float64)
+
+
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_half_precision_is_computed_in_single_where_the_cpu_has_nothing_else(dtype, data_format, monkeypatch):
+    rng = np.random.RandomState(1)
+    x = tf.cast(rng.randn(*([2, 4, 6, 8] if data_format == 'NCHW' else [2, 6, 8, 4])), dtype)
+    w = tf.cast(rng.randn(3, 3, 4, 4), dtype)
+    ways = {'native': conv2d._cpu_convolves, 'single': lambda data_format, dtype: (data_format, dtype) == ('NHWC', tf.float32)}
+    results = {}
+    for name, way in ways.items():
+        monkeypatch.setattr(conv2d, '_cpu_convolves', way)
+        y = conv2d.conv2d_transpose(conv2d.conv2d(x, w, 2, data_format=data_format), w, 2, 'SAME', data_format=data_format)
+        assert y.dtype == dtype and y.shape == x.shape
+        results[name] = tf.cast(y, tf.float32)
+    assert_close(results['single'], results['native'], 2e-2 if dtype == 'bfloat16' else 3e-3)
 
 
 @pytest.mark.parametrize('traced', [False, True])

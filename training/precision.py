@@ -27,7 +27,7 @@ def check_precision(precision):
     dtype = PRECISIONS[precision]
     try:
         convolve(conv.from_nhwc(tf.zeros([1, 8, 8, 8], dtype)), tf.zeros([3, 3, 8, 8], dtype))
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError) as err:
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError) as err:
         reason = [line for line in err.message.splitlines() if line.strip() and '{{node' not in line][-1]
         raise UserError(f'--precision={precision}: this device cannot do it: {reason}', 'Use --precision=float32.') from None
 
