@@ -90,8 +90,8 @@ def expected_and_actual(name, nets, only=None):
                 net.set_var('lod', float(lod or 0))
         if which == 'D':
             batch = int(call.split('_b')[1])
-            inputs = data['images'][:batch], data['labels'][:batch]
-            yield key, expected, D.run(*inputs), scale_of_scores(D, *inputs)
+            examples = data['images'][:batch], data['labels'][:batch]
+            yield key, expected, D.run(*examples), scale_of_scores(D, *examples)
         else:
             yield key, expected, calls[call]({'G': G, 'Gs': Gs}[which]), None
 

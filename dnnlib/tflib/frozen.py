@@ -15,39 +15,36 @@ class FreezableFunction:
     """A function of a network that runs as it was traced, and from constants once that pays.
 
     Freezing takes as long as a few evaluations, and the evaluations that follow take less time. It therefore waits until the evaluations
-    since the last change of a variable have taken a few times as long as freezing is going to take. It is for CPUs only: on a GPU the
-    function always runs as it was traced.
+    have taken a few times as long as freezing is going to take, and twice as long again whenever a variable has changed afterwards. It is
+    for CPUs only: on a GPU the function always runs as it was traced.
 
     Args:
         function:  tf.function of (list of tensors, dict of scalar tensors), with an input signature.
         variables: tf.Variables that it may read.
     """
 
-    # Freeze after evaluations of so many times its cost. It gains most for a batch of one.
-    _PATIENCE_WITH_ONE, _PATIENCE = 3.0, 10.0
     _KEPT = 2  # Frozen functions kept at a time, one for each batch size: each holds the weights up to three times.
 
     def __init__(self, function, variables):
         self._function = function
         self._variables = list(variables)
         self._read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
-        self._held = None     # Values of the variables at the last refresh.
+        self._held = None     # Values of the variables that the frozen functions are made of; None = there are none.
         self._templates = {}  # Batch size -> _Template.
-        self._frozen = {}     # Batch size -> function of the values held.
-        self._seconds = 0.0   # Time of the evaluations as traced since the last change.
+        self._frozen = {}     # Batch size -> function from constants.
+        self._seconds = 0.0   # Time of the evaluations as traced.
         self._cost = 0.3 + 8e-8 * sum(int(np.prod(var.shape)) for var in self._variables)  # In seconds: a guess, until it was measured.
+        self._patience = 1.0  # Freeze after so many times the usual time.
 
     def refresh(self):
-        """Notice whether any variable has changed since the last call, by whatever means. Takes some microseconds for each variable."""
-        if tf.config.get_visible_devices('GPU') or not self._variables:
-            return
-        values = self._read()
+        """Forget the frozen functions if any variable has changed, by whatever means. Takes some microseconds for each variable."""
         # While a value is held here TensorFlow does not write into its memory: a changed variable has another address.
-        if self._held is None or any(_address(new) != _address(old) for new, old in zip(values, self._held)):
-            self._held, self._frozen, self._seconds = values, {}, 0.0
+        if self._held is not None and any(_address(new) != _address(old) for new, old in zip(self._read(), self._held)):
+            self._held, self._frozen, self._seconds = None, {}, 0.0
+            self._patience *= 2
 
     def __call__(self, inputs, scalars, freeze=False):
-        """Evaluate with the values that the variables had at the last `refresh`, or have now.
+        """Evaluate with the values that the variables have, if they have not changed since the last `refresh`.
 
         Args:
             inputs:  List of tensors [N, ...].
@@ -56,14 +53,12 @@ class FreezableFunction:
 
         Returns: What the function returns.
         """
-        if self._held is None:
-            return self._function(inputs, scalars)
         batch = inputs[0].shape[0]
-        patience = self._PATIENCE_WITH_ONE if batch == 1 else self._PATIENCE
-        if batch not in self._frozen and (freeze or self._seconds > patience * self._cost):
-            return self._freeze(batch, inputs, scalars)
         if batch in self._frozen:
             return self._frozen[batch](inputs, scalars)
+        usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
+        if (freeze or self._seconds > usual * self._patience) and not tf.config.get_visible_devices('GPU'):
+            return self._freeze(batch, inputs, scalars)
         start = time.perf_counter()
         outputs = self._function(inputs, scalars)
         self._seconds += time.perf_counter() - start
@@ -72,6 +67,8 @@ class FreezableFunction:
     def _freeze(self, batch, inputs, scalars):
         """Freeze and evaluate: TensorFlow optimises the graph at the first call, which is part of the cost."""
         start = time.perf_counter()
+        if self._held is None:
+            self._held = self._read()
         while len(self._frozen) >= self._KEPT:
             del self._frozen[next(iter(self._frozen))]
         if batch not in self._templates:
