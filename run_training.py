@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import functools
 import glob
 import json
 import os
 import shlex
 import sys
+import time
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
@@ -28,6 +30,9 @@ _EXAMPLES = '''examples:
 
   # Go on with a run that was stopped or killed: the same command again, with
   python run_training.py --dataset=ffhq --mirror-augment=true --resume=latest
+
+  # As long as a cluster allows, the last pictures, pickles and metrics included; the same command goes on with it the next time
+  python run_training.py --dataset=ffhq --mirror-augment=true --max-minutes=720 --resume=latest
 
   # Begin with the networks of a pickle, here those of faces for 1,000 images of cats; layers that fit are enough
   python run_training.py --dataset=cats --resume-pkl=gdrive:networks/stylegan2-ffhq-config-f.pkl --freeze-d=10 --total-kimg=500
@@ -69,6 +74,9 @@ def _parser():
 
     group = parser.add_argument_group('length and speed (1 kimg = a thousand images shown)')
     group.add_argument('--total-kimg', type=cli.positive_float, default=25000, metavar='KIMG', help='kimg to train for (default: 25000)')
+    group.add_argument('--max-minutes', type=cli.positive_float, metavar='N',
+                       help='end the whole run N minutes after its start, with all of its last reports, if it has not reached --total-kimg '
+                            'by then; --resume goes on (default: no limit; one iteration is made in any case)')
     group.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N',
                        help='number of GPUs, on all machines that TF_CONFIG names (default: 1)')
     cli.add_impl_flag(group)
@@ -113,6 +121,7 @@ def _parser():
 
 
 def main(argv):
+    started = time.monotonic()
     parser = _parser()
     args = parser.parse_args(argv)
     if args.plot:
@@ -123,8 +132,8 @@ def main(argv):
     metric_arg_list = [metric_args(name) for name in (_DEFAULT_METRICS if args.metrics is None else args.metrics)]
     run = configs.training_run(
         dataset=args.dataset, data_dir=args.data_dir, result_dir=args.result_dir, config=args.config, num_gpus=args.num_gpus,
-        total_kimg=args.total_kimg, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list, gamma=args.gamma,
-        G_loss=args.g_loss, D_loss=args.d_loss, cond=args.cond,
+        total_kimg=args.total_kimg, max_minutes=args.max_minutes, mirror_augment=args.mirror_augment, metric_arg_list=metric_arg_list,
+        gamma=args.gamma, G_loss=args.g_loss, D_loss=args.d_loss, cond=args.cond,
         lod_training_kimg=args.lod_training_kimg, lod_transition_kimg=args.lod_transition_kimg,
         minibatch_size=args.minibatch_size, minibatch_gpu=args.minibatch_gpu, lrate=args.lrate, fmap_base=args.fmap_base,
         fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
@@ -149,22 +158,25 @@ def main(argv):
         return
     path = found and found.run_dir
     with contextlib.ExitStack() as stack:
-        run_dir = None
+        run_dir, on_end = None, None
         if cluster.is_chief:
-            run_dir = stack.enter_context(
-                RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus, path)).path
+            folder = stack.enter_context(
+                RunDir(args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus, path))
+            run_dir, on_end = folder.path, functools.partial(setattr, folder, 'ending')
             print(note, end='')
         stack.enter_context(devices.membership(cluster))
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
         from training import training_loop
         loop_args = dict(run.run_func_kwargs)
+        if args.max_minutes is not None:
+            loop_args['started'] = started
         source = get_path_or_url(args.resume_pkl or '')
         if is_url(source) and found is None:
             with open_url(source, kind='pickle') as file:
                 loop_args['resume_pkl'] = file.name
         try:
             training_loop.training_loop(
-                run_dir=run_dir, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, **loop_args)
+                run_dir=run_dir, num_gpus=run.num_gpus, resume=found and found[:2], settings=settings, on_end=on_end, **loop_args)
         except cli.Stopped:
             print(f'To go on: {_resume_command(argv, run_dir)}')
             raise

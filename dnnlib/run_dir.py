@@ -1,7 +1,8 @@
 """One run of a command = one numbered folder: results/00000-generate-images and so on.
 
 Files of a finished run: submit_config.json and submit_config.txt (what was asked for), log.txt (everything printed),
-run.txt (when it ran), _finished.txt (empty; there only if the run succeeded), and what the run itself made.
+run.txt (when it ran), _finished.txt (there only if the run succeeded; empty, or a line that says why it ended), and what the run
+itself made.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ class RunDir:
         path:       Folder of an earlier run to go on in: its log is appended to. None = a new folder.
 
     Attributes:
-        path: The folder, e.g. 'results/00000-generate-images'.
+        path:   The folder, e.g. 'results/00000-generate-images'.
+        ending: Why the run ended, one line for _finished.txt; '' unless the run sets it.
 
     An exception inside the block is written to log.txt too and goes on to the caller; _finished.txt then stays absent. If it
     is a `cli.UserError` and the run has made no file yet, the folder is removed: a mistyped name leaves nothing behind.
@@ -46,7 +48,7 @@ class RunDir:
     """
 
     def __init__(self, result_dir, desc, func_name, kwargs, num_gpus=1, path=None):
-        self._is_new = path is None
+        self._is_new, self.ending = path is None, ''
         self.path, self._run_id = (path, _leading_number(os.path.basename(path))) if path else _make_numbered_dir(result_dir, desc)
         self._func_name = func_name
         self._lock = storage.locked(self.path)
@@ -79,7 +81,7 @@ class RunDir:
         sys.stdout, sys.stderr = self._streams
         self._log.close()
         if exc is None:
-            _write(os.path.join(self.path, '_finished.txt'), '')
+            _write(os.path.join(self.path, '_finished.txt'), self.ending and f'{self.ending}\n')
         elif isinstance(exc, cli.UserError) and self._is_new and set(os.listdir(self.path)) <= _OWN_FILES:
             shutil.rmtree(self.path)
         self._lock.__exit__(None, None, None)

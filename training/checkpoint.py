@@ -134,8 +134,8 @@ def _read_state(path):
 # learned. Where the run came from, and where the data is, does not matter any more. The parts of a minibatch do change the random
 # numbers, but a GPU may be too small for those there were.
 _MAY_DIFFER = {
-    'total_kimg', 'tick_kimg', 'tick_kimg_base', 'tick_kimg_dict', 'image_snapshot_ticks', 'network_snapshot_ticks', 'metrics',
-    'metric_arg_list', 'require_metrics', 'checkpoint_ticks', 'checkpoint_minutes', 'keep_checkpoints', 'data_dir', 'result_dir',
+    'total_kimg', 'max_minutes', 'tick_kimg', 'tick_kimg_base', 'tick_kimg_dict', 'image_snapshot_ticks', 'network_snapshot_ticks',
+    'metrics', 'metric_arg_list', 'require_metrics', 'checkpoint_ticks', 'checkpoint_minutes', 'keep_checkpoints', 'data_dir', 'result_dir',
     'resume', 'resume_pkl', 'resume_kimg', 'minibatch_gpu', 'minibatch_gpu_base', 'minibatch_gpu_dict', 'impl', 'debug', 'dry_run'}
 
 

@@ -63,6 +63,7 @@ def training_run(
         config                 = 'config-f',  # Key of CONFIGS.
         num_gpus               = 1,
         total_kimg             = 25000,
+        max_minutes            = None, # Minutes after which the run ends earlier. None = no limit.
         mirror_augment         = False,
         metric_arg_list        = (),   # Arguments of each metric to compute at network snapshots.
         gamma                  = None, # R1 weight. None = the configuration's.
@@ -136,6 +137,7 @@ def training_run(
             kwargs.sched_args.update({f'{name}_base': value, f'{name}_dict': {}})
     kwargs.update(_given(
         G_smoothing_kimg=G_smoothing_kimg, resume_pkl=resume_pkl, resume_kimg=resume_kimg, freeze_d=freeze_d, impl=impl,
+        max_minutes=max_minutes,
         precision=None if precision == 'float32' else precision,  # As before there was a choice: checkpoints compare these.
         checkpoint_ticks=checkpoint_ticks, checkpoint_minutes=checkpoint_minutes, keep_checkpoints=keep_checkpoints))
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if kwargs.G_loss_args['func_name'].endswith('pathreg') else 1)

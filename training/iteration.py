@@ -55,6 +55,17 @@ class Iterations:
         """Will the schedule be looked at before the next iteration? Then it is also time to see what there is to report."""
         return self._progress.iteration % self._repeats == 0
 
+    @property
+    def stages_compiled(self):
+        """How many stages of the training step have been compiled so far."""
+        return len(self._compiled)
+
+    def compiles_next(self):
+        """Will the next iteration compile another one? Growing networks have one for each number of layers."""
+        sched = self._schedule(self._progress.cur_nimg) if self.at_boundary() else self.sched
+        stage = None if self._stage is None else math.floor(sched.lod)
+        return (stage, sched.minibatch_gpu) not in self._compiled
+
     def run(self):
         """One iteration. Returns what each phase reports: a list of tag -> tensor [3]."""
         if self.at_boundary():

@@ -1,6 +1,5 @@
 """Training: schedule -> steps -> report -> snapshot."""
 
-import contextlib
 import math
 import os
 import sys
@@ -19,6 +18,7 @@ from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset
 from training.checkpoint import Checkpoints, Progress
+from training.clock import Clock
 from training.devices import Devices, find_cluster, run_operations_in_turn
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
@@ -30,6 +30,9 @@ from training.transfer import describe, make_networks
 
 # A thousand images, as the original's grids have, take a CPU longer than the first iterations.
 _CPU_GRID = {'most': (8, 4)}
+
+# What a worker wants the run to do. Where several differ, the largest number wins.
+_GO_ON, _END, _STOP = range(3)
 
 
 def training_loop(
@@ -54,6 +57,8 @@ def training_loop(
         G_reg_interval          = 4,        # Iterations from one such pass of G to the next.
         D_reg_interval          = 16,       # The same for D.
         total_kimg              = 25000,    # Thousands of images to train for.
+        max_minutes             = None,     # Minutes after which the run ends earlier, its last reports included. None = no limit.
+        started                 = None,     # time.monotonic() at which these minutes began. None = now.
         mirror_augment          = False,    # Flip real images left to right at random?
         reset_opt_for_new_lod   = True,     # Forget Adam's moments when layers come in or begin to fade in?
         drange_net              = (-1, 1),  # Range of the images that the networks see.
@@ -69,6 +74,7 @@ def training_loop(
         freeze_d                = 0,        # Layers of D, counted from the images on, that stay as they are.
         precision               = 'float32', # Key of configs.PRECISIONS: that of the highest resolutions while training.
         settings                = None,     # What checkpoints keep of the settings, for who goes on from them to compare.
+        on_end                  = None,     # Function that is called with a sentence saying why training has ended. None = none.
         impl                    = None):    # Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
     """Train G, D and Gs; returns Gs.
 
@@ -77,13 +83,18 @@ def training_loop(
     (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint; one of several workers has all
     of them stop so when they look at the schedule the next time.
 
+    With max_minutes it ends, as if total_kimg were reached, when there is no time for more than the last reports: the checkpoint, the
+    pictures, the pickles and the metrics, which are expected to take as long as they did before. One iteration is made in any case.
+    Metrics for which the time does not suffice are left out, and a note says so.
+
     Raises:
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops,
             metrics or a precision are asked for and cannot be used; training has diverged; memory is too small; or there are fewer
             devices than asked for.
         Stopped: It was asked to stop, and a checkpoint is written.
     """
-    start_time = time.time() - resume_time
+    start_time = time.monotonic() - resume_time
+    deadline = None if max_minutes is None else (time.monotonic() if started is None else started) + max_minutes * 60
     if num_gpus == 1:
         run_operations_in_turn((G_args or {}).get('fmap_base'))  # This and the next before TensorFlow computes anything.
     devices = Devices(num_gpus, find_cluster())
@@ -126,9 +137,11 @@ def training_loop(
     progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
     iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
                             mirror_augment, drange_net, reset_opt_for_new_lod)
-    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if tf.config.get_visible_devices('GPU') else _CPU_GRID)}
+    has_gpu = bool(tf.config.get_visible_devices('GPU'))
+    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if has_gpu else _CPU_GRID)}
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **grid_args)
-    summaries, clock, skipped = Summaries(run_dir), _Clock(start_time), SkippedUpdates()
+    summaries, skipped = Summaries(run_dir), SkippedUpdates()
+    clock = Clock(start_time, deadline, _first_guesses((G, D, Gs), metric_arg_list, has_gpu))
     report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
@@ -140,7 +153,8 @@ def training_loop(
         checkpoints.restore(resume_path, resume_state)
         print(f'Going on from {resume_path}, at kimg {progress.kimg:.1f}.')
     elif is_chief:
-        snapshots.save_fakes(Gs, 'fakes_init.png')
+        with clock.maintenance('pictures'):
+            snapshots.save_fakes(Gs, 'fakes_init.png')
     pending = []
 
     def collect():
@@ -152,7 +166,14 @@ def training_loop(
         skipped.check(progress.kimg, checkpoints.last)
 
     # ---- The loop ----
-    print(f'Training for {total_kimg:g} kimg...\n')
+    limit = '' if max_minutes is None else f', or until {max_minutes:g} minutes are over'
+    print(f'Training for {total_kimg:g} kimg{limit}...\n')
+    last_reports = ['checkpoint', 'report', 'pickle'] + ([] if image_snapshot_ticks is None else ['pictures'])
+    last_reports += [] if network_snapshot_ticks is None else ['pickle'] if metrics is None else ['pickle', 'metrics']
+    first_nimg = progress.cur_nimg
+    # Several workers decide together, when they look at the schedule; and only then has all that runs on a GPU ended: see `collect`.
+    may_end_anywhere = devices.cluster.workers == 1 and not has_gpu
+
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
     bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None if is_chief else True, dynamic_ncols=True)
     try:
@@ -160,50 +181,68 @@ def training_loop(
         with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
             while True:
                 boundary = iterations.at_boundary()
-                done = boundary and progress.cur_nimg >= total_nimg
-                tick_nimg = progress.cur_nimg - progress.tick_start_nimg
-                is_tick = boundary and tick_nimg > 0 and (
-                    progress.cur_tick < 0 or tick_nimg >= iterations.sched.tick_kimg * 1000 or done)
-                saves_networks = is_tick and network_snapshot_ticks is not None and (
-                    done or (progress.cur_tick + 1) % network_snapshot_ticks == 0)
                 if boundary:
                     collect()
+                wanted = _STOP if stop.requested else _GO_ON
+                if is_chief and (boundary or may_end_anywhere):
+                    clock.step(progress.cur_nimg, iterations.stages_compiled, iterations.compiles_next())
+                    if metrics is not None and not clock.time_for(last_reports):
+                        metrics = None
+                        last_reports = [name for name in last_reports if name != 'metrics']
+                        tqdm.write(f'Note: {_names(metric_arg_list)} would not be done within --max-minutes={max_minutes:g}: left out.')
+                    if progress.cur_nimg > first_nimg and not clock.time_to_go_on(last_reports):
+                        wanted = max(wanted, _END)
+                if boundary or devices.cluster.workers == 1:
+                    wanted = max(devices.of_all_workers(wanted))
+                else:
+                    wanted = _GO_ON  # Until all workers come to the point where they tell each other.
+                done = wanted == _END or (boundary and progress.cur_nimg >= total_nimg)
+                tick_nimg = progress.cur_nimg - progress.tick_start_nimg
+                is_tick = tick_nimg > 0 and (done or (boundary and (
+                    progress.cur_tick < 0 or tick_nimg >= iterations.sched.tick_kimg * 1000)))
+                saves_networks = is_tick and network_snapshot_ticks is not None and (done or (
+                    (progress.cur_tick + 1) % network_snapshot_ticks == 0 and clock.time_to_go_on(last_reports * 2)))
 
                 # A checkpoint comes before the reports: a run that is killed while it writes them will write them again.
-                if (boundary or devices.cluster.workers == 1) and any(devices.of_all_workers(int(stop.requested))):
+                if wanted == _STOP:
                     collect()
                     if is_chief:
                         checkpoints.save(progress)
                     tqdm.write(f'Stopped at kimg {progress.kimg:.1f}, with {checkpoints.last}.')
                     raise Stopped
                 is_due = is_tick and (done or saves_networks or (progress.cur_tick + 1) % checkpoint_ticks == 0)
-                if is_chief and checkpoints.wanted(progress, is_due):
+                if is_chief and checkpoints.wanted(progress, is_due) and (done or clock.time_to_go_on(['checkpoint', *last_reports])):
                     collect()
                     if not skipped.in_a_row():
-                        with clock.maintenance(), keep_going('the checkpoint'):
+                        with clock.maintenance('checkpoint'), keep_going('the checkpoint'):
                             checkpoints.save(progress)
 
                 if is_tick:
                     progress.cur_tick, progress.tick_start_nimg = progress.cur_tick + 1, progress.cur_nimg
                 if is_tick and is_chief:
-                    tqdm.write(_report_tick(summaries, clock, progress, tick_nimg / 1000.0, iterations.sched, skipped))
+                    collect()
+                    left = clock.left(0 if done else total_nimg - progress.cur_nimg)
+                    tqdm.write(_report_tick(summaries, clock, progress, tick_nimg / 1000.0, iterations.sched, skipped, left))
                     # Reports draw random numbers too, which must not change what is learned.
-                    with clock.maintenance(), random_state_kept():
-                        if image_snapshot_ticks is not None and (progress.cur_tick % image_snapshot_ticks == 0 or done):
+                    with random_state_kept():
+                        if image_snapshot_ticks is not None and (done or (
+                                progress.cur_tick % image_snapshot_ticks == 0 and clock.time_to_go_on(['pictures', *last_reports]))):
                             name = f'fakes{progress.cur_nimg // 1000:06d}.png'
-                            with keep_going(name):
+                            with clock.maintenance('pictures'), keep_going(name):
                                 snapshots.save_fakes(Gs, name)
                         if saves_networks:
                             name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
-                            with keep_going(name):
+                            with clock.maintenance('pickle'), keep_going(name):
                                 snapshots.save_networks((G, D, Gs), name)
                             if metrics is not None:
-                                values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
+                                with clock.maintenance('metrics'):
+                                    values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
                                 for tag, value in values.items():
                                     summaries.add(tag, value)
                                 with keep_going('a line of stats.jsonl'):
                                     summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
-                        with keep_going('report.html', Exception):  # It only shows what there is: no mistake in it is worth a run.
+                        # report.html only shows what there is: no mistake in it is worth a run.
+                        with clock.maintenance('report'), keep_going('report.html', Exception):
                             report.save()
                 if done:
                     break
@@ -215,6 +254,13 @@ def training_loop(
         bar.close()
     if is_chief:
         snapshots.save_networks((G, D, Gs), 'network-final.pkl')
+        ending = f'All {total_kimg:g} kimg are done.'
+        if progress.cur_nimg < total_nimg:
+            ending = (f'The time limit, --max-minutes={max_minutes:g}, was reached at kimg {progress.kimg:.3f} of {total_kimg:g}. '
+                      f'To go on: the same command with --resume={run_dir}')
+            print(ending)
+        if on_end is not None:
+            on_end(ending)
     return Gs
 
 
@@ -240,62 +286,40 @@ def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
     except UserError as err:
         if required:
             raise
-        print(f'Note: training without {", ".join(args["name"] for args in metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
+        print(f'Note: training without {_names(metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
         return None
     return metrics
 
 
-class _Clock:
-    """Splits the time of a run into training and maintenance (reports, snapshots and checkpoints)."""
-
-    def __init__(self, start_time):
-        self._start = start_time
-        self._tick_start = time.time()
-        self._maintenance = 0.0
-
-    def tick(self):
-        """Seconds (since the start of the run, since the last tick without maintenance, of maintenance since the last tick)."""
-        now = time.time()
-        seconds = now - self._start, now - self._tick_start, self._maintenance
-        self._tick_start, self._maintenance = now, 0.0
-        return seconds
-
-    @contextlib.contextmanager
-    def maintenance(self):
-        """Counts the with-block as maintenance."""
-        begin = time.time()
-        yield
-        seconds = time.time() - begin
-        self._maintenance += seconds
-        self._tick_start += seconds
-
-    def state(self):
-        """For JSON."""
-        now = time.time()
-        return {'total': now - self._start, 'tick': now - self._tick_start, 'maintenance': self._maintenance}
-
-    def set_state(self, state):
-        """Go on as when `state` returned this: the time between does not count."""
-        now = time.time()
-        self._start, self._tick_start, self._maintenance = now - state['total'], now - state['tick'], state['maintenance']
+def _names(metric_arg_list):
+    return ', '.join(args['name'] for args in metric_arg_list)
 
 
-def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped):
-    """Save the scalars of the tick; returns its line."""
+def _first_guesses(networks, metric_arg_list, has_gpu):
+    """{name of a report: seconds that it may take}, for Clock: by the size of the networks and the number of images."""
+    gigabytes = sum(var.shape.num_elements() for net in networks for var in net.named_variables().values()) * 4 / 2 ** 30
+    images = sum(args.get('num_images') or args.get('num_samples', 0) for args in metric_arg_list)
+    return {'checkpoint': 1 + 20 * gigabytes, 'pickle': 1 + 10 * gigabytes, 'pictures': 5.0, 'report': 1.0,
+            'metrics': images * (0.01 if has_gpu else 0.04)}
+
+
+def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped, left):
+    """Save the scalars of the tick; returns its line. `left`: seconds that the run still takes, or None."""
     total_time, tick_time, maintenance = clock.tick()
     fields = {
         'Progress/tick': progress.cur_tick, 'Progress/kimg': progress.kimg, 'Progress/lod': sched.lod,
         'Progress/minibatch': sched.minibatch_size,
         'Timing/total_sec': total_time, 'Timing/sec_per_tick': tick_time, 'Timing/sec_per_kimg': tick_time / tick_kimg,
         'Timing/maintenance_sec': maintenance, 'Timing/total_hours': total_time / 3600, 'Timing/total_days': total_time / 86400,
-        'Resources/peak_gpu_mem_gb': _peak_memory() / 2 ** 30}
+        'Resources/peak_gpu_mem_gb': _peak_memory() / 2 ** 30, **({} if left is None else {'Timing/left_sec': left})}
     for tag, value in fields.items():
         summaries.add(tag, value)
     with keep_going('a line of stats.jsonl'):
         summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
     line = (f'tick {progress.cur_tick:<5d} kimg {progress.kimg:<8.1f} lod {sched.lod:<5.2f} minibatch {sched.minibatch_size:<4d} '
             f'time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} sec/kimg {tick_time / tick_kimg:<7.2f} '
-            f'maintenance {maintenance:<6.1f} gpumem {fields["Resources/peak_gpu_mem_gb"]:.1f}')
+            f'maintenance {maintenance:<6.1f} gpumem {fields["Resources/peak_gpu_mem_gb"]:<5.1f} '
+            f'left {"?" if left is None else format_time(left)}')
     return '\n'.join(filter(None, [line, skipped.report()]))
 
 
