@@ -91,6 +91,15 @@ def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_chief_ends_all_when_its_time_is_over(data_dir, tmp_path):
+    """Here after what is between two looks at the schedule, as there is next to no time."""
+    (chief, out, err), (worker, worker_out, worker_err) = Two(data_dir, tmp_path, '--max-minutes=0.001').end()
+    assert (chief, worker, err, worker_err) == (0, 0, '', '')
+    assert 'was reached at kimg 0.016 of 0.128' in out and (tmp_path / NAME / '_finished.txt').read_text() in out
+    assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.']
+
+
+@pytest.mark.slow
 def test_workers_that_differ_are_refused(data_dir, tmp_path):
     for code, _, err in Two(data_dir, tmp_path, second=['--lrate=0.1']).end():
         assert code == 1

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -60,7 +61,7 @@ def test_every_flag_reaches_the_training_loop(home):
         '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
         '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
         '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5',
-        '--keep-checkpoints=3', '--precision=mixed_float16'])
+        '--keep-checkpoints=3', '--precision=mixed_float16', '--max-minutes=7.5'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
@@ -72,8 +73,9 @@ def test_every_flag_reaches_the_training_loop(home):
         minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
     expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
                     network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref', checkpoint_ticks=5, checkpoint_minutes=1.5,
-                    keep_checkpoints=3, precision='mixed_float16', resume=None)
+                    keep_checkpoints=3, precision='mixed_float16', resume=None, max_minutes=7.5)
     assert {name: call[name] for name in expected} == expected
+    assert 0 <= time.monotonic() - call['started'] < 60
 
 
 def test_an_unknown_precision_is_refused_with_those_there_are(home, capsys):
@@ -101,16 +103,16 @@ def test_several_gpus_and_workers(home, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 1}}))
     run_training.main(['--dataset=ds', '--num-gpus=4'])
-    assert home.calls[1] == {**home.calls[0], 'run_dir': None}
+    assert home.calls[1] == {**home.calls[0], 'run_dir': None, 'on_end': None}
     assert capsys.readouterr().out == 'Worker 1 of 2: training, and leaving the report to the chief.\n'
     assert os.listdir('results') == ['00000-stylegan2-ds-4gpu-config-f']
 
 
 def test_submit_config_holds_the_arguments_of_the_loop(home):
-    run_training.main(['--dataset=ds', '--gamma=3'])
+    run_training.main(['--dataset=ds', '--gamma=3', '--max-minutes=5'])
     call, = home.calls
     config = json.loads((home.path / call['run_dir'] / 'submit_config.json').read_text())
-    others = {'run_dir', 'num_gpus', 'resume', 'settings'}
+    others = {'run_dir', 'num_gpus', 'resume', 'settings', 'on_end', 'started'}
     assert config['run_func_kwargs'] == json.loads(json.dumps({key: call[key] for key in call if key not in others}))
 
 
@@ -214,7 +216,7 @@ def test_length_and_reports_may_differ(home, stopped):
     run_training.main([
         '--dataset=ds', f'--resume={folder}', '--total-kimg=9', '--tick-kimg=0.5', '--image-snapshot-ticks=1', '--impl=ref',
         '--network-snapshot-ticks=2', '--metrics=none', '--checkpoint-ticks=1', '--checkpoint-minutes=5', '--keep-checkpoints=9',
-        '--data-dir=elsewhere', '--minibatch-gpu=2', '--resume-pkl=net.pkl'])
+        '--data-dir=elsewhere', '--minibatch-gpu=2', '--resume-pkl=net.pkl', '--max-minutes=60'])
     assert home.calls[0]['total_kimg'] == 9
 
 
@@ -233,6 +235,12 @@ def test_a_finished_run_wants_a_larger_total(home, stopped):
             run_training.main(['--dataset=ds', '--total-kimg=8', f'--resume={what}'])
     run_training.main(['--dataset=ds', '--total-kimg=9', '--resume=latest'])
     assert home.calls[0]['run_dir'] == folder
+
+
+def test_why_a_run_ended_is_in_its_folder(home, monkeypatch):
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', lambda on_end, **kwargs: on_end('The time was over.'))
+    run_training.main(['--dataset=ds', '--max-minutes=5'])
+    assert (home.path / 'results' / '00000-stylegan2-ds-1gpu-config-f' / '_finished.txt').read_text() == 'The time was over.\n'
 
 
 def test_when_stopped_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
@@ -322,7 +330,7 @@ def test_freezing_layers_that_are_not_trained(home):
 
 
 @pytest.mark.parametrize('flag', [
-    '--checkpoint-ticks=0', '--checkpoint-minutes=0', '--keep-checkpoints=0', '--freeze-d=0',
+    '--checkpoint-ticks=0', '--checkpoint-minutes=0', '--max-minutes=0', '--keep-checkpoints=0', '--freeze-d=0',
     '--total-kimg=0', '--total-kimg=x', '--minibatch-size=0', '--num-gpus=-1', '--lrate=nan', '--gamma=-1', '--seed=-1',
     '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
 def test_bad_values_are_usage_errors_that_name_the_flag(home, flag, capsys):

@@ -83,7 +83,7 @@ def test_what_it_prints(run):
     assert lines == done.stdout.splitlines()[1:]
     ticks = [line for line in lines if line.startswith('tick ')]
     pattern = (r'tick \d+ +kimg [\d.]+ +lod 0\.00 +minibatch 4 +time \d+s +sec/tick [\d.]+ +sec/kimg [\d.]+ +'
-               r'maintenance [\d.]+ +gpumem [\d.]+$')
+               r'maintenance [\d.]+ +gpumem [\d.]+ +left (\d+s|\?)$')
     assert len(ticks) == 4 and all(re.match(pattern, line) for line in ticks)
     if not tf.config.get_visible_devices('GPU'):
         assert sum('No GPU found: training on the CPU' in line for line in lines) == 1
