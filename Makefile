@@ -1,8 +1,14 @@
 # The two commands to start with: `make demo` and `make test`. `make help` lists all.
 
-PYTHON    ?= python3
-DEMO_DIR  ?= .demo
-DEMO_KIMG ?= 35
+PYTHON ?= python3
+
+# The demo: how long it takes in all, its most kimg, and the settings of its training.
+DEMO_DIR     ?= .demo
+DEMO_MINUTES ?= 10
+DEMO_KIMG    ?= 10000
+DEMO_SETTINGS ?= --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
+    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5
+
 DEMO_METRICS ?= none
 DEMO_SNAPSHOT_TICKS ?= 10
 DEMO_RESULTS ?= $(DEMO_DIR)/results
@@ -10,7 +16,7 @@ DEMO_FLAGS ?=
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures demo-metrics demo-precision ops test test-versions lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-versions lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -22,7 +28,7 @@ help: ## list what make can do
 	    "Error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d. Name another, e.g.: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	@echo 'Installing TensorFlow and the rest into .venv (once; several hundred MB to download, a few minutes)'
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,offline-metrics]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo,offline-metrics]'
 	@touch $@
 
 # ---- The demo: pictures -> dataset -> trained networks -> pictures ----
@@ -33,40 +39,55 @@ latest = $(shell ls -d $(DEMO_DIR)/results/*-$(1)* 2>/dev/null | tail -n 1)
 $(DEMO_DIR)/datasets/faces32: | .venv/.installed
 	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
 
+# Of the time until DEMO_END (seconds since 1970, set by `make demo`; without it there is no limit) training gets what is left: all but the
+# time for pictures, and 2 minutes at least.
+DEMO_PICTURES_MINUTES = 0.75
+DEMO_LIMIT = $(if $(DEMO_END),--max-minutes=$$(LC_ALL=C awk -v end=$(DEMO_END) -v now=$$(date +%s) \
+    'BEGIN { minutes = (end - now) / 60 - $(DEMO_PICTURES_MINUTES); printf "%.2f", minutes < 2 ? 2 : minutes }'))
+
 demo-train: | $(DEMO_DIR)/datasets/faces32
-	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
-	    --total-kimg=$(DEMO_KIMG) --tick-kimg=1 --image-snapshot-ticks=5 --network-snapshot-ticks=$(DEMO_SNAPSHOT_TICKS) --metrics=$(DEMO_METRICS) \
-	    --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
-	    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5 $(DEMO_FLAGS)
+	@set -x; $(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
+	    --total-kimg=$(DEMO_KIMG) $(DEMO_LIMIT) --tick-kimg=1 --image-snapshot-ticks=5 \
+	    --network-snapshot-ticks=$(DEMO_SNAPSHOT_TICKS) --metrics=$(DEMO_METRICS) $(DEMO_SETTINGS) $(DEMO_FLAGS)
 
 demo-pictures: demo-train
 	$(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
 	    --seeds=0-31 --truncation-psi=0.7
 	$(PY) run_generator.py style-mixing-example --network=$(call latest,stylegan2)/network-final.pkl --result-dir=$(DEMO_DIR)/results \
-	    --row-seeds=0-3 --col-seeds=4-8 --col-styles=0-3 --truncation-psi=0.7
+	    --row-seeds=0-3 --col-seeds=4-8 --truncation-psi=0.7
 
-demo: demo-pictures ## train on 1,000 small faces for a few minutes and draw new ones
-	@echo
-	@echo 'Done. Where to look:'
-	@echo '  $(call latest,stylegan2)/reals.png, fakes*.png    the faces it learned from, and how its own became better'
-	@echo '  $(call latest,generate-images)/seed*.png    new faces, one per seed'
-	@echo '  $(call latest,style-mixing-example)/grid.png    mixed faces: coarse styles of the column, fine ones of the row'
+demo-page: demo-pictures
+	@$(PY) -m demo.page $(DEMO_DIR)/index.html --run=$(call latest,stylegan2) --faces=$(call latest,generate-images) \
+	    --mixed=$(call latest,style-mixing-example)
 	@echo 'What next:'
+	@echo '  make demo DEMO_MINUTES=30'
 	@echo '  $(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --seeds=100-199'
 	@echo '  $(PY) dataset_tool.py create_from_images datasets/mine FOLDER_OF_SQUARE_IMAGES'
 	@echo '  $(PY) run_training.py --dataset=mine'
 
+demo: DEMO_START := $(shell date +%s)
+demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUTES=30: longer, with better faces
+	@echo 'This trains a small StyleGAN2 on 1,000 faces of 32x32 pixels and draws new ones, in about $(DEMO_MINUTES) minutes:'
+	@echo '  1. Install TensorFlow and the rest into .venv:   $(if $(wildcard .venv/.installed),done before,1 to 3 minutes)'
+	@echo '  2. Convert the faces to a dataset:               $(if $(wildcard $(DEMO_DIR)/datasets/faces32),done before,a few seconds)'
+	@echo '  3. Train; the native operations, which are compiled once (about half a minute), and the networks come first:'
+	@echo '                                                   as long as time is left, 2 minutes at least'
+	@echo '  4. Draw new faces, and write $(DEMO_DIR)/index.html:  half a minute'
+	@$(MAKE) --no-print-directory demo-page DEMO_END=$$(LC_ALL=C awk 'BEGIN { printf "%d", $(DEMO_START) + 60 * $(DEMO_MINUTES) }')
+
+demo-metrics: DEMO_KIMG = 35
 demo-metrics: DEMO_METRICS = fd_efficientnet1k
 demo-metrics: DEMO_SNAPSHOT_TICKS = 3
 demo-metrics: demo-train ## the same training, measured on its way: docs/metrics.svg
 	$(PY) docs/plot.py docs/metrics.svg $(call latest,stylegan2) Metrics/$(DEMO_METRICS)
 
 # One after the other in turn, so that what else the machine does meets both. A run that was stopped is gone on with.
+demo-precision: DEMO_KIMG = 35
 demo-precision: | .venv/.installed ## the same training in float32 and bfloat16, three seeds each: the table of docs/precision.md (hours)
 	@for seed in 1 2 3; do for precision in float32 bfloat16; do \
 	    results=$(DEMO_DIR)/precision/$$precision-seed$$seed; \
 	    ls $$results/*/_finished.txt >/dev/null 2>&1 || $(MAKE) --no-print-directory demo-train DEMO_RESULTS=$$results \
-	        DEMO_METRICS=fd_efficientnet1k DEMO_SNAPSHOT_TICKS=1000 \
+	        DEMO_KIMG=$(DEMO_KIMG) DEMO_METRICS=fd_efficientnet1k DEMO_SNAPSHOT_TICKS=1000 \
 	        DEMO_FLAGS="--precision=$$precision --seed=$$seed --resume=latest" || exit 1; \
 	done; done
 	$(PY) -m bench precision --runs=$(DEMO_DIR)/precision --json .bench/precision.json

@@ -52,7 +52,7 @@ def polylines(page, title):
 
 
 def pictures(page):
-    data = re.findall(r'src="data:image/jpeg;base64,(.*?)"', page)
+    data = re.findall(r'src="data:image/(?:png|jpeg);base64,(.*?)"', page)
     return [PIL.Image.open(io.BytesIO(base64.b64decode(text))) for text in data]
 
 
@@ -70,7 +70,8 @@ def test_values_are_points(tmp_path):
     assert 'generator: 4 at 3</title>' in page and 'discriminator 2.5</span>' in page
     exponential, = polylines(page, 'Path length')  # 1, 10, 1000: a logarithmic axis
     np.testing.assert_allclose(np.diff(exponential[:, 1])[1] / np.diff(exponential[:, 1])[0], 2, rtol=0.01)
-    assert 'kimg 3, trained for 3h 00m 00s' in page
+    assert '<b>3</b>' in page and '<span class="soft">trained for</span><b>3h 00m 00s</b>' in page
+    assert 'path length, logarithmic</text>' in page and 'loss</text>' in page and 'kimg (thousands of images shown)</text>' in page
 
 
 def test_round_numbers_stand_where_their_values_are():
@@ -103,7 +104,7 @@ def test_damaged_lines_are_left_out(tmp_path):
              tick(1, Loss__G__loss='text'), tick(2, Loss__G__loss=1.5), '{"tick": 3, "kimg": 3.0, "Loss/G/lo']
     folder = make_run(tmp_path / 'run', lines)
     assert [line['kimg'] for line in report.read_stats(folder)] == [0, 1, 2]
-    assert 'kimg 2' in saved(folder)
+    assert '<b>2</b>' in saved(folder)
 
 
 def test_a_run_that_went_back_goes_on_from_there(tmp_path):
@@ -117,6 +118,7 @@ def test_metrics_have_charts_of_their_own_before_the_others(tmp_path):
     folder = make_run(tmp_path / 'run', [tick(0, Loss__G__loss=1.0, Metrics__fid50k=300.0), tick(1, Loss__G__loss=1.0),
                                          {'kimg': 1.0, 'Metrics/fid50k': 20.0, 'Metrics/pr50k3_precision': 0.25}])
     page = saved(folder)
+    assert 'fid50k, less is better</text>' in page and 'pr50k3_precision, more is better</text>' in page
     assert page.index('<b>fid50k</b>') < page.index('<b>pr50k3_precision</b>') < page.index('<b>Loss</b>')
     assert 'value: 20 at 1</title>' in page and len(polylines(page, 'fid50k')[0]) == 2
 
@@ -126,29 +128,62 @@ def test_a_long_run_is_thinned_out_and_its_extremes_stay(tmp_path):
     points[4321], points[-1] = (4321.0, 99.0), (9999.0, 5.0)
     thin = charts.thin_out(points)
     assert len(thin) <= 401 and points[4321] in thin and thin[-1] == points[-1] and thin == sorted(thin)
-    tags = [tag for curves in report._CHARTS.values() for tag in curves]
+    tags = [tag for _, _, curves in report._CHARTS for tag in curves]
     folder = make_run(tmp_path / 'run', [tick(kimg, **{tag.replace('/', '__'): math.sin(kimg) for tag in tags}) for kimg in range(6250)])
     assert len(saved(folder)) < 200_000
 
 
 # ---- Snapshots and settings ----
 
-def test_the_strip_shows_the_first_row_of_the_grids(tmp_path):
+def test_a_tick_that_compiles_does_not_flatten_the_chart_of_speed(tmp_path):
+    seconds = [450.0, 30.0, 31.0, 33.0, 30.0, 120.0, 32.0, 30.0]
+    page = saved(make_run(tmp_path / 'run', [tick(kimg, Timing__sec_per_kimg=value) for kimg, value in enumerate(seconds)]))
+    before, after = polylines(page, 'Speed')
+    assert [len(before), len(after)] == [4, 2] and np.ptp(before[:, 1]) > 100  # 30 to 33 fill the height of the chart.
+    assert page.count('<polygon') == 2 and 'training: 450 at 0</title></polygon>' in page and '2 ticks of up to 450' in page
+    assert '<b>30.5 s/kimg</b>' not in page and '<b>31.5 s/kimg</b>' in page and '31.75 images per second' in page
+
+
+def test_time_left(tmp_path):
+    folder = make_run(tmp_path / 'run', [tick(1, Timing__left_sec=7200.0)], settings={'total_kimg': 60.0, 'max_minutes': 5})
+    page = saved(folder)
+    assert '<b>1 of at most 60</b><progress value="0.3333">' in page and '<b>about 2h 00m 00s</b>' in page
+    (folder / 'stats.jsonl').write_text(json.dumps(tick(2, Timing__left_sec=0.0)))
+    assert '<b>finished</b>' in saved(folder)
+
+
+def test_settings_in_words_and_the_command_to_paste(tmp_path):
+    settings = {'command_line': ['run_training.py', '--result-dir=my results'], 'num_gpus': 2, 'run_func_kwargs': {
+        'G_loss_args': {'func_name': 'training.loss.G_logistic_ns'},
+        'D_loss_args': {'func_name': 'training.loss.D_logistic_r1', 'gamma': 3.0}}}
+    page = saved(make_run(tmp_path / 'run', [tick(0)], settings=settings))
+    assert 'python run_training.py &#x27;--result-dir=my results&#x27;</pre>' in page
+    for row in (('losses', 'G_logistic_ns, D_logistic_r1'), ('weight of R1 (gamma)', '3'), ('devices', '2')):
+        assert '<tr><td>{}</td><td>{}</td></tr>'.format(*row) in page
+
+
+def test_the_strip_shows_the_first_images_of_the_grids(tmp_path):
     names = ['reals.png', 'fakes_init.png', 'fakes000000.png', 'fakes000010.png']
     folder = make_run(tmp_path / 'run', [tick(0)], names)
     page = saved(folder)
     shown = pictures(page)
     assert re.findall(r'alt="(.*?)"', page) == names
-    assert all(picture.size == (640, 160) for picture in shown)  # 4 images, not 8: of the first row
+    assert all(picture.size == (128, 16) for picture in shown)  # 8 images, of both rows
     for number, picture in enumerate(shown):
-        np.testing.assert_allclose(picture.getpixel((80, 80)), [250, 0, 0], atol=6)
-        np.testing.assert_allclose(picture.getpixel((400, 80)), [0, 20 * number, 200], atol=6)
-    assert pictures(saved(folder, resolution=None))[0].size == (640, 320)  # where the size of an image is not known, all of it
+        assert picture.getpixel((8, 8)) == (250, 0, 0) and picture.getpixel((40, 8)) == (0, 20 * number, 200)
+    assert pictures(saved(folder, resolution=None))[0].size == (64, 32)  # where the size of an image is not known, all of it
+
+
+def test_large_images_are_scaled_to_the_page(tmp_path):
+    shown, = pictures(saved(make_run(tmp_path / 'run', [tick(0)], ['reals.png'], resolution=256), resolution=256))
+    assert shown.size == (1600, 200) and shown.format == 'JPEG'
+    np.testing.assert_allclose(shown.getpixel((100, 100)), [250, 0, 0], atol=6)
+    np.testing.assert_allclose(shown.getpixel((300, 100)), [0, 0, 200], atol=6)
 
 
 def test_the_strip_stays_short_and_no_grid_is_scaled_twice(tmp_path, monkeypatch):
-    scaled, scale = [], report._scaled_row
-    monkeypatch.setattr(report, '_scaled_row', lambda path, resolution: scaled.append(path) or scale(path, resolution))
+    scaled, scale = [], report.first_images
+    monkeypatch.setattr(report, 'first_images', lambda path, resolution: scaled.append(path) or scale(path, resolution))
     folder = make_run(tmp_path / 'run', [tick(0)], ['reals.png', 'fakes_init.png'])
     growing = report.Report(str(folder), 16)
     for number in range(60):
@@ -175,7 +210,7 @@ def test_settings_are_listed_and_escaped(tmp_path):
     page = saved(make_run(tmp_path / 'run', [tick(12, **{f'Metrics__{HOSTILE}': 1.0})], settings=settings))
     for name, value in {'G_args.fmap_base': '1024', 'G_args.x': 'null', 'D_args': '{}', 'list': '[1, 2]', 'total_kimg': '60.0'}.items():
         assert f'<tr><td>{name}</td><td>{value}</td></tr>' in page
-    assert 'kimg 12 of 60,' in page
+    assert '<b>12 of 60</b>' in page
     assert page.count('&lt;script&gt;') >= 3 and '<script' not in page and 'example.com/x.png">' not in page
     check_self_contained(page)
 
@@ -206,7 +241,7 @@ def test_a_folder_with_next_to_nothing_in_it(tmp_path):
 def test_it_appears_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / 'run', [tick(0, Loss__G__loss=1.0)])
     before = saved(folder)
-    monkeypatch.setattr(report, '_table', lambda *args: 1 / 0)
+    monkeypatch.setattr(report, '_settings', lambda *args: 1 / 0)
     with keep_going('report.html', Exception):
         saved(folder)
     assert capsys.readouterr().out == 'Note: report.html was not written: division by zero\n'
@@ -230,6 +265,7 @@ def test_a_report_that_fails_does_not_cost_the_run(data_dir, tmp_path, monkeypat
 
 def two_runs(tmp_path):
     return [str(make_run(tmp_path / name, [tick(kimg, Loss__G__loss=1.0 + kimg * slope, Metrics__fid50k=200.0 - kimg * slope,
+                                                Loss__scores__real=slope, Loss__scores__fake=-slope,
                                                 Timing__sec_per_kimg=3600.0 / slope) for kimg in range(5)],
                          settings={'run_name': name, 'run_func_kwargs': {'gamma': slope, 'seed': 1000}}))
             for name, slope in (('00000-one', 1), ('00001-two', 2))]
@@ -243,7 +279,9 @@ def test_runs_are_compared_in_one_chart_each(tmp_path, capsys):
     first, second = polylines(page, 'fid50k')
     assert np.array_equal(first[:, 0], second[:, 0]) and first[-1, 1] < second[-1, 1]  # 196 is above 192
     assert len(polylines(page, 'fid50k over time')) == 2 and page.index('<b>fid50k') < page.index('<b>Loss')
-    assert 'hours</text>' in page
+    assert 'hours of training</text>' in page
+    reals_and_fakes = polylines(page, 'Scores')
+    assert len(reals_and_fakes) == 4 and 'reals: lines; fakes: dots' in page
     for cells in (['00000-one', '4', '4h 00m 00s', '3600', '196'], ['00001-two', '4', '4h 00m 00s', '1800', '192']):
         assert re.search('<td>' + r' ?</td><td>'.join([r'<svg.*?</svg> ' + cells[0], *cells[1:]]) + '</td>', page)
     assert '<tr><td>gamma</td><td>1</td><td>2</td></tr>' in page and '<td>seed</td>' not in page and '<td>run_name</td>' not in page
@@ -320,7 +358,7 @@ def test_a_browser_shows_the_report(tmp_path):
     assert count_color(pixels, charts.COLORS[0]) > 500 and count_color(pixels, charts.COLORS[1]) > 250
     assert count_color(pixels, charts.COLORS[2]) == 0  # no third curve in any chart
     red = (pixels[..., 0] > 230) & (pixels[..., 1:].max(axis=2) < 30)
-    assert red.sum() > 2 * 150 * 150  # the first image of both grids, 160 x 160 pixels each
+    assert red.sum() > 2 * 140 * 140  # the first image of both grids, an eighth of the page wide
     dom, _ = in_browser(folder / 'report.html', tmp_path, '--dump-dom')
     assert '<title>run</title>' in dom and dom.count('<polyline') == 3 and '<script' not in dom
 

@@ -67,7 +67,8 @@ def test_files_of_a_run(run):
     assert any(name.startswith('events.out.tfevents') for name in names)
     assert not [name for name in names if name.endswith(('.part', '.tmp'))]
     report = (folder / 'report.html').read_text()
-    assert 'kimg 0.064 of 0.064' in report and 'alt="fakes000000.png"' in report and '<td>G_args.fmap_base</td><td>32</td>' in report
+    assert '<b>0.064 of 0.064</b>' in report and '<b>finished</b>' in report
+    assert 'alt="fakes000000.png"' in report and '<td>G_args.fmap_base</td><td>32</td>' in report
     G, D, Gs = misc.load_pkl(folder / 'network-final.pkl')
     assert [net.name for net in (G, D, Gs)] == ['G', 'D', 'Gs']
     weight = 'G_synthesis/8x8/Conv1/weight'

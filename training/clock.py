@@ -21,8 +21,8 @@ def seconds_for(names, took, guesses):
 
 
 def fits(seconds, left):
-    """Does what is expected to take `seconds` fit into `left` with some room? A fifth, at most a minute, and 2 s for the process to end."""
-    return left >= seconds + min(0.2 * seconds, 60.0) + 2.0
+    """Does what is expected to take `seconds` fit into `left` with some room? A fifth, at most a minute, and 5 s for the process to end."""
+    return left >= seconds + min(0.2 * seconds, 60.0) + 5.0
 
 
 class Clock:

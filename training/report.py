@@ -1,99 +1,93 @@
 """What runs look like: report.html in the folder of a run, and a page that compares runs. Each is one file that needs no other."""
 
-import base64
 import html
-import io
 import json
 import math
 import os
 import re
+import shlex
+import statistics
 
-from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.util import format_time
+from training import page
 from training.charts import Curve, chart, swatch
 
-# Charts of a run: title -> {tag in stats.jsonl: name of the curve}. Metrics are added, each with a chart of its own.
-_CHARTS = {
-    'Loss': {'Loss/G/loss': 'generator', 'Loss/D/loss': 'discriminator'},
-    'Scores': {'Loss/scores/real': 'reals', 'Loss/scores/fake': 'fakes'},
-    'Path length': {'Loss/pl_lengths': 'lengths', 'Loss/pl_mean': 'moving average'},
-    'Regularisation': {'Loss/G/reg': 'generator', 'Loss/D/reg': 'discriminator'},
-    'Speed': {'Timing/sec_per_kimg': 'seconds per kimg'},
-}
+# Charts of a run: (title, unit of the vertical axis, {tag in stats.jsonl: name of the curve}). Each metric has one more.
+_CHARTS = [
+    ('Loss', 'loss', {'Loss/G/loss': 'generator', 'Loss/D/loss': 'discriminator'}),
+    ('Scores', 'output of the discriminator', {'Loss/scores/real': 'reals', 'Loss/scores/fake': 'fakes'}),
+    ('Path length', 'path length', {'Loss/pl_lengths': 'lengths', 'Loss/pl_mean': 'moving average'}),
+    ('Regularisation', 'penalty', {'Loss/G/reg': 'path length', 'Loss/D/reg': 'R1'}),
+    ('Speed', 'seconds per kimg', {'Timing/sec_per_kimg': 'training'}),
+]
+_AXES = {'kimg': 'kimg (thousands of images shown)', 'hours': 'hours of training', 'minutes': 'minutes of training'}
 _METRICS = 'Metrics/'
 _NAMES_OF_RUN = {'run_desc', 'run_dir', 'run_id', 'run_name', 'command_line'}  # Settings that say nothing of how runs differ.
 _MOST_PICTURES = 12     # Rows of the strip of snapshots.
-_COLUMNS = 10           # Images in a row, at most.
-_STRIP_WIDTH = 640      # Pixels of a row.
+_COLUMNS = 16           # Images in a row, at most.
+_STRIP_WIDTH = 1600     # Pixels of a row, at most.
+_SLOW = 3               # Ticks that take so many times as long as usual, for they compile, are out of the range of the chart of speed.
 
-_PAGE = '''<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 14px/1.45 system-ui, sans-serif; color: #222; background: #fff; max-width: 1420px; margin: 1.5em auto; padding: 0 1em }}
-h1 {{ font-size: 1.4em; overflow-wrap: anywhere }} h2 {{ font-size: 1.1em; margin: 1.6em 0 .5em }}
-.charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 1em }}
-figure {{ margin: 0; border: 1px solid #ddd; border-radius: 4px; padding: .5em }} figcaption b {{ margin-right: .6em }}
-figcaption span {{ margin-right: .8em; white-space: nowrap }}
-svg {{ width: 100%; display: block }} svg.swatch {{ width: 26px; height: 8px; display: inline-block }}
-svg text {{ font-size: 10px; fill: #555 }} .grid {{ stroke: #e4e4e4 }}
-polyline {{ fill: none; stroke-width: 1.5 }} .swatch path {{ stroke-width: 2.5 }} circle {{ stroke: none }}
-table {{ border-collapse: collapse; margin-bottom: 1em }} tr {{ border-bottom: 1px solid #eee }}
-th, td {{ text-align: left; padding: .15em 1.2em .15em 0; vertical-align: top; overflow-wrap: anywhere }}
-td:first-child {{ white-space: nowrap }} .strip tr {{ border: 0 }} .strip td {{ padding-bottom: 2px; vertical-align: middle }}
-.strip img {{ display: block }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-'''
+# Settings in words: (what, keys of read_settings, format of their values). The first whose keys are all there is shown.
+_IN_WORDS = [
+    ('dataset', ['dataset_args.tfrecord_dir'], '{}'),
+    ('mirrored at random', ['mirror_augment'], '{}'),
+    ('minibatch', ['sched_args.minibatch_size_base', 'sched_args.minibatch_gpu_base'], '{} images, {} at a time on each device'),
+    ('devices', ['num_gpus'], '{}'),
+    ('learning rate', ['sched_args.G_lrate_base'], '{}'),
+    ('weight of R1 (gamma)', ['D_loss_args.gamma'], '{}'),
+    ('half-life of Gs, the average of G', ['G_smoothing_kimg'], '{} kimg'),
+    ('losses', ['G_loss_args.func_name', 'D_loss_args.func_name'], '{}, {}'),
+    ('feature maps', ['G_args.fmap_base', 'G_args.fmap_max'], '2 * {} / resolution, {} at most'),
+    ('size of Z and W', ['G_args.latent_size'], '{}'),
+    ('mapping layers', ['G_args.mapping_layers'], '{}'),
+    ('precision', ['precision'], '{}'),
+    ('starts from', ['resume_pkl'], '{}'),
+    ('length', ['total_kimg'], '{} kimg'),
+    ('time limit', ['max_minutes'], '{} minutes'),
+    ('seed', ['tf_config.rnd.np_random_seed'], '{}'),
+    ('TensorFlow', ['versions.tensorflow', 'versions.python'], '{}, on Python {}'),
+]
 
 
 class Report:
-    """report.html of a run: curves, a strip of snapshots, settings.
+    """report.html of a run: how far it is, curves, a strip of snapshots, settings.
 
     Args:
         run_dir:    Folder of the run.
-        resolution: Side of the images in its grids, of which the strip shows a row. None = not known, show the grids as they are.
+        resolution: Side of the images in its grids, of which the strip shows the first ones. None = not known, show the grids as they are.
     """
 
     def __init__(self, run_dir, resolution=None):
         self._run_dir, self._resolution = run_dir, resolution
-        self._pictures = {}  # (name, time of its last change) -> data URI, of those shown last: they are not read again.
+        self._pictures = {}  # (name, time of its last change) -> HTML, of those shown last: they are not read again.
 
     def save(self):
         """Write report.html from what is in the folder now; it appears whole or not at all."""
         lines, settings = read_stats(self._run_dir), read_settings(self._run_dir)
-        tags = {tag for line in lines for tag in line if tag.startswith(_METRICS)}
-        metrics = {tag.removeprefix(_METRICS): {tag: 'value'} for tag in sorted(tags)}
-        charts = [_figure(title, [Curve(name, _points(lines, tag), style) for style, (tag, name) in enumerate(curves.items())])
-                  for title, curves in {**metrics, **_CHARTS}.items()]
-        _write(os.path.join(self._run_dir, 'report.html'), _page(
-            os.path.basename(os.path.abspath(self._run_dir)),
-            f'<p>{_state(lines, settings)}</p>',
-            _charts(charts) or '<p>No tick yet.</p>',
-            self._strip(),
-            '<h2>Settings</h2>\n' + (_table(settings.items()) or '<p>There is no submit_config.json that can be read.</p>')))
-
-    def _strip(self):
-        keys = [(name, os.stat(os.path.join(self._run_dir, name)).st_mtime_ns) for name in _choose_pictures(os.listdir(self._run_dir))]
+        tags = sorted({tag for line in lines for tag in line if tag.startswith(_METRICS)})
+        metrics = [(_name(tag), _axis(tag), {tag: 'value'}) for tag in tags]
+        charts = [_figure(title, unit, [Curve(name, _points(lines, tag), style) for style, (tag, name) in enumerate(curves.items())])
+                  for title, unit, curves in [*metrics, *_CHARTS]]
+        keys = list(self._found())
         self._pictures = {key: self._pictures[key] if key in self._pictures else self._picture(key[0]) for key in keys}
-        rows = [f'<tr><td>{_picture_title(name)}</td><td><img alt="{name}" src="{picture}"></td></tr>'
-                for (name, _), picture in self._pictures.items() if picture is not None]
-        return f'<h2>Snapshots</h2>\n<table class="strip">\n{chr(10).join(rows)}\n</table>' if rows else ''
+        page.save(
+            os.path.join(self._run_dir, 'report.html'), os.path.basename(os.path.abspath(self._run_dir)),
+            _progress(lines, settings, tags) if lines else '<p>No tick yet.</p>',
+            _charts(charts),
+            page.section('Snapshots', strip([(_picture_title(name), picture) for (name, _), picture in self._pictures.items()])),
+            page.section('Command', page.command(settings['command_line']) if 'command_line' in settings else ''),
+            page.section('Settings', _settings(settings)))
+
+    def _found(self):
+        for name in choose_pictures(os.listdir(self._run_dir)):
+            yield name, os.stat(os.path.join(self._run_dir, name)).st_mtime_ns
 
     def _picture(self, name):
-        """Data URI of the first images of a grid; None if it cannot be read."""
+        """HTML of the first images of a grid; None if it cannot be read."""
         try:
-            return _scaled_row(os.path.join(self._run_dir, name), self._resolution)
+            return page.picture(first_images(os.path.join(self._run_dir, name), self._resolution), name)
         except (OSError, ValueError, SyntaxError):  # What Pillow raises for files that are no pictures, or damaged.
             return None
 
@@ -119,15 +113,15 @@ def compare(run_dirs, result_dir):
     labels = names if len(set(names)) == len(names) else list(runs)
     metrics = sorted({tag for lines in runs.values() for line in lines for tag in line if tag.startswith(_METRICS)})
 
-    def figure(tag, title, x='kimg'):
-        curves = [Curve(label, _points(lines, tag, x), style) for style, (label, lines) in enumerate(zip(labels, runs.values()))]
-        return _figure(title, curves, x, legend=False)
+    def figure(title, unit, tags, x='kimg'):
+        curves = [Curve(f'{label}{name and f", {name}"}', _points(lines, tag, x), style, number > 0)
+                  for number, (tag, name) in enumerate(tags.items()) for style, (label, lines) in enumerate(zip(labels, runs.values()))]
+        return _figure(title, unit, curves, x, legend=False, pair=[name for name in tags.values() if name])
 
-    def name(tag):
-        return tag.removeprefix(_METRICS)
-
-    charts = [figure(tag, name(tag) + more, x) for tag in metrics for x, more in (('kimg', ''), ('hours', ' over time'))]
-    charts += [figure(tag, f'{title}: {name}') for title, curves in _CHARTS.items() for tag, name in curves.items()]
+    time = 'hours' if max(lines[-1]['hours'] for lines in runs.values()) >= 2 else 'minutes'
+    charts = [figure(_name(tag) + more, _axis(tag), {tag: ''}, x) for tag in metrics for x, more in (('kimg', ''), (time, ' over time'))]
+    for title, unit, tags in _CHARTS:
+        charts += [figure(title, unit, tags if len(tags) > 1 else {tag: '' for tag in tags})]
     rows = [[f'{swatch(style)} {html.escape(label)}', *map(html.escape, [
         f'{lines[-1]["kimg"]:.6g}', _time(lines), *(_last(_points(lines, tag)) for tag in ('Timing/sec_per_kimg', *metrics))])]
         for style, (label, lines) in enumerate(zip(labels, runs.values()))]
@@ -137,11 +131,11 @@ def compare(run_dirs, result_dir):
     path = os.path.join(result_dir, 'training-curves.html')
     try:
         os.makedirs(result_dir, exist_ok=True)
-        _write(path, _page(
-            'Training curves',
-            _table(rows, ['run', 'kimg', 'time', 'sec/kimg', *map(name, metrics)], escape=False),
+        page.save(
+            path, 'Training curves',
+            f'<div class="scroll">{page.table(rows, ["run", "kimg", "time", "seconds/kimg", *map(_name, metrics)], escape=False)}</div>',
             _charts(charts),
-            ('<h2>Settings that differ</h2>\n' + _table(different, ['', *labels])) if different else ''))
+            page.section('Settings that differ', page.table(different, ['', *labels])))
     except OSError as err:
         raise UserError(f'cannot write {path}: {err.strerror}', 'Choose a folder you can write to with --result-dir.') from err
     return path
@@ -150,7 +144,7 @@ def compare(run_dirs, result_dir):
 # ---- What is in a run's folder ----
 
 def read_stats(run_dir):
-    """Lines of stats.jsonl as dicts, in order; each has 'kimg' and 'hours'. [] if there is no such file in the folder.
+    """Lines of stats.jsonl as dicts, in order; each has 'kimg', 'hours' and 'minutes'. [] if there is no such file in the folder.
 
     A line that cannot be read, as the last one of a run that was killed while it wrote, is left out; so is what lies beyond
     the point to which a run that goes on from a snapshot went back.
@@ -172,18 +166,22 @@ def read_stats(run_dir):
                 lines.pop()
             seconds = _number(line.get('seconds'))
             hours = seconds / 3600 if math.isfinite(seconds) else hours  # A line of metrics alone has no time of its own.
-            lines.append({**line, 'hours': hours})
+            lines.append({**line, 'hours': hours, 'minutes': hours * 60})
     return lines
 
 
 def read_settings(run_dir):
-    """{name: value as text} of what submit_config.json says, one level deep; {} if it cannot be read."""
+    """{name: value as text} of what submit_config.json says, one level deep; {} if it cannot be read. The command line is one to paste."""
     try:
         with open(os.path.join(run_dir, 'submit_config.json'), encoding='utf-8') as file:
             config = json.load(file)
     except (OSError, ValueError, RecursionError):
         return {}
+    if not isinstance(config, dict):
+        return {}
     flat = {}
+    if isinstance(config.get('command_line'), list):
+        config['command_line'] = shlex.join(['python', *map(str, config['command_line'])])
 
     def flatten(prefix, value):
         if isinstance(value, dict) and value:
@@ -204,10 +202,12 @@ def _points(lines, tag, x='kimg'):
     return [(float(line[x]), _number(line[tag])) for line in lines if tag in line]
 
 
-def _choose_pictures(names):
-    """The grids to show: reals, those of the start, and of the numbered ones at most about a dozen: every 2nd, 4th, 8th, ... and the last.
+# ---- Snapshots ----
 
-    A longer run thus shows some of those that it has shown before, and the last, which is new.
+def choose_pictures(names):
+    """The grids to show of those in a folder: reals, those of the start, and of the numbered ones about a dozen, the last among them.
+
+    It takes every 2nd, 4th, 8th, ...: a longer run shows some of those that it has shown before, and the last, which is new.
     """
     numbered = sorted((name for name in names if re.fullmatch(r'fakes\d+\.png', name)), key=lambda name: int(name[5:-4]))
     step = 1
@@ -221,50 +221,111 @@ def _picture_title(name):
     return {'reals.png': 'reals', 'fakes_init.png': 'start'}.get(name) or f'kimg {int(name[5:-4])}'
 
 
-def _scaled_row(path, resolution):
+def first_images(path, resolution=None):
+    """The first images of a grid, at most 16 in one row, as a PIL image. A resolution of None shows the grid as it is.
+
+    Raises: OSError, ValueError or SyntaxError if the file is no picture.
+    """
     import PIL.Image  # Here, so that `run_training.py --help` does not wait for it.
     with PIL.Image.open(path) as grid:
-        picture = grid.convert('RGB')
-    if resolution is not None and resolution <= min(picture.size):
-        columns = min(picture.width // resolution, _COLUMNS)
-        picture = picture.crop((0, 0, columns * resolution, resolution))
-    height = max(round(picture.height * _STRIP_WIDTH / picture.width), 1)
-    method = PIL.Image.Resampling.NEAREST if picture.width < _STRIP_WIDTH else PIL.Image.Resampling.LANCZOS
-    data = io.BytesIO()
-    picture.resize((_STRIP_WIDTH, height), method).save(data, 'jpeg', quality=88)
-    return f'data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}'
+        row = grid.convert('RGB')
+    if resolution is not None and resolution <= min(row.size):
+        columns, rows = row.width // resolution, row.height // resolution
+        corners = [(x * resolution, y * resolution) for y in range(rows) for x in range(columns)][:_COLUMNS]
+        grid, row = row, PIL.Image.new('RGB', (len(corners) * resolution, resolution))
+        for number, (x, y) in enumerate(corners):
+            row.paste(grid.crop((x, y, x + resolution, y + resolution)), (number * resolution, 0))
+    if row.width > _STRIP_WIDTH:
+        row = row.resize((_STRIP_WIDTH, max(round(row.height * _STRIP_WIDTH / row.width), 1)), PIL.Image.Resampling.LANCZOS)
+    return row
+
+
+def strip(rows):
+    """HTML of titled pictures below each other, those that are not None; '' if there are none."""
+    return page.table([(html.escape(title), picture) for title, picture in rows if picture is not None], escape=False, kind='strip')
 
 
 # ---- Pieces of a page ----
-
-def _page(title, *parts):
-    return _PAGE.format(title=html.escape(title), body='\n'.join(part for part in parts if part))
-
 
 def _charts(figures):
     figures = [figure for figure in figures if figure]
     return '<div class="charts">\n' + '\n'.join(figures) + '\n</div>' if figures else ''
 
 
-def _figure(title, curves, x_label='kimg', legend=True):
-    """A chart with its title and the last value of each curve; '' if there is nothing to show."""
-    picture = chart(curves, x_label)
+def _figure(title, unit, curves, x='kimg', legend=True, pair=()):
+    """A chart with its title and the last value of each curve; '' if there is nothing to show.
+
+    Args:
+        title, unit: Of the chart, and of its vertical axis.
+        curves:      List of Curve.
+        x:           Key of _AXES.
+        legend:      Name the curves?
+        pair:        Names of the lines and of the dotted lines, where each run has both.
+    """
+    values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
+    top = _SLOW * statistics.median(values) if title == 'Speed' and values else math.inf
+    picture = chart(curves, _AXES[x], unit, top)
     if not picture:
         return ''
     shown = [curve for curve in curves if curve.points]
     caption = ''.join(f'<span>{swatch(curve.style)} {html.escape(curve.label)} {_last(curve.points)}</span>' for curve in shown if legend)
+    if len(pair) == 2:
+        caption += f'<span class="soft">{html.escape(pair[0])}: lines; {html.escape(pair[1])}: dots</span>'
+    slow = sum(y > top for y in values)
+    if slow:
+        caption += f'<span class="soft">▲ {slow} tick{"s" * (slow > 1)} of up to {max(values):.4g}, with compilation</span>'
     lost = sum(not math.isfinite(y) for curve in shown for _, y in curve.points)
-    caption += f'<span>(values that are not finite: {lost})</span>' if lost else ''
+    caption += f'<span class="soft">(values that are not finite: {lost})</span>' if lost else ''
     return f'<figure><figcaption><b>{html.escape(title)}</b>{caption}</figcaption>\n{picture}\n</figure>'
 
 
-def _table(rows, head=None, escape=True):
-    def line(cells, tag):
-        return '<tr>' + ''.join(f'<{tag}>{html.escape(cell) if escape else cell}</{tag}>' for cell in cells) + '</tr>'
-    rows = [line(row, 'td') for row in rows]
-    if head:
-        rows.insert(0, '<tr>' + ''.join(f'<th>{html.escape(cell)}</th>' for cell in head) + '</tr>')
-    return '<table>\n' + '\n'.join(rows) + '\n</table>' if rows else ''
+def _progress(lines, settings, metrics):
+    """Tiles that tell how far the run is, and how well it does."""
+    last = lines[-1]
+    limit = 'max_minutes' in settings
+    total = settings.get('total_kimg', '').removesuffix('.0')
+    left = next((y for _, y in reversed(_points(lines, 'Timing/left_sec')) if y >= 0), None)
+    seconds = last['hours'] * 3600
+    bar = f'<progress value="{seconds / max(seconds + left, 1):.4f}"></progress>' if left is not None else ''
+    of = f' of {"at most " * limit}{total}' if total else ''
+    facts = [('kimg', f'{last["kimg"]:.6g}{of}', bar), ('trained for', _time(lines), '')]
+    if left is not None:
+        facts.append(('time left', 'finished' if left == 0 else f'about {format_time(left)}', ''))
+    speeds = [y for _, y in _points(lines, 'Timing/sec_per_kimg') if y > 0]
+    if speeds:
+        speed = statistics.median(speeds[-10:])
+        facts.append(('speed', f'{speed:.4g} s/kimg', f'<span class="soft">{1000 / speed:.4g} images per second</span>'))
+    for tag in metrics:
+        points = [point for point in _points(lines, tag) if math.isfinite(point[1])]
+        if points:
+            facts.append((_name(tag), f'{points[-1][1]:.4g}', f'<span class="soft">{_direction(tag)}</span>'))
+    return page.tiles(facts)
+
+
+def _settings(settings):
+    """Those that matter most in words; all of them, by the names in submit_config.json, below a fold."""
+    if not settings:
+        return '<p>There is no submit_config.json that can be read.</p>'
+    words = [(what, form.format(*(settings[key].removesuffix('.0').removeprefix('training.loss.') for key in keys)))
+             for what, keys, form in _IN_WORDS if all(key in settings for key in keys)]
+    return (f'<div class="columns">{page.table(words, kind="words")}</div>\n<details><summary>All settings, as in submit_config.json'
+            f'</summary>\n<div class="columns">{page.table(settings.items())}</div></details>')
+
+
+def _name(tag):
+    return tag.removeprefix(_METRICS)
+
+
+def _direction(tag):
+    """Is less or more of a metric better?"""
+    name = _name(tag)
+    if name.startswith(('fid', 'fd_', 'kid', 'ppl', 'ls')):
+        return 'less is better'
+    return 'more is better' if name.startswith(('is', 'pr')) and not name.endswith('_std') else ''
+
+
+def _axis(tag):
+    return ', '.join(filter(None, [_name(tag), _direction(tag)]))
 
 
 def _last(points):
@@ -273,16 +334,3 @@ def _last(points):
 
 def _time(lines):
     return format_time(lines[-1]['hours'] * 3600)
-
-
-def _state(lines, settings):
-    """How far the run is, in one line."""
-    if not lines:
-        return ''
-    of = f' of {settings["total_kimg"].removesuffix(".0")}' if 'total_kimg' in settings else ''
-    return html.escape(f'kimg {lines[-1]["kimg"]:.6g}{of}, trained for {_time(lines)}')
-
-
-def _write(path, text):
-    with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
-        file.write(text)
