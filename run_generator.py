@@ -3,8 +3,6 @@
 import argparse
 import os
 
-import numpy as np
-
 from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir
 from training.configs import PRECISIONS
@@ -16,7 +14,7 @@ _EXAMPLES = '''examples:
   # From a network of your own
   python run_generator.py generate-images --network=results/00000-stylegan2-demo-1gpu-config-f/network-final.pkl --seeds=0-15
 
-  # A grid of mixed styles: structure from the row's seed, layers 0 to 6 from the column's
+  # A grid of mixed styles: the first layers, which draw what is coarse, take the column's, the others the row's
   python run_generator.py style-mixing-example --network=gdrive:networks/stylegan2-ffhq-config-f.pkl \\
       --row-seeds=85,100,75,458,1500 --col-seeds=55,821,1789,293 --truncation-psi=1.0
 
@@ -48,8 +46,8 @@ def _parser():
         which = mix.add_mutually_exclusive_group(required=True)
         which.add_argument(f'--{flag}-seeds', type=cli.seed_range, metavar='SEEDS', help=f'seed of each {what}, such as 1,5,7 or 0-9')
         which.add_argument(f'--{flag}-dlatents', metavar='FILE', help=f'one {what} for each image of a dlatents.npz')
-    mix.add_argument('--col-styles', type=cli.num_range, default='0-6', metavar='LAYERS',
-                     help="layers that take the column's style (default: %(default)s)")
+    mix.add_argument('--col-styles', type=cli.num_range, metavar='LAYERS',
+                     help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: 0-6 at 1024x1024, 0-2 at 32x32)")
     _add_common_flags(mix)
     return parser
 
@@ -72,7 +70,8 @@ def main(argv):
     if command is None:
         raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
-    for name in ('impl', 'precision', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents'):
+    for name in ('impl', 'precision', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents',
+                 'col_styles'):
         if kwargs.get(name, name) is None:
             del kwargs[name]
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
@@ -100,6 +99,11 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
     import pretrained_networks
     from training import misc
     Gs = pretrained_networks.load_generator(network_pkl, impl)
+    if precision == 'bfloat16':
+        from training.precision import note_slow_precision
+        note = note_slow_precision(precision)
+        if note:
+            print(note)
     labels = _one_hot(Gs, class_idx)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
@@ -108,10 +112,10 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
     found = {} if dlatents is None else _projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
         print(f'Generating image of {name} ({idx}/{len(found)}) ...')
-        _save(*_synthesize(Gs, w[np.newaxis], noises, precision), os.path.join(run_dir, f'{name}.png'))
+        _save(*_synthesize(Gs, w[None], noises, precision), os.path.join(run_dir, f'{name}.png'))
 
 
-def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_styles=(), truncation_psi=0.5, class_idx=None, impl=None,
+def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_styles=None, truncation_psi=0.5, class_idx=None, impl=None,
                          row_dlatents=None, col_dlatents=None):
     """Write R-C.png for each row R and column C, S-S.png for each row and column alone, and grid.png with all of them.
 
@@ -123,7 +127,7 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
         row_seeds:      List of int.
         col_seeds:      List of int.
-        col_styles:     List of int, layers of the synthesis network counted from 0.
+        col_styles:     List of int, layers of the synthesis network counted from 0. None = the coarse ones, see coarse_layers.
         truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
@@ -132,6 +136,7 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
 
     Raises: cli.UserError on a file that cannot be read, a layer or a class that the network does not have.
     """
+    import numpy as np
     from tqdm import tqdm
 
     import pretrained_networks
@@ -139,7 +144,11 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
-    _check_layers(col_styles, Gs.components.synthesis.input_shape[1])
+    num_layers = Gs.components.synthesis.input_shape[1]
+    if col_styles is None:
+        col_styles = coarse_layers(num_layers)
+        print(f'Layers with the style of the column: {col_styles[0]}-{col_styles[-1]} of 0-{num_layers - 1} (--col-styles)')
+    _check_layers(col_styles, num_layers)
     rows = _styles(Gs, row_seeds, row_dlatents, truncation_psi, label)
     cols = _styles(Gs, col_seeds, col_dlatents, truncation_psi, label)
     if row_dlatents != col_dlatents:  # Images of the same name in two files are two images.
@@ -147,7 +156,7 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
     row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # Seeds may be there twice.
 
     print('Generating images...')
-    pictures = {(key, key): _synthesize(Gs, w[np.newaxis], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
+    pictures = {(key, key): _synthesize(Gs, w[None], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
 
     print('Generating style-mixed images...')
     for row in tqdm(row_keys, disable=None, leave=False, unit='row'):
@@ -167,10 +176,16 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
 
 # ---- Parts of them ----
 
+def coarse_layers(num_layers):
+    """List of the layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, as many of a smaller network."""
+    return list(range(max(round(num_layers * 7 / 18), 1)))
+
+
 def _styles(Gs, seeds, path, truncation_psi, label):
     """{seed: (w [layers, dlatent], None)}, truncated; or {name: (w, noises)} of the images in a file of latents."""
     if path is not None:
         return _projected(Gs, path)
+    import numpy as np
     seeds = list(dict.fromkeys(seeds))
     z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
     w = Gs.components.mapping.run(z, None if label is None else label.repeat(len(seeds), axis=0))  # [seed, layer, dlatent]
@@ -206,6 +221,7 @@ def _one_hot(Gs, class_idx):
         raise cli.UserError(f'--class={class_idx}: this network was trained without labels', 'Leave --class out.')
     if class_idx >= num_classes:
         raise cli.UserError(f'--class={class_idx}: this network has {num_classes} classes', f'Choose from 0 to {num_classes - 1}.')
+    import numpy as np
     return np.eye(num_classes, dtype=np.float32)[[class_idx]]
 
 

@@ -18,7 +18,7 @@ from tests.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training import misc, registry
 from training.configs import PRECISIONS
 from training.iteration import Iterations
-from training.precision import LossScaling, check_precision
+from training.precision import LossScaling, check_precision, note_slow_precision
 from training.train_step import TrainStep
 
 SIZES = dict(resolution=32, fmap_base=128, fmap_max=16)
@@ -211,6 +211,16 @@ def test_going_on_exactly_and_pickles_like_those_of_float32(data_dir, tmp_path, 
     for net, other in zip(nets, others, strict=True):
         assert net.static_kwargs == other.static_kwargs and list(net.vars) == list(other.vars)
         assert any(not np.array_equal(net.get_var(name), other.get_var(name)) for name in net.trainables)
+
+
+@pytest.mark.parametrize('text, is_slow', [
+    ('processor : 0\nflags\t\t: fpu avx2 avx512f\n', True), ('flags : fpu avx512_bf16\n', False), ('flags : amx_bf16 fpu\n', False),
+    ('Features : fp asimd bf16\n', False), ('Features : fp asimd\n', True), ('', False)])
+def test_a_cpu_that_is_slow_in_bfloat16_is_named(tmp_path, text, is_slow):
+    (tmp_path / 'cpuinfo').write_text(text)
+    note = note_slow_precision('bfloat16', tmp_path / 'cpuinfo')
+    assert ('more than three times as long as float32' in note) == (is_slow and not tf.config.list_physical_devices('GPU'))
+    assert note_slow_precision('float32', tmp_path / 'cpuinfo') == note_slow_precision('bfloat16', tmp_path / 'missing') == ''
 
 
 def test_a_device_that_cannot_is_named_before_training(monkeypatch):

@@ -41,6 +41,7 @@ pre {{ padding: .8em 1em; white-space: pre-wrap; overflow-wrap: anywhere; user-s
 summary {{ cursor: pointer; color: var(--soft); margin: .8em 0 }}
 .faces {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 8px }} .faces figure {{ padding: 4px }}
 .faces img {{ width: 100% }} .faces figcaption {{ min-height: 0; text-align: center; font-size: .8em; color: var(--soft) }}
+.mixed img {{ width: min(100%, 800px) }}
 '''
 
 _PAGE = '''<!DOCTYPE html>
@@ -94,8 +95,8 @@ def command(line):
 
 
 def picture(image, alt):
-    """<img> of a PIL image, inside the page: small ones pixel by pixel, large ones as JPEG."""
-    kind = 'png' if image.height <= 64 else 'jpeg'
+    """<img> of a PIL image, inside the page: what is small exactly, pixel by pixel; the rest as JPEG."""
+    kind = 'png' if image.height <= 64 or image.width * image.height <= 300 * 300 else 'jpeg'
     data = io.BytesIO()
     image.save(data, kind, **({'quality': 88} if kind == 'jpeg' else {}))
     smooth = '' if kind == 'png' else ' class="smooth"'

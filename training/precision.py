@@ -4,6 +4,9 @@ The highest resolutions of G and D may compute in half precision (training/netwo
 and penalties are float32 always, and so are the pickles.
 """
 
+import contextlib
+import re
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,6 +33,20 @@ def check_precision(precision):
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError) as err:
         reason = [line for line in err.message.splitlines() if line.strip() and '{{node' not in line][-1]
         raise UserError(f'--precision={precision}: this device cannot do it: {reason}', 'Use --precision=float32.') from None
+
+
+def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
+    """Line to print before anything begins where bfloat16 is slower than float32: on a CPU without instructions for it. '' elsewhere."""
+    if precision != 'bfloat16' or tf.config.list_physical_devices('GPU'):
+        return ''
+    text = ''
+    with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Only Linux tells; elsewhere it is not known.
+        text = file.read()
+    flags = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
+    if flags is None or {'avx512_bf16', 'amx_bf16', 'bf16'} & set(flags[1].split()):
+        return ''
+    return ('Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes more than three times as '
+            'long as float32.')
 
 
 def describe_precision(precision, G):

@@ -76,7 +76,7 @@ class Report:
             os.path.join(self._run_dir, 'report.html'), os.path.basename(os.path.abspath(self._run_dir)),
             _progress(lines, settings, tags) if lines else '<p>No tick yet.</p>',
             _charts(charts),
-            page.section('Snapshots', strip([(_picture_title(name), picture) for (name, _), picture in self._pictures.items()])),
+            page.section('Snapshots', strip([(picture_title(name), picture) for (name, _), picture in self._pictures.items()])),
             page.section('Command', page.command(settings['command_line']) if 'command_line' in settings else ''),
             page.section('Settings', _settings(settings)))
 
@@ -217,7 +217,8 @@ def choose_pictures(names):
     return [name for name in ('reals.png', 'fakes_init.png') if name in names] + chosen
 
 
-def _picture_title(name):
+def picture_title(name):
+    """What the strip calls a grid of `choose_pictures`."""
     return {'reals.png': 'reals', 'fakes_init.png': 'start'}.get(name) or f'kimg {int(name[5:-4])}'
 
 

@@ -22,7 +22,7 @@ from training.clock import Clock
 from training.devices import Devices, find_cluster, run_operations_in_turn
 from training.guards import SkippedUpdates, out_of_memory
 from training.iteration import Iterations
-from training.precision import check_precision, describe_precision
+from training.precision import check_precision, describe_precision, note_slow_precision
 from training.report import Report
 from training.snapshot import Snapshots, keep_going
 from training.train_step import TrainStep
@@ -115,6 +115,9 @@ def training_loop(
     if impl is not None:
         custom_ops.set_impl(impl)
     print(custom_ops.impl_report())
+    note = note_slow_precision(precision)
+    if note:
+        print(note)
     check_precision(precision)
     with devices.scope():
         G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))

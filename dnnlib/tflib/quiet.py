@@ -5,9 +5,8 @@ import os
 import sys
 import tempfile
 
-# Whoever sets the level wants to see what TensorFlow says.
-_hush = 'TF_CPP_MIN_LOG_LEVEL' not in os.environ
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Whoever sets a level below 3, which is the quietest, wants to see what TensorFlow says.
+_hush = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') == '3'
 
 
 @contextlib.contextmanager
