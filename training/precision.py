@@ -45,8 +45,8 @@ def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
     flags = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
     if flags is None or {'avx512_bf16', 'amx_bf16', 'bf16'} & set(flags[1].split()):
         return ''
-    return ('Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes more than three times as '
-            'long as float32.')
+    return ('Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes more than three times '
+            'as long as float32.')
 
 
 def describe_precision(precision, G):
