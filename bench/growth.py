@@ -78,4 +78,4 @@ def plot(rows, path):
             curves.append(charts.Curve(name, points, style))
             most = max(most, points[-1][0])
     curves.append(charts.Curve('work', [(0.0, 0.0), (most, most)], len(SERIES)))
-    charts.save_svg(charts.chart(curves, 'doublings of the work of an iteration; upwards: of its time'), path)
+    charts.save_svg(charts.chart(curves, 'doublings of the work of an iteration', 'doublings of its time'), path)

@@ -18,7 +18,7 @@ def main():
     points = [(line['kimg'], line[args.tag]) for line in report.read_stats(args.run_dir) if args.tag in line]
     if not points:
         parser.error(f'{args.run_dir}: there is no {args.tag} in its stats.jsonl')
-    charts.save_svg(charts.chart([charts.Curve(args.tag, points, 0)], 'kimg'), args.out)
+    charts.save_svg(charts.chart([charts.Curve(args.tag, points, 0)], 'kimg', args.tag), args.out)
     print(f'{args.tag} over kimg: {", ".join(f"{y:.1f} at {x:.3g}" for x, y in points)}')
 
 
