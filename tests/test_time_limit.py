@@ -54,6 +54,7 @@ def test_steps_and_reports_are_measured_apart(now):
     now.seconds += 2.0
     clock.step(8, 1)
     assert clock.left(40) == 20 and clock.left(4000) == 71 and clock.left(0) == 0
+    assert clock.images_left(40) == 40 and clock.images_left(4000) == 71 * 2
     assert clock.tick() == (29, 22, 7)
 
     for left, expected in ((8 + 1.8 + 5, False), (9 + 1.8 + 5.01, True)):  # A step of 2 s and a pickle of 7 s.
@@ -74,7 +75,7 @@ def test_the_times_of_reports_go_with_a_checkpoint(now):
     after.set_state(state)
     assert after.time_for(['pickle']) and not after.time_for(['pickle', 'pickle']) and after.tick()[0] == 30
     after.set_state({name: state[name] for name in ('total', 'tick', 'maintenance')})  # Of a checkpoint of an earlier version.
-    assert before.time_to_go_on(['pickle']) and before.left(10) is None  # No limit.
+    assert before.time_to_go_on(['pickle']) and before.left(10) is None and before.images_left(10) == 10  # No limit.
 
 
 # ---- Runs ----

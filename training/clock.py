@@ -100,9 +100,17 @@ class Clock:
         if num_images <= 0:
             return 0.0
         limit = [] if self._deadline is None else [max(self._deadline - time.monotonic(), 0.0)]
-        shown = sum(images for _, images in self._steps)
-        rest = [num_images * sum(seconds for seconds, _ in self._steps) / shown] if shown else []
-        return min([*rest, *limit], default=None)
+        return min([*([num_images / self._speed()] if self._steps else []), *limit], default=None)
+
+    def images_left(self, num_images):
+        """Of so many images those for which there is time, about."""
+        if self._deadline is None or not self._steps:
+            return num_images
+        return min(num_images, max(int((self._deadline - time.monotonic()) * self._speed()), 0))
+
+    def _speed(self):
+        """Images per second of the last training steps."""
+        return sum(images for _, images in self._steps) / max(sum(seconds for seconds, _ in self._steps), 1e-9)
 
     # ---- Going on ----
 

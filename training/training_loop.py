@@ -250,6 +250,7 @@ def training_loop(
                 if done:
                     break
                 pending += iterations.run()
+                bar.total = progress.cur_nimg + clock.images_left(total_nimg - progress.cur_nimg)
                 bar.update(progress.cur_nimg - bar.n)
     except tf.errors.ResourceExhaustedError as err:
         raise out_of_memory(iterations.sched.minibatch_size // num_gpus, iterations.sched.minibatch_gpu, err) from err
