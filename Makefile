@@ -46,8 +46,9 @@ DEMO_LIMIT = $(if $(DEMO_END),--max-minutes=$$(LC_ALL=C awk -v end=$(DEMO_END) -
     'BEGIN { minutes = (end - now) / 60 - $(DEMO_PICTURES_MINUTES); printf "%.2f", minutes < 2 ? 2 : minutes }'))
 
 demo-train: | $(DEMO_DIR)/datasets/faces32
-	@set -x; $(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
-	    --total-kimg=$(DEMO_KIMG) $(DEMO_LIMIT) --tick-kimg=1 --image-snapshot-ticks=5 \
+	@limit="$(DEMO_LIMIT)"; set -x; \
+	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
+	    --total-kimg=$(DEMO_KIMG) $$limit --tick-kimg=1 --image-snapshot-ticks=5 \
 	    --network-snapshot-ticks=$(DEMO_SNAPSHOT_TICKS) --metrics=$(DEMO_METRICS) $(DEMO_SETTINGS) $(DEMO_FLAGS)
 
 demo-pictures: demo-train
