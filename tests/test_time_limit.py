@@ -48,7 +48,12 @@ def test_steps_and_reports_are_measured_apart(now):
     assert clock.left(40) == 100 and clock.time_to_go_on([])  # Nothing is known but the limit.
     now.seconds = 20.0
     clock.step(4, 1)
-    assert clock.left(40) == 80  # The step that compiled says nothing of those that follow.
+    assert clock.left(40) == 80  # The step that compiled says little of those that follow: they are taken for a quarter of it.
+    now.seconds = 89.0
+    assert clock.time_to_go_on([])
+    now.seconds = 89.1
+    assert not clock.time_to_go_on([])
+    now.seconds = 20.0
     with clock.maintenance('pickle'):
         now.seconds += 7.0
     now.seconds += 2.0

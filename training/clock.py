@@ -91,7 +91,7 @@ class Clock:
     def time_to_go_on(self, reports):
         """Is there time, with some room, for another training step and these reports after it? True where there is no limit."""
         first = max(self._took.get(_FIRST_STEP, [0.0]))
-        step = max((seconds for seconds, _ in self._steps), default=first)
+        step = max((seconds for seconds, _ in self._steps), default=first / 4)  # Most of the first step is compilation, as a rule.
         seconds = max(step, first if self._compiles_next else 0.0) + seconds_for(reports, self._took, self._guesses)
         return self._deadline is None or fits(seconds, self._deadline - time.monotonic())
 
