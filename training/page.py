@@ -39,7 +39,10 @@ td:first-child {{ white-space: nowrap }} .columns {{ columns: 480px; column-gap:
 img {{ display: block; image-rendering: pixelated }} img.smooth {{ image-rendering: auto }}
 pre {{ padding: .8em 1em; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; font-size: .9em; margin: .4em 0 }}
 summary {{ cursor: pointer; color: var(--soft); margin: .8em 0 }}
-.faces {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 8px }} .faces figure {{ padding: 4px }}
+.faces {{ display: grid; grid-template-columns: repeat(16, 1fr); gap: 8px }}
+@media (max-width: 1200px) {{ .faces {{ grid-template-columns: repeat(8, 1fr) }} }}
+@media (max-width: 600px) {{ .faces {{ grid-template-columns: repeat(4, 1fr) }} }}
+.faces figure {{ min-width: 0 }} .faces figure {{ padding: 4px }}
 .faces img {{ width: 100% }} .faces figcaption {{ min-height: 0; text-align: center; font-size: .8em; color: var(--soft) }}
 .mixed img {{ width: min(100%, 800px) }}
 '''
