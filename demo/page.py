@@ -59,7 +59,7 @@ def write_page(out, run_dir, faces, mixed, resolution):
     rows = [(report.picture_title(name), page.picture(report.first_images(run_dir / name, resolution), name)) for name in names]
     page.save(
         out, 'Faces that do not exist',
-        f'<p>Drawn by a small StyleGAN2 that was trained on 1,000 faces, here, just now{f": it was shown {facts}" if facts else ""}. '
+        f'<p>Drawn by a small StyleGAN2 that was trained here, just now{f": it was shown {facts}" if facts else ""}. '
         f'<a href="{link}/report.html">Curves and settings of the training</a></p>',
         page.section('New faces, one for each seed', f'<div class="faces">\n{chr(10).join(cells)}\n</div>'),
         page.section('Mixed faces', f'<p class="soft">{_MIXED}</p>\n<div class="mixed">{page.picture(mixed, "mixed faces")}</div>'),
