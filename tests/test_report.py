@@ -141,7 +141,12 @@ def test_a_tick_that_compiles_does_not_flatten_the_chart_of_speed(tmp_path):
     before, after = polylines(page, 'Speed')
     assert [len(before), len(after)] == [4, 2] and np.ptp(before[:, 1]) > 100  # 30 to 33 fill the height of the chart.
     assert page.count('<polygon') == 2 and 'training: 450 at 0</title></polygon>' in page and '2 ticks of up to 450' in page
-    assert '<b>30.5 s/kimg</b>' not in page and '<b>31.5 s/kimg</b>' in page and '31.75 images per second' in page
+    assert '<b>31 s/kimg</b>' in page and '32.26 images per second' in page
+
+
+def test_two_ticks_of_which_one_compiled(tmp_path):
+    page = saved(make_run(tmp_path / 'run', [tick(0, Timing__sec_per_kimg=2313.0), tick(1, Timing__sec_per_kimg=66.0)]))
+    assert '<b>66 s/kimg</b>' in page and '1 tick of up to 2313, with compilation' in page
 
 
 def test_time_left(tmp_path):

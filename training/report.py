@@ -264,7 +264,7 @@ def _figure(title, unit, curves, x='kimg', legend=True, pair=()):
         pair:        Names of the lines and of the dotted lines, where each run has both.
     """
     values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
-    top = _SLOW * statistics.median(values) if title == 'Speed' and values else math.inf
+    top = _SLOW * statistics.median_low(values) if title == 'Speed' and values else math.inf
     picture = chart(curves, _AXES[x], unit, top)
     if not picture:
         return ''
@@ -294,7 +294,7 @@ def _progress(lines, settings, metrics):
         facts.append(('time left', 'finished' if left == 0 else f'about {format_time(left)}', ''))
     speeds = [y for _, y in _points(lines, 'Timing/sec_per_kimg') if y > 0]
     if speeds:
-        speed = statistics.median(speeds[-10:])
+        speed = statistics.median_low(speeds[-10:])
         facts.append(('speed', f'{speed:.4g} s/kimg', f'<span class="soft">{1000 / speed:.4g} images per second</span>'))
     for tag in metrics:
         points = [point for point in _points(lines, tag) if math.isfinite(point[1])]
