@@ -37,7 +37,7 @@ def check_precision(precision):
 
 def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
     """Line to print before anything begins where bfloat16 is slower than float32: on a CPU without instructions for it. '' elsewhere."""
-    if precision != 'bfloat16' or tf.config.list_physical_devices('GPU'):
+    if precision != 'bfloat16' or tf.config.get_visible_devices('GPU'):
         return ''
     text = ''
     with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Only Linux tells; elsewhere it is not known.
@@ -45,8 +45,7 @@ def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
     flags = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
     if flags is None or {'avx512_bf16', 'amx_bf16', 'bf16'} & set(flags[1].split()):
         return ''
-    return ('Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes more than three times '
-            'as long as float32.')
+    return 'Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes longer here than float32.'
 
 
 def describe_precision(precision, G):
