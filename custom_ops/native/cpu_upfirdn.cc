@@ -7,7 +7,7 @@
 // kind is the sum of its rows, each of which is separable.
 
 #include "cpu_kernels.h"
-#include "cpu_upfirdn_fast.h"
+#include "cpu_upfirdn.h"
 
 #include <cmath>
 #include <vector>
@@ -230,7 +230,7 @@ class Upfirdn {
   }
 
   void run_fast(FastBand<T> fast, const ParallelFor& parallel, int64_t cost, int64_t band, int64_t bands) {
-    const std::vector<T> zeros(p.in_w * p.minor, T(0));
+    const std::vector<T> zeros(p.in_w * p.minor, T{});
     const bool streams = stream && can_stream(static_cast<const T*>(p.y), p.out_w * p.minor);
     parallel(p.major * bands, cost, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i++) {
@@ -320,8 +320,8 @@ void upfirdn_cpu(const UpfirdnParams& p, const ParallelFor& parallel) {
   switch (p.dtype) {
     case kFloat32: return Upfirdn<float>(p).run(parallel);
     case kFloat64: return Upfirdn<double>(p).run(parallel);
-    case kBFloat16: return Upfirdn<Eigen::bfloat16>(p).run(parallel);
-    case kFloat16: return Upfirdn<Eigen::half>(p).run(parallel);
+    case kBFloat16: return Upfirdn<BFloat16>(p).run(parallel);
+    case kFloat16: return Upfirdn<Half>(p).run(parallel);
   }
 }
 
