@@ -370,8 +370,9 @@ def main(argv):
     path = build(args.verbose, retry=True, archs=args.arch, cuda=args.cuda)
     archs = describe(path)['archs']
     print(f'{path}: kernels for CPU' + (f' and CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else ''))
-    if not archs and not describe(path)['cuda_error']:
-        print('No CUDA kernels: TensorFlow sees no GPU here. --arch=80,90 builds them for other machines.')
+    import tensorflow as tf
+    if not archs and not tf.config.get_visible_devices('GPU'):
+        print('There are no CUDA kernels in it, because TensorFlow sees no GPU here. For other machines: --arch=80,90')
 
 
 if __name__ == '__main__':
