@@ -48,9 +48,9 @@ INLINE void sum_rows_some(A* out, const T* const* rows, const A* w, int count, i
   }
 }
 
-// out[i] (+)= sum over j of w[j] * rows[j][i].
+// out[i] (+)= sum over j of w[j] * rows[j][i]. Not inline: its loops are many, and compiled once for each pair of types.
 template <typename A, typename T>
-INLINE void sum_rows(A* out, const T* const* rows, const A* w, int count, int64_t n, bool add) {
+__attribute__((noinline)) void sum_rows(A* out, const T* const* rows, const A* w, int count, int64_t n, bool add) {
   if (count == 0 && !add) std::fill(out, out + n, A(0));
   for (int j = 0; j < count; j += 4) {
     if (add || j > 0) sum_rows_some<A, T, true>(out, rows + j, w + j, std::min(4, count - j), n);
