@@ -53,9 +53,9 @@ def run_all(commands, log, verbose, last_times):
         while waiting:
             done, _ = concurrent.futures.wait(waiting, timeout=1, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
-                name = waiting.pop(future)
-                progress.end(name, times.get(name))
-                failed += [output] if (output := future.result()) else []
+                name, output = waiting.pop(future), future.result()
+                failed += [output] if output else []
+                progress.end(name, times[name])
             progress.tick()
     progress.close()
     return failed, times
