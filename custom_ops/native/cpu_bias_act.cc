@@ -1,67 +1,20 @@
 // fused_bias_act and its derivatives on the CPU: one pass over memory, in blocks that stay in the first-level cache.
 
+#include "cpu_common.h"
+#include "cpu_curves.h"
 #include "cpu_kernels.h"
-
-#include <cmath>
 
 namespace stylegan2 {
 namespace {
 
-constexpr double kSeluScale = 1.0507009873554804934193349852946;
-constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
-
-template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
-
-// ---- Activations of a block, in place ----
-
+// sums[i] += x[i].
 template <typename A>
-A polynomial(const double* coef, A x) {
-  A y = A(coef[kMaxOrder + 1]);
-  for (int i = kMaxOrder; i >= 0; i--) y = y * x + A(coef[i]);
-  return y;
+INLINE void add_row(const A* x, A* sums, int64_t n) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<A, float>)
+    for (; i + kLanes <= n; i += kLanes) store(sums + i, load(sums + i) + load(x + i), false);
+  for (; i < n; i++) sums[i] += x[i];
 }
-
-template <typename A>
-INLINE void polynomials(const double* coef, A* x, int64_t n) {
-  for (int64_t i = 0; i < n; i++) x[i] = polynomial(coef, x[i]);
-}
-
-// z -> act(z), of a curve.
-template <typename A>
-void activate(const BiasActParams& p, A* data, int64_t n) {
-  Array<A> z(data, n);
-  switch (p.act) {
-    case kTanh: z = z.tanh(); break;
-    case kSigmoid: z = z.logistic(); break;
-    case kElu: z = (z < A(0)).select(z.min(A(0)).expm1(), z); break;
-    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).expm1(), z); break;
-    case kSoftplus: z = z.max(A(0)) + (-z.abs()).exp().log1p(); break;
-    case kSwish: z *= z.logistic(); break;
-    default: break;
-  }
-}
-
-// z -> act^(order)(z), of a curve, or of anything where that is not the first.
-template <typename A>
-void derive(const BiasActParams& p, A* data, int64_t n) {
-  Array<A> z(data, n);
-  const A above = p.order == 1 ? A(1) : A(0);
-  switch (p.act) {
-    case kLinear: case kRelu: case kLeakyRelu: z.setZero(); break;
-    case kTanh: z = z.tanh(); polynomials(p.coef, data, n); break;
-    case kSigmoid: case kSoftplus: z = z.logistic(); polynomials(p.coef, data, n); break;
-    case kElu: z = (z < A(0)).select(z.min(A(0)).exp(), above); break;
-    case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).exp(), above); break;
-    case kSwish:
-      for (int64_t i = 0; i < n; i++) {
-        const A s = A(1) / (A(1) + std::exp(-data[i]));
-        data[i] = data[i] * polynomial(p.coef, s) + A(p.order) * polynomial(p.coef2, s);
-      }
-      break;
-  }
-}
-
-// ---- The passes ----
 
 template <typename T>
 class BiasAct {
@@ -105,7 +58,7 @@ class BiasAct {
     const A* row = partial.data();
     for (int64_t i = 0; i < slabs * units; i++, row += p.channels)
       for (int64_t c = 0; c < p.channels; c++) sums[c] += row[c];
-    for (int64_t c = 0; c < p.channels; c++) db[c] = static_cast<T>(static_cast<A>(sums[c]));
+    for (int64_t c = 0; c < p.channels; c++) from_float(static_cast<A>(sums[c]), db + c);
   }
 
   // What one thread needs.
@@ -140,10 +93,7 @@ class BiasAct {
       if (!row || p.inner != 1) return;
       for (int64_t pixels = u.block / p.channels, half; pixels > 1; pixels = half) {  // Folded until one pixel is left.
         half = (pixels + 1) / 2;
-        A* first = sums.data();
-        const A* second = first + half * p.channels;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < (pixels - half) * p.channels; i++) first[i] += second[i];
+        add_row<A>(sums.data() + half * p.channels, sums.data(), (pixels - half) * p.channels);
       }
       std::copy_n(sums.data(), p.channels, row);
     }
@@ -221,8 +171,8 @@ class BiasAct {
         });
       A* point = z.data();
       load_row<T>(x, point, n);
-      for (int64_t i = 0; i < n; i++) point[i] += bias[i];
-      activate<A>(p, point, n);
+      add_row(bias, point, n);
+      activate(p, point, n);
       return clamped_each(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
@@ -264,8 +214,8 @@ class BiasAct {
         });
       A* point = z.data();
       if (p.x) load_row<T>(x, point, n);
-      for (int64_t i = 0; i < n; i++) point[i] += bias[i];
-      derive<A>(p, point, n);
+      add_row(bias, point, n);
+      derive(p, point, n);
       return each(start, n, [=](auto v, int64_t i) {
         using V = decltype(v);
         return V((get<V>(dy + i) + get<V>(added + i)) * get<V>(point + i) * gain);
@@ -285,8 +235,8 @@ void bias_act_cpu(const BiasActParams& p, const ParallelFor& parallel) {
   switch (p.dtype) {
     case kFloat32: return BiasAct<float>(p).run(parallel);
     case kFloat64: return BiasAct<double>(p).run(parallel);
-    case kBFloat16: return BiasAct<Eigen::bfloat16>(p).run(parallel);
-    case kFloat16: return BiasAct<Eigen::half>(p).run(parallel);
+    case kBFloat16: return BiasAct<BFloat16>(p).run(parallel);
+    case kFloat16: return BiasAct<Half>(p).run(parallel);
   }
 }
 

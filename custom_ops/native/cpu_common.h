@@ -1,22 +1,19 @@
 // What the CPU kernels share: element types, sums of weighted rows, and stores that do not displace the caches.
+// Neither TensorFlow's headers nor Eigen's are included here: they would take longer to compile than the kernels.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <functional>
+#include <new>
 #include <type_traits>
 #include <vector>
 
-#include "Eigen/Core"
 #if defined(__AVX512F__) || defined(__AVX__)
 #include <immintrin.h>
 #endif
 
 namespace stylegan2 {
-
-// Runs body(first, last) over parts of [0, total), several at once; `cost` is about the nanoseconds of one unit.
-using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& body)>;
 
 // Results beyond this size are written around the caches: they would displace much else, and where they land is seldom cached, so that
 // each line would be read before it is written.
@@ -25,6 +22,10 @@ constexpr int64_t kStreamBytes = 2 << 20;
 // Memory that is read in its order is asked for so many bytes ahead. What the CPU fetches by itself ends with each page of 4 KB and, in
 // bfloat16, comes later than it is wanted.
 constexpr int64_t kAhead = 4096;
+
+// The 16-bit element types, as bits.
+struct BFloat16 { uint16_t bits; };
+struct Half { uint16_t bits; };
 
 // The type sums are kept in.
 template <typename T> struct AccumulatorOf { using type = float; };
@@ -41,10 +42,22 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef uint16_t ManyHalves __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
 
+template <typename T>
+struct AlignedAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+  AlignedAllocator() = default;
+  template <typename U> AlignedAllocator(const AlignedAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const AlignedAllocator&) const { return true; }
+  bool operator!=(const AlignedAllocator&) const { return false; }
+};
+
 // Begins where the CPU's vectors do. One that lies across two lines of a cache takes two reads, or two writes. And Eigen computes what lies
 // before the first aligned element one by one, by scalar functions that round differently from those on vectors: so results depend on the
 // shape alone, not on where the memory happens to lie.
-template <typename T> using Buffer = std::vector<T, Eigen::aligned_allocator<T>>;
+template <typename T> using Buffer = std::vector<T, AlignedAllocator<T>>;
 
 template <typename V>
 INLINE V load_as(const void* p) {
@@ -55,16 +68,20 @@ INLINE V load_as(const void* p) {
 
 // ---- Conversions ----
 
+INLINE uint32_t as_bits(float x) { return load_as<uint32_t>(&x); }
+INLINE float as_float(uint32_t bits) { return load_as<float>(&bits); }
+
 INLINE float to_float(float x) { return x; }
 INLINE double to_float(double x) { return x; }
-INLINE float to_float(Eigen::half x) { return static_cast<float>(x); }
-INLINE float to_float(Eigen::bfloat16 x) {
-  uint16_t bits;
-  std::memcpy(&bits, &x, 2);
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float y;
-  std::memcpy(&y, &wide, 4);
-  return y;
+INLINE float to_float(BFloat16 x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }
+INLINE float to_float(Half x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  const uint32_t sign = (x.bits & 0x8000u) << 16, exponent = x.bits >> 10 & 31, fraction = x.bits & 0x3ff;
+  if (exponent == 0) return as_float(as_bits(static_cast<float>(fraction) * 0x1p-24f) | sign);
+  return as_float(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
+#endif
 }
 
 // float32 -> bfloat16, half to even, of one number's bits or of sixteen.
@@ -74,10 +91,21 @@ INLINE W bfloat16_bits(W bits) {
   return (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded;  // NaN stays NaN.
 }
 
-INLINE uint16_t to_bfloat16(float x) {
+INLINE void from_float(float x, float* y) { *y = x; }
+INLINE void from_float(double x, double* y) { *y = x; }
+INLINE void from_float(float x, BFloat16* y) { y->bits = static_cast<uint16_t>(bfloat16_bits(as_bits(x))); }
+INLINE void from_float(float x, Half* y) {  // Half to even too.
+#if defined(__F16C__)
+  y->bits = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  const uint32_t sign = as_bits(x) >> 16 & 0x8000, size = as_bits(x) & 0x7fffffff;
   uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return static_cast<uint16_t>(bfloat16_bits(bits));
+  if (size > 0x7f800000) bits = 0x7e00 | (size >> 13 & 0x3ff);             // NaN stays NaN.
+  else if (size >= 0x47800000) bits = 0x7c00;                              // 65536 and more: infinity.
+  else if (size < 0x38800000) bits = as_bits(as_float(size) + 0.5f) & 0x7fffff;  // Denormal: the sum counts in units of 2^-24.
+  else bits = (size + 0xfff + (size >> 13 & 1) - (112u << 23)) >> 13;
+  y->bits = static_cast<uint16_t>(sign | bits);
+#endif
 }
 
 INLINE Halves to_bfloat16(Floats x) {
@@ -99,16 +127,34 @@ INLINE ManyHalves to_bfloat16(Floats a, Floats b) {
                                  22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
+INLINE Floats load_bfloat16(const BFloat16* p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#else
+  return (Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16);
+#endif
+}
+
 // Rows of elements -> floats. Types that need no conversion are read in place.
 template <typename T>
 INLINE void load_row(const T* RESTRICT src, Accumulator<T>* RESTRICT dst, int64_t n) {
+  if constexpr (std::is_same_v<T, Accumulator<T>>) {
+    std::copy_n(src, n, dst);
+    return;
+  }
   int64_t i = 0;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    for (; i + kLanes <= n; i += kLanes) {
+      const Floats v = load_bfloat16(src + i);
+      std::memcpy(dst + i, &v, sizeof(v));
+    }
+  }
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, Eigen::half>)
+  if constexpr (std::is_same_v<T, Half>)
     for (; i + 16 <= n; i += 16)
       _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(src + i))));
 #elif defined(__F16C__)
-  if constexpr (std::is_same_v<T, Eigen::half>)
+  if constexpr (std::is_same_v<T, Half>)
     for (; i + 8 <= n; i += 8)
       _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src + i))));
 #endif
@@ -119,25 +165,22 @@ INLINE void load_row(const T* RESTRICT src, Accumulator<T>* RESTRICT dst, int64_
 template <typename T>
 INLINE void convert_row(const Accumulator<T>* RESTRICT src, T* RESTRICT dst, int64_t n) {
   int64_t i = 0;
-  if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
-    uint16_t* RESTRICT bits = reinterpret_cast<uint16_t*>(dst);
+  if constexpr (std::is_same_v<T, BFloat16>) {
     for (; i + kLanes <= n; i += kLanes) {
       const Halves h = to_bfloat16(load_as<Floats>(src + i));
-      std::memcpy(bits + i, &h, sizeof(h));
+      std::memcpy(dst + i, &h, sizeof(h));
     }
-    for (; i < n; i++) bits[i] = to_bfloat16(src[i]);
-  } else {
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, Eigen::half>)
-      for (; i + 16 <= n; i += 16)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i), _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-    if constexpr (std::is_same_v<T, Eigen::half>)
-      for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
-#endif
-    for (; i < n; i++) dst[i] = static_cast<T>(src[i]);
   }
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, Half>)
+    for (; i + 16 <= n; i += 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i), _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  if constexpr (std::is_same_v<T, Half>)
+    for (; i + 8 <= n; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  for (; i < n; i++) from_float(src[i], dst + i);
 }
 
 // ---- Sixteen elements from and to memory ----
@@ -146,12 +189,8 @@ template <typename T>
 INLINE Floats load(const T* p) {
   if constexpr (std::is_same_v<T, float>) {
     return load_as<Floats>(p);
-  } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
-#else
-    return (Floats)(__builtin_convertvector(load_as<Halves>(p), Words) << 16);
-#endif
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return load_bfloat16(p);
   } else {
     Floats v;
     load_row<T>(p, reinterpret_cast<float*>(&v), kLanes);
@@ -179,7 +218,7 @@ template <typename T>
 INLINE void store(T* p, Floats v, bool stream) {
   if constexpr (std::is_same_v<T, float>) {
     store_as(p, v, stream);
-  } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
     store_as(p, to_bfloat16(v), stream);
   } else {
     Halves h;
@@ -203,7 +242,7 @@ template <typename V, typename T>
 INLINE V load(const T* p) {
   if constexpr (std::is_same_v<V, Floats>) {
     return load(p);
-  } else if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
     const Words words = load_as<Words>(p);
     return {(Floats)(words << 16), (Floats)(words & 0xffff0000)};
   } else {
@@ -213,7 +252,7 @@ INLINE V load(const T* p) {
 
 template <typename T>
 INLINE void store(T* p, const Pair& v, bool stream) {
-  if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
     const ManyHalves h = to_bfloat16(v.a, v.b);
     store_as(p, __builtin_shufflevector(h, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24,
                                         9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), stream);

@@ -1,5 +1,6 @@
 // What follows a modulated convolution, on the CPU: demodulation, noise, bias, activation, gain and clamp in one pass over memory.
 
+#include "cpu_common.h"
 #include "cpu_kernels.h"
 
 #include <cmath>
@@ -51,8 +52,8 @@ void styled_bias_act_cpu(const StyledBiasActParams& p, const ParallelFor& parall
   if (p.images * p.pixels * p.channels == 0) return;
   switch (p.dtype) {
     case kFloat32: return run<float>(p, parallel);
-    case kBFloat16: return run<Eigen::bfloat16>(p, parallel);
-    case kFloat16: return run<Eigen::half>(p, parallel);
+    case kBFloat16: return run<BFloat16>(p, parallel);
+    case kFloat16: return run<Half>(p, parallel);
     case kFloat64: return;  // Not registered.
   }
 }

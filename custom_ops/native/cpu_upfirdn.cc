@@ -7,7 +7,7 @@
 // kind is the sum of its rows, each of which is separable.
 
 #include "cpu_kernels.h"
-#include "cpu_upfirdn_fast.h"
+#include "cpu_upfirdn.h"
 
 #include <cmath>
 #include <vector>
@@ -48,9 +48,9 @@ INLINE void sum_rows_some(A* out, const T* const* rows, const A* w, int count, i
   }
 }
 
-// out[i] (+)= sum over j of w[j] * rows[j][i].
+// out[i] (+)= sum over j of w[j] * rows[j][i]. Not inline: its loops are many, and compiled once for each pair of types.
 template <typename A, typename T>
-INLINE void sum_rows(A* out, const T* const* rows, const A* w, int count, int64_t n, bool add) {
+__attribute__((noinline)) void sum_rows(A* out, const T* const* rows, const A* w, int count, int64_t n, bool add) {
   if (count == 0 && !add) std::fill(out, out + n, A(0));
   for (int j = 0; j < count; j += 4) {
     if (add || j > 0) sum_rows_some<A, T, true>(out, rows + j, w + j, std::min(4, count - j), n);
@@ -230,7 +230,7 @@ class Upfirdn {
   }
 
   void run_fast(FastBand<T> fast, const ParallelFor& parallel, int64_t cost, int64_t band, int64_t bands) {
-    const std::vector<T> zeros(p.in_w * p.minor, T(0));
+    const std::vector<T> zeros(p.in_w * p.minor, T{});
     const bool streams = stream && can_stream(static_cast<const T*>(p.y), p.out_w * p.minor);
     parallel(p.major * bands, cost, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i++) {
@@ -320,8 +320,8 @@ void upfirdn_cpu(const UpfirdnParams& p, const ParallelFor& parallel) {
   switch (p.dtype) {
     case kFloat32: return Upfirdn<float>(p).run(parallel);
     case kFloat64: return Upfirdn<double>(p).run(parallel);
-    case kBFloat16: return Upfirdn<Eigen::bfloat16>(p).run(parallel);
-    case kFloat16: return Upfirdn<Eigen::half>(p).run(parallel);
+    case kBFloat16: return Upfirdn<BFloat16>(p).run(parallel);
+    case kFloat16: return Upfirdn<Half>(p).run(parallel);
   }
 }
 

@@ -1,16 +1,16 @@
-// The ops as TensorFlow sees them: definitions, shapes, and kernels that check their input and hand it on.
+// The ops as TensorFlow sees them: definitions, shapes, and kernels that check their input and hand it on. This is the only file that
+// includes TensorFlow's headers, which take longer to compile than any of the kernels.
 
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "cpu_kernels.h"
 #include "params.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 #ifdef STYLEGAN2_CUDA
 #define EIGEN_USE_GPU
@@ -20,11 +20,6 @@
 namespace stylegan2 {
 namespace {
 
-using tensorflow::DT_BFLOAT16;
-using tensorflow::DT_DOUBLE;
-using tensorflow::DT_FLOAT;
-using tensorflow::DT_HALF;
-using tensorflow::DT_INT32;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -42,6 +37,11 @@ using tensorflow::shape_inference::ShapeHandle;
 int64_t output_size(int64_t in, int64_t up, int64_t down, int64_t pad0, int64_t pad1, int64_t taps) {
   const int64_t padded = in * up + pad0 + pad1;
   return padded < taps ? -1 : (padded - taps) / down + 1;
+}
+
+Status same_shape(InferenceContext* c) {
+  c->set_output(0, c->input(0));
+  return Status();
 }
 
 Status upfirdn_shape(InferenceContext* c) {
@@ -98,7 +98,7 @@ REGISTER_OP("Stylegan2BiasAct")
     .Input("b: T")  // Empty = no bias.
     .Output("y: T")
     .ACT_ATTRS
-    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+    .SetShapeFn(same_shape);
 
 REGISTER_OP("Stylegan2BiasActGrad")
     .Input("dy: T")
@@ -132,22 +132,29 @@ REGISTER_OP("Stylegan2StyledBiasAct")
     .Attr("alpha: float = 1.0")
     .Attr("gain: float = 1.0")
     .Attr("clamp: float = -1.0")
-    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+    .SetShapeFn(same_shape);
 
 // The measure of the other ops: reads and writes every byte once, around the caches.
-REGISTER_OP("Stylegan2StreamCopy").Input("x: uint8").Output("y: uint8").SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+REGISTER_OP("Stylegan2StreamCopy").Input("x: uint8").Output("y: uint8").SetShapeFn(same_shape);
 
 // ---- What the kernels of both devices have in common ----
 
-template <typename T> constexpr DataType dtype_of();
-template <> constexpr DataType dtype_of<float>() { return kFloat32; }
-template <> constexpr DataType dtype_of<double>() { return kFloat64; }
-template <> constexpr DataType dtype_of<Eigen::bfloat16>() { return kBFloat16; }
-template <> constexpr DataType dtype_of<Eigen::half>() { return kFloat16; }
+// The element type of an op: its attribute T, which the definitions above limit to these four.
+DataType dtype_of(OpKernelConstruction* ctx) {
+  tensorflow::DataType dtype = tensorflow::DT_INVALID;
+  const Status status = ctx->GetAttr("T", &dtype);
+  if (!status.ok()) ctx->CtxFailure(status);
+  switch (dtype) {
+    case tensorflow::DT_DOUBLE: return kFloat64;
+    case tensorflow::DT_BFLOAT16: return kBFloat16;
+    case tensorflow::DT_HALF: return kFloat16;
+    default: return kFloat32;
+  }
+}
 
 class UpfirdnOp : public OpKernel {
  public:
-  explicit UpfirdnOp(OpKernelConstruction* ctx, DataType dtype) : OpKernel(ctx), dtype_(dtype) {
+  explicit UpfirdnOp(OpKernelConstruction* ctx) : OpKernel(ctx), dtype_(dtype_of(ctx)) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("up", &up_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("down", &down_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("flip", &flip_));
@@ -200,12 +207,12 @@ class UpfirdnOp : public OpKernel {
 
 class BiasActOp : public OpKernel {
  public:
-  BiasActOp(OpKernelConstruction* ctx, DataType dtype, bool is_grad) : OpKernel(ctx), is_grad_(is_grad) {
+  BiasActOp(OpKernelConstruction* ctx, bool is_grad) : OpKernel(ctx), is_grad_(is_grad) {
     static const char* const names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
     std::string act;
     bool ref_is_y = false;
     p_ = {};
-    p_.dtype = dtype;
+    p_.dtype = dtype_of(ctx);
     OP_REQUIRES_OK(ctx, ctx->GetAttr("act", &act));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("axis", &axis_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
@@ -300,21 +307,19 @@ ParallelFor thread_pool(OpKernelContext* ctx) {
   };
 }
 
-template <typename T>
 class UpfirdnCpuOp : public UpfirdnOp {
  public:
-  explicit UpfirdnCpuOp(OpKernelConstruction* ctx) : UpfirdnOp(ctx, dtype_of<T>()) {}
+  using UpfirdnOp::UpfirdnOp;
   void launch(OpKernelContext* ctx, const UpfirdnParams& p) override { upfirdn_cpu(p, thread_pool(ctx)); }
 };
 
-template <typename T, bool kGrad>
+template <bool kGrad>
 class BiasActCpuOp : public BiasActOp {
  public:
-  explicit BiasActCpuOp(OpKernelConstruction* ctx) : BiasActOp(ctx, dtype_of<T>(), kGrad) {}
+  explicit BiasActCpuOp(OpKernelConstruction* ctx) : BiasActOp(ctx, kGrad) {}
   void launch(OpKernelContext* ctx, const BiasActParams& p) override { bias_act_cpu(p, thread_pool(ctx)); }
 };
 
-template <typename T>
 class StyledBiasActOp : public OpKernel {
  public:
   explicit StyledBiasActOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
@@ -322,7 +327,7 @@ class StyledBiasActOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
     if (p_.clamp < 0) p_.clamp = std::numeric_limits<float>::infinity();
-    p_.dtype = dtype_of<T>();
+    p_.dtype = dtype_of(ctx);
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -360,31 +365,17 @@ class StreamCopyOp : public OpKernel {
     const Tensor& x = ctx->input(0);
     Tensor* y = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, x.shape(), &y));
-    const char* src = static_cast<const char*>(x.data());
-    char* dst = static_cast<char*>(y->data());
-    constexpr int64_t part = 1 << 18;
-    const int64_t bytes = x.NumElements();
-    thread_pool(ctx)((bytes + part - 1) / part, part / 16, [&](int64_t first, int64_t last) {
-      stream_bytes(src + first * part, dst + first * part, std::min(bytes, last * part) - first * part);
-      stream_fence();
-    });
+    stream_copy_cpu(x.data(), y->data(), x.NumElements(), thread_pool(ctx));
   }
 };
-REGISTER_KERNEL_BUILDER(Name("Stylegan2StreamCopy").Device(tensorflow::DEVICE_CPU), StreamCopyOp);
 
-#define REGISTER_CPU(T)                                                                                                          \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), UpfirdnCpuOp<T>);      \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, false>); \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), BiasActCpuOp<T, true>);
-#define REGISTER_STYLED(T) \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2StyledBiasAct").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), StyledBiasActOp<T>);
-REGISTER_STYLED(float)
-REGISTER_STYLED(Eigen::bfloat16)
-REGISTER_STYLED(Eigen::half)
-REGISTER_CPU(float)
-REGISTER_CPU(double)
-REGISTER_CPU(Eigen::bfloat16)
-REGISTER_CPU(Eigen::half)
+// All element types that the definitions allow.
+#define REGISTER_CPU(name, kernel) REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU), kernel)
+REGISTER_CPU("Stylegan2Upfirdn2d", UpfirdnCpuOp);
+REGISTER_CPU("Stylegan2BiasAct", BiasActCpuOp<false>);
+REGISTER_CPU("Stylegan2BiasActGrad", BiasActCpuOp<true>);
+REGISTER_CPU("Stylegan2StyledBiasAct", StyledBiasActOp);
+REGISTER_CPU("Stylegan2StreamCopy", StreamCopyOp);
 
 // ---- CUDA ----
 
@@ -394,19 +385,18 @@ void check_cuda(OpKernelContext* ctx, int error) {
   OP_REQUIRES(ctx, error == 0, tensorflow::errors::Internal("CUDA: ", stylegan2_cuda_error(error)));
 }
 
-template <typename T>
 class UpfirdnCudaOp : public UpfirdnOp {
  public:
-  explicit UpfirdnCudaOp(OpKernelConstruction* ctx) : UpfirdnOp(ctx, dtype_of<T>()) {}
+  using UpfirdnOp::UpfirdnOp;
   void launch(OpKernelContext* ctx, const UpfirdnParams& p) override {
     check_cuda(ctx, stylegan2_upfirdn_cuda(&p, ctx->eigen_gpu_device().stream()));
   }
 };
 
-template <typename T, bool kGrad>
+template <bool kGrad>
 class BiasActCudaOp : public BiasActOp {
  public:
-  explicit BiasActCudaOp(OpKernelConstruction* ctx) : BiasActOp(ctx, dtype_of<T>(), kGrad) {}
+  explicit BiasActCudaOp(OpKernelConstruction* ctx) : BiasActOp(ctx, kGrad) {}
   void launch(OpKernelContext* ctx, const BiasActParams& p) override {
     Tensor workspace;
     const int64_t bytes = stylegan2_bias_act_workspace(&p);
@@ -415,15 +405,9 @@ class BiasActCudaOp : public BiasActOp {
   }
 };
 
-#define REGISTER_CUDA(T)                                                                                                            \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_GPU).HostMemory("pads").TypeConstraint<T>("T"),        \
-                          UpfirdnCudaOp<T>);                                                                                        \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), BiasActCudaOp<T, false>);   \
-  REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), BiasActCudaOp<T, true>);
-REGISTER_CUDA(float)
-REGISTER_CUDA(double)
-REGISTER_CUDA(Eigen::bfloat16)
-REGISTER_CUDA(Eigen::half)
+REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_GPU).HostMemory("pads"), UpfirdnCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_GPU), BiasActCudaOp<false>);
+REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_GPU), BiasActCudaOp<true>);
 
 #endif  // STYLEGAN2_CUDA
 

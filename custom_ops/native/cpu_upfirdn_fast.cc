@@ -1,45 +1,25 @@
 // upfirdn_2d for what the networks ask for nearly always: separable filters of up to four taps a phase, many channels last or one
 // channel per row. Sixteen floats at a time.
-#pragma once
 
-#include "cpu_common.h"
-#include "params.h"
+#include "cpu_upfirdn.h"
 
 namespace stylegan2 {
+namespace {
 
 constexpr int64_t kPiece = 4096;  // Bytes of a piece of a row.
 
-// ---- Positions along an axis ----
-
-// Where the samples of an axis come from: output o is the sum over j of filter[tap(o) + j * up] * input[first(o) + j].
-struct Axis {
-  int up, down, taps;  // taps: of a phase, at most.
-  int64_t pad0;
-
-  Axis(int up, int down, int64_t pad0, int size) : up(up), down(down), taps((size + up - 1) / up), pad0(pad0) {}
-
-  // The first input sample that output o reads (may lie outside), and the index of the filter's tap on it.
-  void locate(int64_t o, int64_t* first, int* tap) const {
-    const int64_t position = o * down - pad0;
-    const int64_t remainder = ((-position) % up + up) % up;
-    *tap = static_cast<int>(remainder);
-    *first = (position + remainder) / up;
-  }
-
-  // The same for the next output, without a division.
-  INLINE void advance(int64_t* first, int* tap) const {
-    for (*tap -= down; *tap < 0; *tap += up) ++*first;
-  }
-};
-
 // ---- Down the columns ----
 
+// Input rows that two output rows are the first to read.
+template <int kUp, int kDown> constexpr int kNewRows = 2 * kDown / kUp;
+
 // put(i, sum0, sum1) for the elements i in [0, n) of two rows of sums, of rows[0 .. kTaps) and of rows[step .. step + kTaps), as many at a
-// time as V holds and at the end one by one. Meanwhile the same elements of ahead[0 .. kAheads) come into the caches: into the nearest,
+// time as V holds and at the end one by one. `step` is 0 or 1 where kUp is 2, else kDown. Meanwhile the same elements of ahead[0 .. kNewRows) come into the caches: into the nearest,
 // or into the second.
-template <typename V, int kTaps, int kAheads, bool kNearest, typename T, typename Put>
+template <typename V, int kUp, int kDown, int kTaps, bool kNearest, typename T, typename Put>
 INLINE void down_columns(const T* const* rows, int64_t step, const float* wy0, const float* wy1, int64_t n, const T* const* ahead,
                          const Put& put) {
+  constexpr int kAheads = kNewRows<kUp, kDown>;
   const auto run = [&](auto known) {  // The step, known to the compiler.
     constexpr int kStep = known;
     float a[kTaps], b[kTaps];  // Copies, which no store can change: they stay in registers.
@@ -63,9 +43,9 @@ INLINE void down_columns(const T* const* rows, int64_t step, const float* wy0, c
       put(i, sum0, sum1);
     }
   };
-  if (step == 0) run(std::integral_constant<int, 0>());
-  else if (step == 1) run(std::integral_constant<int, 1>());
-  else run(std::integral_constant<int, 2>());
+  if constexpr (kUp == 1) run(std::integral_constant<int, kDown>());
+  else if (step == 0) run(std::integral_constant<int, 0>());
+  else run(std::integral_constant<int, 1>());
 }
 
 // ---- Channels last ----
@@ -109,7 +89,6 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
     axis_y.locate(oy, &first0, &tap0);
     axis_y.locate(oy + 1, &first1, &tap1);
     const int64_t step = first1 - first0;
-    constexpr int kNew = 2 * kDown / kUp;  // Input rows that the next two output rows are the first to read.
     const T* rows[kTaps + 2 + 4];
     for (int j = 0; j < kTaps + 2 + 4; j++) rows[j] = first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * in_row : zeros;
     for (int64_t o0 = 0; o0 < p.out_w; o0 += piece) {
@@ -124,8 +103,8 @@ void channels_last_band(const UpfirdnParams& p, const float* wy, const float* wx
       for (int j = 0; j < kTaps + 2 + 4; j++) shifted[j] = rows[j] + a * p.minor;
       float* row = sums.data();
       float *sums0 = row + (a - left) * p.minor, *sums1 = sums0 + width;
-      down_columns<V, kTaps, kNew, false>(shifted, step, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor, shifted + kTaps + step,
-                                          [=](int64_t i, auto sum0, auto sum1) {
+      down_columns<V, kUp, kDown, kTaps, false>(shifted, step, wy + tap0 * kTaps, wy + tap1 * kTaps, (b - a) * p.minor,
+                                                shifted + kTaps + step, [=](int64_t i, auto sum0, auto sum1) {
         store(sums0 + i, sum0, false);
         store(sums1 + i, sum1, false);
       });
@@ -152,7 +131,7 @@ INLINE Floats zip_high(Floats a, Floats b) {
 // a's elements and b's in turn: all of them, or the first sixteen.
 template <typename T>
 INLINE void store_zipped(T* out, Floats a, Floats b, bool all, bool stream) {
-  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
+  if constexpr (std::is_same_v<T, BFloat16>)
     if (all) return store(out, Pair{a, b}, stream);  // Zips them once rounded, in one go.
   store(out, zip_low(a, b), stream);
   if (all) store(out + kLanes, zip_high(a, b), stream);
@@ -204,7 +183,7 @@ INLINE void filter_row(const float* row, const float* even_weights, const float*
 
 // The same from even and odd columns in rows of their own.
 template <int kDown, int kTaps>
-INLINE void filter_row_apart(const float* even, const float* odd, const float* weights, int64_t out_w, Eigen::bfloat16* out, bool stream) {
+INLINE void filter_row_apart(const float* even, const float* odd, const float* weights, int64_t out_w, BFloat16* out, bool stream) {
   float w[kTaps];
   std::copy_n(weights, kTaps, w);
   const auto along_from = [&](int first, int64_t i) {  // From column 2 * i + first on.
@@ -230,7 +209,7 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
   axis_x.locate(1, &left1, &tap1);
   const int64_t shift = std::max<int64_t>(0, -left);  // Zeros before the first column, or columns that are skipped.
   const int64_t skip = std::max<int64_t>(0, left), columns = std::max<int64_t>(0, p.in_w - skip);
-  constexpr bool kApart = std::is_same_v<T, Eigen::bfloat16> && kUp == 1;
+  constexpr bool kApart = std::is_same_v<T, BFloat16> && kUp == 1;
   const int64_t half = (shift + p.in_w + kTaps) / 2 + p.out_w + 3 * kLanes;  // Of a row of sums: room for its even, or odd, columns.
   const int64_t width = 2 * half;
   Buffer<float> sums(4 * width);  // Two pairs of rows: one is filtered when the next is there, or its reads would wait for its writes.
@@ -260,7 +239,7 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
     axis_y.locate(oy + 1, &first1, &tap1);
     const T* rows[kTaps + 2];
     for (int j = 0; j < kTaps + 2; j++) rows[j] = (first0 + j >= 0 && first0 + j < p.in_h ? x + (first0 + j) * p.in_w : zeros) + skip;
-    constexpr int kNew = 2 * kDown / kUp;  // Input rows that these two output rows are the first to read.
+    constexpr int kNew = kNewRows<kUp, kDown>;
     const T* ahead[kNew];
     // Only a hint: it may lie behind the end.
     for (int j = 0; j < kNew; j++) ahead[j] = x + (first0 + kTaps + j) * p.in_w + kAhead / sizeof(T);
@@ -269,7 +248,7 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
     if constexpr (kApart) {
       // Even and odd columns as they will be filtered, those of the input therefore in the other row if `shift` is odd.
       float* const targets[2] = {row + (shift % 2 ? half + shift / 2 : shift / 2), row + (shift % 2 ? shift / 2 + 1 : half + shift / 2)};
-      down_columns<Pair, kTaps, kNew, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
+      down_columns<Pair, kUp, kDown, kTaps, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
         if constexpr (std::is_same_v<decltype(sum0), float>) {
           float* sums0 = targets[i % 2] + i / 2;
           *sums0 = sum0, sums0[width] = sum1;
@@ -283,7 +262,7 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
       });
     } else {
       float* sums0 = row + shift;
-      down_columns<Floats, kTaps, kNew, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
+      down_columns<Floats, kUp, kDown, kTaps, true>(rows, first1 - first0, wy0, wy1, columns, ahead, [=](int64_t i, auto sum0, auto sum1) {
         store(sums0 + i, sum0, false);
         store(sums0 + width + i, sum1, false);
       });
@@ -295,10 +274,6 @@ void single_channel_band(const UpfirdnParams& p, const float* wy, const float* w
 }
 
 // ---- The choice ----
-
-template <typename T>
-using FastBand = void (*)(const UpfirdnParams& p, const float* wy, const float* wx, const T* x, T* y, int64_t y0, int64_t y1, const T* zeros,
-                          bool stream);
 
 template <typename T, typename V>
 FastBand<T> channels_last(int up, int down, int taps) {
@@ -320,15 +295,20 @@ FastBand<T> single_channel(int up, int down, int taps) {
   return nullptr;
 }
 
-// The function for bands of at least two rows; null where none fits. Filters are separable.
+}  // namespace
+
 template <typename T>
 FastBand<T> fast_band(const UpfirdnParams& p, int taps_y, int taps_x) {
   if (p.up_y != p.up_x || p.down_y != p.down_x || taps_y != taps_x || p.out_h < 2) return nullptr;
   if (p.minor == 1) return single_channel<T>(p.up_y, p.down_y, taps_y);
   if (p.minor % kLanes != 0) return nullptr;
-  if constexpr (std::is_same_v<T, Eigen::bfloat16>)
+  if constexpr (std::is_same_v<T, BFloat16>)
     if (p.minor % (2 * kLanes) == 0) return channels_last<T, Pair>(p.up_y, p.down_y, taps_y);
   return channels_last<T, Floats>(p.up_y, p.down_y, taps_y);
 }
+
+template FastBand<float> fast_band<float>(const UpfirdnParams& p, int taps_y, int taps_x);
+template FastBand<BFloat16> fast_band<BFloat16>(const UpfirdnParams& p, int taps_y, int taps_x);
+template FastBand<Half> fast_band<Half>(const UpfirdnParams& p, int taps_y, int taps_x);
 
 }  // namespace stylegan2
