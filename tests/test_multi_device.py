@@ -20,7 +20,7 @@ from tests.test_resume import ROOT, assert_same_run, command
 from tests.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training import dataset_writer
 from training.dataset import TFRecordDataset
-from training.devices import ALONE, Cluster, Devices, WorkerLost, find_cluster, membership
+from training.devices import ALONE, Cluster, Devices, WorkerLost, find_cluster, membership, run_operations_in_turn
 
 NAME = '00000-stylegan2-tiny-2gpu-config-f'
 FLAGS = ['--num-gpus=2', '--g-loss=G_logistic_ns', '--d-loss=D_logistic']  # These have two phases only: less to compile.
@@ -247,18 +247,30 @@ def test_a_worker_does_not_read_the_records_of_others(numbered, tmp_path):
 
 # ---- One device ----
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='for CPUs alone')
 @pytest.mark.parametrize('cores, fmap_base, environment, expected', [
-    (2, 8192, {}, 1), (2, None, {}, 1), (2, 4096, {}, 0), (64, 8192, {}, 0), (2, 8192, {'TF_NUM_INTEROP_THREADS': '2'}, 0)])
-def test_operations_of_wide_networks_run_in_turn_on_few_cores(cores, fmap_base, environment, expected):
-    program = f'''
+    (2, 8192, None, [1]), (2, None, None, [1]), (2, 4096, None, []), (64, 8192, None, []), (2, 8192, '2', [])])
+def test_operations_of_wide_networks_run_in_turn_on_few_cores(monkeypatch, cores, fmap_base, environment, expected):
+    asked = []
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    monkeypatch.setattr(tf.config.threading, 'set_inter_op_parallelism_threads', asked.append)
+    monkeypatch.delenv('TF_NUM_INTEROP_THREADS', raising=False)
+    if environment:
+        monkeypatch.setenv('TF_NUM_INTEROP_THREADS', environment)
+    run_operations_in_turn(fmap_base)
+    assert asked == expected
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='for CPUs alone')
+def test_operations_run_in_turn_if_tensorflow_has_not_computed_anything_yet():
+    program = """
 import os
-os.cpu_count = lambda: {cores}
+os.cpu_count = lambda: 2
 import tensorflow as tf
 from training.devices import run_operations_in_turn
-run_operations_in_turn({fmap_base})
+run_operations_in_turn()
 print(tf.config.threading.get_inter_op_parallelism_threads(), tf.constant(1).numpy())
-run_operations_in_turn({fmap_base})  # Too late, and no error.
-'''
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, **environment})
-    assert done.stdout.split() == [str(expected), '1'], done.stderr
+run_operations_in_turn()  # Too late, and no error.
+"""
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ['1', '1'] and done.returncode == 0, done.stderr

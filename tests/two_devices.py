@@ -1,6 +1,7 @@
 """Training on two CPU devices. `test_multi_device.py` has pytest run this in a process of its own: TensorFlow divides the CPU once only."""
 
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -89,25 +90,50 @@ def make_trainer(given, rng, devices=None, **kwargs):
         return TrainStep(*nets, 'G_logistic_ns_pathreg', 'D_logistic_r1', rng=rng, devices=devices, **kwargs)
 
 
+_made = {}  # (rounds, several devices?) -> trainer, its random numbers, values of its variables at the start
+
+
+def trainer_at_start(given, rounds, devices=None):
+    """Trainer whose variables are those at the start, and its random numbers. The same for all tests, for tracing it takes seconds."""
+    key = rounds, devices is not None
+    if key not in _made:
+        rng = InjectedRandom() if devices is None else InjectedOnDevices()
+        rng.rounds = rounds
+        trainer = make_trainer(given, rng, devices)
+        _made[key] = trainer, rng, [var.numpy() for var in tf.nest.flatten(trainer.state())]
+    trainer, rng, start = _made[key]
+    for var, value in zip(tf.nest.flatten(trainer.state()), start, strict=True):
+        var.assign(value)
+    return trainer, rng
+
+
 def alone(given, fed, parts, phases):
-    """Trainer of one device that has had these phases on these parts."""
-    rng = InjectedRandom()
+    """What a trainer of one device has come to after these phases on these parts: gradients by network, pl_mean, values by network."""
+    trainer, rng = trainer_at_start(given, len(parts))
     rng.feed({name: [values[i] for i in parts] for name, values in fed.items()})
-    trainer = make_trainer(given, rng)
     reals = tf.constant(given[1][parts[0] * PART:(parts[-1] + 1) * PART])
     for phase in phases:
-        trainer.run(phase, PART, len(parts), LRATE, reals, tf.zeros([len(reals), 0]))
-    return trainer
+        if phase == 'Gs_update':
+            trainer.update_Gs(0.5)
+        else:
+            trainer.run(phase, PART, len(parts), LRATE, reals, tf.zeros([len(reals), 0]))
+    return types.SimpleNamespace(
+        gradients={key: gradients(trainer, key) for key in 'GD'}, pl_mean=trainer.pl_mean.numpy(),
+        values={net.name: {name: var.numpy() for name, var in net.named_variables().items()} for net in (trainer.G, trainer.D, trainer.Gs)})
 
 
 def together(given, devices, fed, rounds, phases, reals=None):
     """Trainer of two devices, each with `rounds` parts, and what each phase reports."""
-    rng = InjectedOnDevices()
-    rng.rounds = rounds
+    trainer, rng = trainer_at_start(given, rounds, devices)
     rng.feed(fed)
-    trainer = make_trainer(given, rng, devices)
     reals = devices.split(tf.constant(given[1][:2 * rounds * PART] if reals is None else reals), tf.zeros([2 * rounds * PART, 0]))
-    return trainer, {phase: trainer.run(phase, PART, rounds, LRATE, *reals) for phase in phases}
+    stats = {}
+    for phase in phases:
+        if phase == 'Gs_update':
+            trainer.update_Gs(0.5)
+        else:
+            stats[phase] = trainer.run(phase, PART, rounds, LRATE, *reals)
+    return trainer, stats
 
 
 def gradients(trainer, key):
@@ -127,12 +153,12 @@ def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, 
     trainer, stats = together(given, devices, fed, rounds, [phase])
     singles = [alone(given, fed, range(r * rounds, (r + 1) * rounds), [phase]) for r in range(2)]
     key = phase[0]
-    largest = max(np.abs(g).max() for g in gradients(singles[0], key))
+    largest = max(np.abs(g).max() for g in singles[0].gradients[key])
     assert largest > 1e-3
-    for actual, *expected in zip(gradients(trainer, key), *(gradients(single, key) for single in singles), strict=True):
+    for actual, *expected in zip(gradients(trainer, key), *(single.gradients[key] for single in singles), strict=True):
         np.testing.assert_allclose(actual, np.mean(expected, axis=0), atol=1e-5 * largest)
-    assert any(np.abs(a - b).max() > 0.01 * largest for a, b in zip(*(gradients(single, key) for single in singles), strict=True))
-    means = [single.pl_mean.numpy() for single in singles]
+    assert any(np.abs(a - b).max() > 0.01 * largest for a, b in zip(*(single.gradients[key] for single in singles), strict=True))
+    means = [single.pl_mean for single in singles]
     np.testing.assert_allclose(copies(devices, trainer.pl_mean), [np.mean(means)] * 2, rtol=1e-6)
     if phase == 'G_reg':
         assert means[0] > 0 and abs(means[0] - means[1]) > 0.01 * means[0]
@@ -143,22 +169,20 @@ def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, 
     images = {'G_reg': PART // 2 * 2 * rounds, 'D_reg': 2 * PART}.get(phase, 2 * rounds * PART)
     assert stats[phase][loss].numpy()[0] == images
     if phase == 'G_train':
-        np.testing.assert_allclose(trainer.G.get_var('dlatent_avg'), singles[0].G.get_var('dlatent_avg'), atol=1e-6)
+        np.testing.assert_allclose(trainer.G.get_var('dlatent_avg'), singles[0].values['G']['dlatent_avg'], atol=1e-6)
 
 
 @pytest.mark.parametrize('rounds', [1, 2])
 def test_weights_are_those_of_one_device_with_the_same_minibatch(given, devices, rounds):
     """G_train and D_train; after it Gs, on both devices. 1e-5 of a weight: a step of Adam, 0.002, divides by the gradient's size."""
     fed = {name: values for name, values in numbers_for(2 * rounds).items() if 'train' in name}
-    phases = ['G_train', 'D_train']
+    phases = ['G_train', 'D_train', 'Gs_update']
     trainer, _ = together(given, devices, fed, rounds, phases)
     single = alone(given, fed, range(2 * rounds), phases)
-    for step in (trainer, single):
-        step.update_Gs(0.5)
-    for net, expected in ((trainer.G, single.G), (trainer.D, single.D), (trainer.Gs, single.Gs)):
+    for net in (trainer.G, trainer.D, trainer.Gs):
         for name, var in net.named_variables(trainable=True).items():
             for value in copies(devices, var):
-                np.testing.assert_allclose(value, expected.get_var(name), rtol=1e-5, atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(value, single.values[net.name][name], rtol=1e-5, atol=1e-5, err_msg=name)
     assert np.abs(trainer.G.get_var('G_synthesis/8x8/Conv1/weight') - given[0][0].get_var('G_synthesis/8x8/Conv1/weight')).max() > 1e-3
 
 
