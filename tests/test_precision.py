@@ -1,5 +1,6 @@
 """Half precision: which tensors are half, how near the results are to float32's, and what keeps float16 from overflowing."""
 
+import functools
 import json
 import re
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d
 from dnnlib.cli import UserError
+from dnnlib.tflib import Random
 from dnnlib.tflib.tfutil import seed_everything
 from tests.golden import GOLDEN
 from tests.test_guards import PLAIN
@@ -128,16 +130,27 @@ def test_huge_weights_stay_finite_in_float16(name, impl):
 PHASES = ('G_train', 'G_reg', 'D_train', 'D_reg')
 
 
-def make_trainer(precision, scale=None):
-    """TrainStep of small networks, and its arguments for a phase; the same random numbers each time. scale: log2 of loss scaling."""
+@functools.cache
+def traced_trainer(precision):
+    """TrainStep of small networks, its arguments for each phase, and [(variable, value at the start)] of all that it changes."""
     seed_everything(0)
+    generator = tf.random.get_global_generator()
     G, D = (make(name, resolution=16) for name in ('G_main', 'D_stylegan2'))
-    trainer = TrainStep(G, D, G.clone(), 'G_logistic_ns_pathreg', 'D_logistic_r1', precision=precision)
+    trainer = TrainStep(G, D, G.clone(), 'G_logistic_ns_pathreg', 'D_logistic_r1', precision=precision, rng=Random(generator))
+    reals = tf.random.uniform([8, 3, 16, 16], -1, 1)
+    args = {phase: (phase, 8, 1, 0.002) + ((reals, tf.zeros([8, 0])) if phase[0] == 'D' else ()) for phase in PHASES}
+    return trainer, args, [(var, var.numpy()) for var in [*tf.nest.flatten(trainer.state()), generator.state]]
+
+
+def trainer_at_start(precision, scale=None):
+    """`traced_trainer` as it was when it was made, for tracing takes seconds. scale: log2 of loss scaling."""
+    trainer, args, start = traced_trainer(precision)
+    for var, value in start:
+        var.assign(value)
     if scale is not None:
         for log2 in trainer.state()['loss_scaling_log2'].values():
             log2.assign(scale)
-    reals = tf.random.uniform([8, 3, 16, 16], -1, 1)
-    return trainer, {phase: (phase, 8, 1, 0.002) + ((reals, tf.zeros([8, 0])) if phase[0] == 'D' else ()) for phase in PHASES}
+    return trainer, args
 
 
 def gradient(trainer, args):
@@ -150,10 +163,10 @@ def gradient(trainer, args):
 def test_gradients_point_where_those_of_float32_do(phase):
     # Rounding turns the sign of activations that are near zero, which changes the slope of what flows back. How many there are is
     # proportional to the step of rounding, and so is 1 - cosine: 2^-7 and 2^-10 steps here, times one for all layers together.
-    trainer, args = make_trainer('float32')
+    trainer, args = trainer_at_start('float32')
     expected = gradient(trainer, args[phase])
     for precision, step in [('bfloat16', 2 ** -7), ('mixed_float16', 2 ** -10)]:
-        trainer, args = make_trainer(precision, scale=None if precision == 'bfloat16' else 8.0)
+        trainer, args = trainer_at_start(precision, scale=None if precision == 'bfloat16' else 8.0)
         actual = gradient(trainer, args[phase])
         cosine = np.dot(actual, expected) / np.linalg.norm(actual) / np.linalg.norm(expected)
         assert 0 < 1 - cosine < step, f'{precision}: {cosine}'
@@ -175,7 +188,7 @@ def test_loss_scaling_arithmetic():
 @pytest.mark.parametrize('phase', PHASES)
 def test_loss_scaling_finds_its_level(phase):
     """Scaled far too much, a phase skips updates, each with half the scale, until one fits. The others' scales stay."""
-    trainer, args = make_trainer('mixed_float16', scale=60.0)
+    trainer, args = trainer_at_start('mixed_float16', scale=60.0)
     optimizer = {'G': trainer.G_opt, 'D': trainer.D_opt}[phase[0]]
     weights = [var.numpy() for var in optimizer.variables_to_train]
     scales = trainer.state()['loss_scaling_log2']
