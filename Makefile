@@ -16,7 +16,10 @@ DEMO_FLAGS ?=
 
 PY = .venv/bin/python
 
-.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-versions lint cuda-check reference-check bench clean
+# Python compiles what it imports; pip would compile all of it, twenty seconds for each environment.
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
+
+.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-quick test-versions lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -28,7 +31,7 @@ help: ## list what make can do
 	    "Error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d. Name another, e.g.: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
 	@echo 'Installing TensorFlow and the rest into .venv (once; several hundred MB to download, a few minutes)'
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo,offline-metrics]'
+	@$(PY) $(PIP_INSTALL) --editable '.[dev,demo,offline-metrics]'
 	@touch $@
 
 # ---- The demo: pictures -> dataset -> trained networks -> pictures ----
@@ -102,10 +105,14 @@ ops: .venv/.installed ## build the native operations and show how
 
 # Processes that share the files of tests: much of a test is Python, which leaves other cores idle.
 TEST_WORKERS ?= 2
-PYTEST = -m pytest -q -rs -n $(TEST_WORKERS) --dist loadfile
+# In the order of tests/conftest.py, which begins with the files that take longest.
+PYTEST = -m pytest -q -rs -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: .venv/.installed ## run all tests
 	$(PY) $(PYTEST)
+
+test-quick: .venv/.installed ## run a choice of the tests that takes less than two minutes
+	$(PY) $(PYTEST) -m 'quick or inner'
 
 # The quick tests elsewhere, each in an environment of its own: the Pythons it can be made of, the first that is there, and what goes into it.
 VERSIONS = tf215 tf218 py313
@@ -129,7 +136,7 @@ $(VERSIONS:%=test-%): test-%:
 $(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
 	@echo "Installing into .venv-$* (once): $(INSTALL_$*)"
 	@$(call find_python,$(PYTHONS_$*)) -m venv .venv-$*
-	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable $(INSTALL_$*)
+	@.venv-$*/bin/python $(PIP_INSTALL) --editable $(INSTALL_$*)
 	@.venv-$*/bin/python -c 'import sys; from importlib.metadata import version as v; \
 	    print("Python", sys.version.split()[0], "TensorFlow", v("tensorflow"), "Keras", v("keras"))'
 	@touch $@
@@ -138,13 +145,13 @@ lint: .venv/.installed ## check the style of the code with ruff
 	$(PY) -m ruff check .
 
 cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture (no GPU needed)
-	@command -v nvcc >/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cuda-build]'
+	@command -v nvcc >/dev/null || $(PY) $(PIP_INSTALL) --editable '.[cuda-build]'
 	$(PY) -m tests.cuda_check
 
 .venv-torch/.installed: tests/reference/requirements.txt
 	@echo 'Installing PyTorch and the reference implementations into .venv-torch (once)'
 	@$(PYTHON) -m venv .venv-torch
-	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@.venv-torch/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
 
 reference-check: .venv/.installed .venv-torch/.installed ## compare the feature networks with others' implementations in PyTorch

@@ -16,9 +16,17 @@ from tests.golden import GOLDEN  # noqa: E402
 # What `make test-versions` runs on each version of TensorFlow and Python: files of tests, and which of their tests (a pattern).
 QUICK = {
     'test_addons': '', 'test_ops': '', 'test_legacy_pickle': '', 'test_misc': '', 'test_network_verbs': '',
-    'test_networks': r'\[config-[af]-(native|ref)', 'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
+    'test_networks': r'\[config-[af](\]|-native|-ref)', 'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
     'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '', 'test_feature_networks': 'fc2',
 }
+
+# What `make test-quick` runs besides: files that have little or nothing to do with TensorFlow, and take a few seconds each.
+INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection test_dlatents test_run_dir test_run_training_cli '
+         'test_schedule test_transfer test_util').split()
+
+# The files that take longest, in this order: begun first, they do not keep one worker busy when the others have ended.
+LONGEST = ('test_multi_device test_progressive test_networks test_precision test_resume test_bench test_training_loop test_train_step '
+           'test_build test_cuda_kernels test_run_metrics test_guards test_native test_run_projector').split()
 
 
 def pytest_configure(config):
@@ -36,6 +44,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if re.search(QUICK.get(item.path.stem, '^$'), item.name):
             item.add_marker(pytest.mark.quick)
+        if item.path.stem in INNER:
+            item.add_marker(pytest.mark.inner)
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if not GOLDEN.is_dir():
         for item in items:
             if item.get_closest_marker('golden'):
