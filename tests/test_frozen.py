@@ -119,3 +119,15 @@ def test_on_a_gpu_nothing_is_frozen(Gs, monkeypatch):
     monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind=None: ['a GPU'])
     net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
     assert not function_of(net)._frozen
+
+
+def test_where_functions_run_eagerly_nothing_is_frozen(Gs):
+    net = Gs.clone()
+    expected = net.run(latents(2), None, randomize_noise=False)
+    tf.config.run_functions_eagerly(True)
+    try:
+        images = net.run(latents(2), None, randomize_noise=False, assume_frozen=True)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert not function_of(net)._frozen

@@ -57,7 +57,8 @@ class FreezableFunction:
         if batch in self._frozen:
             return self._frozen[batch](inputs, scalars)
         usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
-        if (freeze or self._seconds > usual * self._patience) and not tf.config.get_visible_devices('GPU'):
+        pays = freeze or self._seconds > usual * self._patience
+        if pays and not tf.config.get_visible_devices('GPU') and not tf.config.functions_run_eagerly():  # Eagerly there is no graph.
             return self._freeze(batch, inputs, scalars)
         start = time.perf_counter()
         outputs = self._function(inputs, scalars)
