@@ -19,7 +19,7 @@ PY = .venv/bin/python
 # Python compiles what it imports; pip would compile all of it, twenty seconds for each environment.
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-quick test-versions lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-quick test-kernels test-versions lint cuda-check reference-check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
@@ -113,6 +113,10 @@ test: .venv/.installed ## run all tests
 
 test-quick: .venv/.installed ## run a choice of the tests that takes less than two minutes
 	$(PY) $(PYTEST) -m 'quick or inner'
+
+# With oneDNN off where it is on, and on where it is off: whatever machine this is, the other one's kernels run too.
+test-kernels: .venv/.installed ## run golden tests with the other CPU kernels of TensorFlow (oneDNN off or on)
+	TF_ENABLE_ONEDNN_OPTS=$$($(PY) -c 'from dnnlib import onednn; print(0 if onednn.is_on() else 1)' 2>/dev/null) $(PY) $(PYTEST) -m other_kernels
 
 # The quick tests elsewhere, each in an environment of its own: the Pythons it can be made of, the first that is there, and what goes into it.
 VERSIONS = tf215 tf218 py313

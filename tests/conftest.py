@@ -20,6 +20,13 @@ QUICK = {
     'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '', 'test_feature_networks': 'fc2',
 }
 
+# What `make test-kernels` runs with the CPU kernels that are not the default here: golden numbers, and what depends on the kernels.
+OTHER_KERNELS = {
+    'test_ops': '', 'test_networks': r'test_outputs\b', 'test_losses': r'\bnative', 'test_train_step': r'native-fast\b',
+    'test_network_verbs': 'channels_first', 'test_precision': 'device_that', 'test_frozen': 'same|paid|changed',
+    'test_feature_networks': 'lpips',
+}
+
 # What `make test-quick` runs besides: files that have little or nothing to do with TensorFlow, and take a few seconds each.
 INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection test_dlatents test_run_dir test_run_training_cli '
          'test_schedule test_transfer test_util').split()
@@ -44,6 +51,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if re.search(QUICK.get(item.path.stem, '^$'), item.name):
             item.add_marker(pytest.mark.quick)
+        if re.search(OTHER_KERNELS.get(item.path.stem, '^$'), item.name):
+            item.add_marker(pytest.mark.other_kernels)
         if item.path.stem in INNER:
             item.add_marker(pytest.mark.inner)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))

@@ -69,7 +69,7 @@ def test_one_trace_for_all_batches_and_truncations():
     for batch, psi in [(1, 0.1), (2, 0.5), (3, 0.9), (1, 0.7)]:
         Gs.run(np.zeros([batch, 8]), None, truncation_psi=psi, randomize_noise=False)
     functions = Gs._net.functions
-    assert len(functions) == 1 and [f.experimental_get_tracing_count() for f in functions.values()] == [1]
+    assert len(functions) == 1 and [f._function.experimental_get_tracing_count() for f in functions.values()] == [1]
 
 
 def test_truncation_psi_as_number_and_as_tensor_agree(networks):

@@ -101,7 +101,7 @@ def test_one_trace_per_stage_and_none_on_return(kind):
         set_lod(lod, G)
         G.run(np.zeros([1, 8]), None, randomize_noise=False)
     functions = G._net.functions.values()
-    assert len(functions) == 3 and all(f.experimental_get_tracing_count() == 1 for f in functions)
+    assert len(functions) == 3 and all(f._function.experimental_get_tracing_count() == 1 for f in functions)
 
 
 
