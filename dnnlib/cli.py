@@ -161,6 +161,11 @@ def positive_int(text):
     return int(text)
 
 
+def positive_ints(text):
+    """'1,3,3,1' -> [1, 3, 3, 1]."""
+    return [positive_int(part) for part in text.split(',')]
+
+
 def non_negative_int(text):
     """'0' -> 0; negatives and fractions are refused."""
     if not re.fullmatch(r'\d+', text):
