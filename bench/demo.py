@@ -88,6 +88,8 @@ class Measure:
         return iterations
 
     def _measure(self, trainer, training_set, progress, gflop):
+        import numpy as np
+
         from dnnlib.tflib.random import random_state_kept
         from metrics.metric_base import MetricGroup
         from metrics.metric_defaults import metric_args
@@ -102,13 +104,33 @@ class Measure:
                 metric.feature_net, metric.networks = 'efficientnet_lite0', ['efficientnet_lite0']
             data_dir, dataset = os.path.split(self._args.dataset)
             values = group.run(name, Gs, None, data_dir, dict(tfrecord_dir=dataset))
+            latents = np.random.RandomState(1).randn(1000, *Gs.input_shape[1:])
+            fakes = np.clip(Gs.run(latents, None, minibatch_size=50, is_validation=True), -1, 1) * 127.5 + 127.5
+            values.update(thumbnail_measures(next(training_set.iterate(1000, seed=0))[0].numpy(), fakes))
             misc.save_pkl((trainer.G, trainer.D, Gs), os.path.join(self._args.out, f'{name}.pkl'))
         row = dict(tag=self._args.tag, gflop=gflop, kimg=progress.kimg, cpu_seconds=round(self._seconds),
-                   **{key.split('/')[1]: round(value, 4) for key, value in values.items()}, flags=self._args.flags, set=self._args.set,
-                   dataset=self._args.dataset)
+                   **{key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4) for key, value in values.items()},
+                   flags=self._args.flags, set=self._args.set, dataset=self._args.dataset)
         print(json.dumps(row))
         with open(Path(self._args.out) / 'rows.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(row) + '\n')
+
+
+def thumbnail_measures(reals, fakes):
+    """Measures that do not see the grain: images as 8x8 pixels, compared by plain distance.
+
+    Args:
+        reals, fakes: [N, 3, H, W] in [0, 255], N > 3.
+
+    Returns: {'thumbnails/precision', '.../recall'}, both with three neighbours, and '.../variety', the standard deviation of a pixel over
+    the new faces, relative to that over the real ones.
+    """
+    from metrics.precision_recall import knn_precision_recall
+    reals, fakes = (images.astype('float32').reshape(len(images), 3, 8, images.shape[2] // 8, 8, images.shape[3] // 8).mean(axis=(3, 5))
+                    .reshape(len(images), -1) for images in (reals, fakes))
+    precision, recall = knn_precision_recall(reals, fakes, [3], exact=True)
+    return {'thumbnails/precision': precision.mean(), 'thumbnails/recall': recall.mean(),
+            'thumbnails/variety': fakes.std(axis=0).mean() / reals.std(axis=0).mean()}
 
 
 def reference_gflops():

@@ -163,7 +163,10 @@ def positive_int(text):
 
 def positive_ints(text):
     """'1,3,3,1' -> [1, 3, 3, 1]."""
-    return [positive_int(part) for part in text.split(',')]
+    try:
+        return [positive_int(part) for part in text.split(',')]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f'expected whole numbers above zero with commas between, got {text!r}') from None
 
 
 def non_negative_int(text):
