@@ -6,8 +6,8 @@ PYTHON ?= python3
 DEMO_DIR     ?= .demo
 DEMO_MINUTES ?= 10
 DEMO_KIMG    ?= 10000
-DEMO_SETTINGS ?= --fmap-base=1024 --fmap-max=64 --latent-size=128 --mapping-layers=4 \
-    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.3 --g-smoothing-kimg=0.5
+DEMO_SETTINGS ?= --fmap-base=512 --fmap-max=64 --latent-size=64 --mapping-layers=2 --resample-kernel=1,1 --g-loss=G_logistic_ns \
+    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.5 --g-smoothing-kimg=1
 
 DEMO_METRICS ?= none
 DEMO_SNAPSHOT_TICKS ?= 10

@@ -105,6 +105,8 @@ def _parser():
     group.add_argument('--fmap-max', type=cli.positive_int, metavar='N', help='... but at most N (default: 512)')
     group.add_argument('--latent-size', type=cli.positive_int, metavar='N', help='size of Z, W and the mapping layers (default: 512)')
     group.add_argument('--mapping-layers', type=cli.positive_int, metavar='N', help='layers from Z to W (default: 8)')
+    group.add_argument('--resample-kernel', type=cli.positive_ints, metavar='LIST',
+                       help='filter of all resampling; 1,1 keeps the hard edges of pixel art and other flat drawings (default: 1,3,3,1)')
 
     group = parser.add_argument_group('reports (1 tick = one line of progress)')
     group.add_argument('--metrics', type=cli.name_list, metavar='LIST',
@@ -136,7 +138,8 @@ def main(argv):
         gamma=args.gamma, G_loss=args.g_loss, D_loss=args.d_loss, cond=args.cond,
         lod_training_kimg=args.lod_training_kimg, lod_transition_kimg=args.lod_transition_kimg,
         minibatch_size=args.minibatch_size, minibatch_gpu=args.minibatch_gpu, lrate=args.lrate, fmap_base=args.fmap_base,
-        fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers, tick_kimg=args.tick_kimg,
+        fmap_max=args.fmap_max, latent_size=args.latent_size, mapping_layers=args.mapping_layers,
+        resample_kernel=args.resample_kernel, tick_kimg=args.tick_kimg,
         image_snapshot_ticks=args.image_snapshot_ticks, network_snapshot_ticks=args.network_snapshot_ticks,
         G_smoothing_kimg=args.g_smoothing_kimg, seed=args.seed, resume_pkl=args.resume_pkl, resume_kimg=args.resume_kimg,
         freeze_d=args.freeze_d, checkpoint_ticks=args.checkpoint_ticks, checkpoint_minutes=args.checkpoint_minutes,
@@ -220,9 +223,10 @@ def _check_resume_pkl(args):
     if not is_url(source) and not os.path.isfile(source):
         raise cli.UserError(f'--resume-pkl: there is no file {source}', 'Give the path of a network-snapshot-*.pkl, a URL, or a name '
                             'such as gdrive:networks/stylegan2-ffhq-config-f.pkl.')
-    sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers') if getattr(args, name) is not None]
+    sizes = [name for name in ('fmap_base', 'fmap_max', 'latent_size', 'mapping_layers', 'resample_kernel')
+             if getattr(args, name) is not None]
     if sizes:
-        raise cli.UserError(f'--resume-pkl: the networks have the sizes of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
+        raise cli.UserError(f'--resume-pkl: the networks are those of the pickle, --{sizes[0].replace("_", "-")} cannot change them',
                             f'Leave out {", ".join("--" + name.replace("_", "-") for name in sizes)}.')
 
 

@@ -161,6 +161,14 @@ def positive_int(text):
     return int(text)
 
 
+def positive_ints(text):
+    """'1,3,3,1' -> [1, 3, 3, 1]."""
+    try:
+        return [positive_int(part) for part in text.split(',')]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f'expected whole numbers above zero with commas between, got {text!r}') from None
+
+
 def non_negative_int(text):
     """'0' -> 0; negatives and fractions are refused."""
     if not re.fullmatch(r'\d+', text):

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 
-from bench import costs, generator, growth, kernels, limits, metrics, networks, ops, projector, stages, startup, timing, training
+from bench import costs, demo, generator, growth, kernels, limits, metrics, networks, ops, projector, stages, startup, timing, training
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -264,3 +265,13 @@ def test_the_curve_for_the_docs(tmp_path):
     assert picture.tag == '{http://www.w3.org/2000/svg}svg' and len(picture.findall('.//{*}circle')) == 2
     done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
     assert done.returncode == 2 and 'no Metrics/is1k' in done.stderr
+
+
+def test_measures_of_thumbnails_tell_varied_faces_from_alike_ones_and_do_not_see_grain():
+    rng = np.random.RandomState(0)
+    reals = np.repeat(np.repeat(rng.uniform(50, 200, [40, 3, 8, 8]), 4, axis=2), 4, axis=3)
+    grain = np.tile(np.float32([[20, -20], [-20, 20]]), [16, 16])
+    same = demo.thumbnail_measures(reals, reals + grain)
+    assert (same['thumbnails/precision'], same['thumbnails/recall']) == (1, 1) and abs(same['thumbnails/variety'] - 1) < 1e-3
+    alike = demo.thumbnail_measures(reals, reals[:1] + 0.1 * (reals - reals[:1]))
+    assert alike['thumbnails/recall'] < 0.1 and abs(alike['thumbnails/variety'] - 0.1) < 1e-3

@@ -34,10 +34,11 @@ def test_unknown_configuration_names_the_nearest_and_all_valid_ones():
 
 
 def test_sizes_reach_both_networks():
-    kwargs = kwargs_of(fmap_base=1024, fmap_max=64, latent_size=128, mapping_layers=4)
+    kwargs = kwargs_of(fmap_base=1024, fmap_max=64, latent_size=128, mapping_layers=4, resample_kernel=[1, 1])
     assert kwargs.G_args == dict(func_name='training.networks_stylegan2.G_main', fmap_base=1024, fmap_max=64, latent_size=128,
-                                 dlatent_size=128, mapping_fmaps=128, mapping_layers=4)
-    assert kwargs.D_args == dict(func_name='training.networks_stylegan2.D_stylegan2', fmap_base=1024, fmap_max=64)
+                                 dlatent_size=128, mapping_fmaps=128, mapping_layers=4, resample_kernel=[1, 1])
+    assert kwargs.D_args == dict(func_name='training.networks_stylegan2.D_stylegan2', fmap_base=1024, fmap_max=64,
+                                 resample_kernel=[1, 1])
 
 
 def test_values_given_by_hand_hold_at_every_resolution():

@@ -61,12 +61,13 @@ def test_every_flag_reaches_the_training_loop(home):
         '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
         '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
         '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5',
-        '--keep-checkpoints=3', '--precision=mixed_float16', '--max-minutes=7.5'])
+        '--keep-checkpoints=3', '--precision=mixed_float16', '--max-minutes=7.5', '--resample-kernel=1,2,1'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
-                                  latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4)
-    assert call['D_args'] == dict(func_name='training.networks_stylegan2.D_stylegan2', architecture='orig', fmap_base=1024, fmap_max=64)
+                                  latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4, resample_kernel=[1, 2, 1])
+    assert call['D_args'] == dict(func_name='training.networks_stylegan2.D_stylegan2', architecture='orig', fmap_base=1024, fmap_max=64,
+                                  resample_kernel=[1, 2, 1])
     assert call['D_loss_args'] == dict(func_name='training.loss.D_logistic_r1', gamma=3)
     assert call['sched_args'] == dict(
         G_lrate_base=0.0025, G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, minibatch_size_base=16, minibatch_size_dict={},

@@ -79,6 +79,7 @@ def training_run(
         fmap_max               = None, # Most feature maps of a layer, of both networks. None = the networks' default.
         latent_size            = None, # Size of Z, W and the mapping's layers. None = the networks' default.
         mapping_layers         = None, # None = the network's default.
+        resample_kernel        = None, # Filter of all resampling, of both networks. None = the networks' default, [1, 3, 3, 1].
         tick_kimg              = None, # Thousands of images between two reports. None = by resolution.
         image_snapshot_ticks   = 10,
         network_snapshot_ticks = 10,
@@ -117,7 +118,7 @@ def training_run(
     for name, change in changes.items():
         kwargs[name] = {**kwargs[name], **change} if isinstance(change, dict) else change
 
-    sizes = dict(fmap_base=fmap_base, fmap_max=fmap_max)
+    sizes = dict(fmap_base=fmap_base, fmap_max=fmap_max, resample_kernel=resample_kernel)
     kwargs.G_args.update(_given(latent_size=latent_size, dlatent_size=latent_size, mapping_fmaps=latent_size,
                                 mapping_layers=mapping_layers, **sizes))
     kwargs.D_args.update(_given(**sizes))

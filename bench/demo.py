@@ -1,0 +1,156 @@
+"""What settings reach in the time of `make demo`: trains with them for as long as matrix products of some GFLOP take, then measures how far
+the new faces are from the real ones, how many are like a real one (precision), and how many real ones are like a new one (recall)."""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import shlex
+import statistics
+import time
+from pathlib import Path
+
+METRICS = 'fd_efficientnet1k', 'pr1k3_exact'
+
+
+class Enough(Exception):
+    """The work is done."""
+
+
+def main(argv, prog):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--flags', help='of run_training.py, in one string', default='', metavar='"--FLAG=VALUE ..."')
+    parser.add_argument('--set', help='arguments of the training loop that have no flag', nargs='*', default=[],
+                        metavar='G_args.mapping_lrmul=0.1')
+    parser.add_argument('--dataset', help='folder of TFRecords', default='.demo/datasets/faces32', metavar='DIR')
+    parser.add_argument('--gflop', help='work at which to measure, as matrix products of the same time; the last ends the training',
+                        type=float, nargs='+', default=[30000], metavar='N')
+    parser.add_argument('--out', help='folder for the rows (rows.jsonl), pictures and networks', default='.bench/demo', metavar='DIR')
+    parser.add_argument('--tag', help='name of the run, of its pictures and its network', default='demo')
+    args = parser.parse_args(argv)
+
+    data_dir, dataset = os.path.split(args.dataset)
+    os.environ.update(TF_NUM_INTRAOP_THREADS='1', TF_NUM_INTEROP_THREADS='1')  # Threads that wait would count as work.
+    os.makedirs(args.out, exist_ok=True)
+    import run_training
+    from training import training_loop
+    measure = Measure(args)
+    train = training_loop.training_loop
+
+    def changed(**kwargs):
+        for setting in args.set:
+            name, value = setting.split('=', 1)
+            *path, last = name.split('.')
+            place = kwargs
+            for key in path:
+                place = place[key]
+            place[last] = ast.literal_eval(value)
+        measure.iterations = training_loop.Iterations
+        training_loop.Iterations = measure.limited
+        train(**kwargs)
+
+    training_loop.training_loop = changed
+    with contextlib.suppress(Enough):
+        run_training.main([f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={args.out}/runs', '--metrics=none',
+                           '--tick-kimg=5', '--image-snapshot-ticks=1000', '--network-snapshot-ticks=1000', *shlex.split(args.flags)])
+
+
+class Measure:
+    """Ends a training when its work is done, and measures the generator then and before."""
+
+    def __init__(self, args):
+        self._args, self._marks = args, list(args.gflop)
+        self._work = self._seconds = 0.0
+        self._rate = None
+        self.iterations = None
+
+    def limited(self, trainer, training_set, progress, *args, **kwargs):
+        """Iterations whose `run` counts its work."""
+        iterations = self.iterations(trainer, training_set, progress, *args, **kwargs)
+        run = iterations.run
+
+        def run_and_count():
+            if self._work >= self._marks[0]:
+                self._measure(trainer, training_set, progress, self._marks.pop(0))
+                if not self._marks:
+                    raise Enough
+            if progress.iteration % 25 == 0:
+                self._rate = reference_gflops()
+            start = time.process_time()
+            stats = run()
+            [value.numpy() for phase in stats for value in phase.values()]  # Done when the numbers are there.
+            seconds = time.process_time() - start
+            self._work += seconds * self._rate
+            self._seconds += seconds
+            return stats
+        iterations.run = run_and_count
+        return iterations
+
+    def _measure(self, trainer, training_set, progress, gflop):
+        import numpy as np
+
+        from dnnlib.tflib.random import random_state_kept
+        from metrics.metric_base import MetricGroup
+        from metrics.metric_defaults import metric_args
+        from training import misc
+        Gs, name = trainer.Gs, f'{self._args.tag}-{gflop / 1000:g}'
+        with random_state_kept():
+            save_grids(Gs, os.path.join(self._args.out, f'{name}.png'))
+            if self._marks:
+                return
+            group = MetricGroup([metric_args(metric) for metric in METRICS], seed=0)
+            for metric in group.metrics:
+                metric.feature_net, metric.networks = 'efficientnet_lite0', ['efficientnet_lite0']
+            data_dir, dataset = os.path.split(self._args.dataset)
+            values = group.run(name, Gs, None, data_dir, dict(tfrecord_dir=dataset))
+            latents = np.random.RandomState(1).randn(1000, *Gs.input_shape[1:])
+            fakes = np.clip(Gs.run(latents, None, minibatch_size=50, is_validation=True), -1, 1) * 127.5 + 127.5
+            values.update(thumbnail_measures(next(training_set.iterate(1000, seed=0))[0].numpy(), fakes))
+            misc.save_pkl((trainer.G, trainer.D, Gs), os.path.join(self._args.out, f'{name}.pkl'))
+        row = dict(tag=self._args.tag, gflop=gflop, kimg=progress.kimg, cpu_seconds=round(self._seconds),
+                   **{key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4) for key, value in values.items()},
+                   flags=self._args.flags, set=self._args.set, dataset=self._args.dataset)
+        print(json.dumps(row))
+        with open(Path(self._args.out) / 'rows.jsonl', 'a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+
+def thumbnail_measures(reals, fakes):
+    """Measures that do not see the grain: images as 8x8 pixels, compared by plain distance.
+
+    Args:
+        reals, fakes: [N, 3, H, W] in [0, 255], N > 3.
+
+    Returns: {'thumbnails/precision', '.../recall'}, both with three neighbours, and '.../variety', the standard deviation of a pixel over
+    the new faces, relative to that over the real ones.
+    """
+    from metrics.precision_recall import knn_precision_recall
+    reals, fakes = (images.astype('float32').reshape(len(images), 3, 8, images.shape[2] // 8, 8, images.shape[3] // 8).mean(axis=(3, 5))
+                    .reshape(len(images), -1) for images in (reals, fakes))
+    precision, recall = knn_precision_recall(reals, fakes, [3], exact=True)
+    return {'thumbnails/precision': precision.mean(), 'thumbnails/recall': recall.mean(),
+            'thumbnails/variety': fakes.std(axis=0).mean() / reals.std(axis=0).mean()}
+
+
+def reference_gflops():
+    """GFLOP per CPU second of a matrix product: half as much where the machine's other work slows this process to half its speed."""
+    import tensorflow as tf
+    x = tf.ones([512, 512])
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        tf.matmul(x, x).numpy()
+        times.append(time.process_time() - start)
+    return 2 * 512 ** 3 / 1e9 / max(statistics.median(times), 1e-6)
+
+
+def save_grids(Gs, path):
+    """PNG of 8x4 new faces without truncation, and beside them the same with psi 0.7."""
+    import numpy as np
+
+    from training import misc
+    latents = np.random.RandomState(0).randn(32, *Gs.input_shape[1:])
+    grids = [Gs.run(latents, None, minibatch_size=8, truncation_psi=psi, randomize_noise=False) for psi in (1, 0.7)]
+    rows = [np.concatenate([grid[8 * i:8 * i + 8] for grid in grids]) for i in range(4)]
+    misc.save_image_grid(np.concatenate(rows), path, drange=[-1, 1], grid_size=(16, 4))
