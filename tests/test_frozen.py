@@ -35,7 +35,8 @@ def graph_of(frozen_function):
 
 @pytest.mark.parametrize('kwargs, tolerance', [
     (dict(), 1e-5), (dict(truncation_psi=0.5, minibatch_size=2), 1e-5), (dict(dtype='bfloat16'), 2e-2),
-    (dict(output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)), 1 / 255)], ids=str)
+    (dict(output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)), 1 / 255)],
+                         ids=['float32', 'truncated', 'bfloat16', 'uint8'])
 def test_images_are_the_same(Gs, kwargs, tolerance):
     net, labels = Gs.clone(), np.eye(2)[[0, 1, 1, 0]]
     expected = net.run(latents(4), labels, randomize_noise=False, **kwargs).astype(np.float64)
