@@ -15,7 +15,8 @@ from tests.golden import GOLDEN  # noqa: E402
 
 # What `make test-versions` runs on each version of TensorFlow and Python: files of tests, and which of their tests (a pattern).
 QUICK = {
-    'test_addons': '', 'test_ops': '', 'test_legacy_pickle': '', 'test_misc': '', 'test_network_verbs': '',
+    'test_addons': '', 'test_ops': '', 'test_frozen': 'same|changed|copy', 'test_legacy_pickle': '', 'test_misc': '',
+    'test_network_verbs': '',
     'test_networks': r'\[config-[af](\]|-native|-ref)', 'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
     'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '', 'test_feature_networks': 'fc2',
 }

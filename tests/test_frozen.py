@@ -132,3 +132,11 @@ def test_where_functions_run_eagerly_nothing_is_frozen(Gs):
         tf.config.run_functions_eagerly(False)
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert not function_of(net)._frozen
+
+
+def test_variables_with_a_copy_on_each_device_stay_variables(Gs):
+    with tf.distribute.MirroredStrategy(['/CPU:0']).scope():
+        net = Gs.clone()
+    images = net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
+    np.testing.assert_array_equal(images, Gs.clone().run(latents(1), None, randomize_noise=False))
+    assert not function_of(net)._frozen

@@ -15,8 +15,8 @@ class FreezableFunction:
     """A function of a network that runs as it was traced, and from constants once that pays.
 
     Freezing takes as long as a few evaluations, and the evaluations that follow take less time. It therefore waits until the evaluations
-    have taken a few times as long as freezing is going to take, and twice as long again whenever a variable has changed afterwards. It is
-    for CPUs only: on a GPU the function always runs as it was traced.
+    have taken a few times as long as freezing is going to take, and twice as long again whenever a variable has changed afterwards. On
+    GPUs, and with variables that have a copy on each of several devices, the function always runs as it was traced.
 
     Args:
         function:  tf.function of (list of tensors, dict of scalar tensors), with an input signature.
@@ -57,13 +57,16 @@ class FreezableFunction:
         if batch in self._frozen:
             return self._frozen[batch](inputs, scalars)
         usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
-        pays = freeze or self._seconds > usual * self._patience
-        if pays and not tf.config.get_visible_devices('GPU') and not tf.config.functions_run_eagerly():  # Eagerly there is no graph.
+        if (freeze or self._seconds > usual * self._patience) and self._can_freeze():
             return self._freeze(batch, inputs, scalars)
         start = time.perf_counter()
         outputs = self._function(inputs, scalars)
         self._seconds += time.perf_counter() - start
         return outputs
+
+    def _can_freeze(self):
+        return not (tf.config.get_visible_devices('GPU') or tf.config.functions_run_eagerly()  # Eagerly there is no graph.
+                    or any(isinstance(var, tf.distribute.DistributedValues) for var in self._variables))
 
     def _freeze(self, batch, inputs, scalars):
         """Freeze and evaluate: TensorFlow optimises the graph at the first call, which is part of the cost."""
