@@ -250,7 +250,7 @@ def _build(recipe, wanted, root, verbose):
         work.chmod(0o755)  # Others may use what an administrator has built.
         info = _compile_all(recipe, work, root / wanted.key, verbose, last_times)
         info.update(cpu=wanted.cpu, cuda=wanted.cuda, time=datetime.datetime.now().isoformat(timespec='seconds'))
-        info.setdefault('times', {})['all'] = round(time.monotonic() - start, 1)
+        info.setdefault('times', {})['all'] = round(time.monotonic() - start, 2)
         (work / 'build.json').write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
         shutil.rmtree(root / wanted.key, ignore_errors=True)  # A failed build that is tried again.
         work.rename(root / wanted.key)

@@ -47,7 +47,7 @@ def run_all(commands, log, verbose, last_times):
             progress.begin(name)
             start = time.monotonic()
             output = run(commands[name], log, verbose)
-            times[name] = round(time.monotonic() - start, 1)
+            times[name] = round(time.monotonic() - start, 2)
             return output
         waiting = {pool.submit(timed, name): name for name in commands}
         while waiting:
