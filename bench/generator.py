@@ -32,13 +32,17 @@ def main(argv, prog):
 
 def generator_of(case):
     """(the generator of CONFIG/RESOLUTION/bBATCH, function (dtype, from constants?) -> function that makes a batch of pictures)."""
+    import tensorflow as tf
     config, resolution, batch = case.split('/')
     G = networks.make_network('G', config, int(resolution))
     z = np.random.RandomState(0).randn(int(batch[1:]), *G.input_shape[1:])
 
     def function_of(dtype, constants):
-        net = G if constants else G.clone()  # Each network has one function of these settings.
-        return lambda: net.run(z, None, randomize_noise=False, dtype=dtype, assume_frozen=constants)
+        if constants:
+            return lambda: G.run(z, None, randomize_noise=False, dtype=dtype, assume_frozen=True)
+        inputs = tf.constant(z, tf.float32), tf.zeros([len(z), 0])
+        traced = tf.function(lambda: G(*inputs, randomize_noise=False, dtype=dtype), autograph=False)
+        return lambda: traced().numpy()
     return G, function_of
 
 

@@ -76,7 +76,12 @@ def build(verbose=False, retry=False, archs=None, cuda=False):
     wanted = _wanted(recipe)
     path = build_cache.look_up(wanted, retry)
     if path is None or not build_cache.is_in_place(path):
-        root = build_cache.writable_root()
+        try:
+            root = build_cache.writable_root()
+        except BuildError:
+            if path is None:
+                raise
+            return str(path)  # It works where it is.
         try:
             with build_cache.locked(root):
                 path = build_cache.look_up(wanted, retry) or _build(recipe, wanted, root, verbose)  # Another process may have been faster.

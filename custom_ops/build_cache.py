@@ -73,7 +73,7 @@ def _prepare(root):
 def locked(root):
     """One build at a time in a cache folder, and one for each user."""
     with contextlib.ExitStack() as stack:
-        if root != _user_root():
+        if root.resolve() != _user_root().resolve():  # Two names of one folder must not wait for each other.
             with contextlib.suppress(OSError):  # A home that cannot be written to: the lock of `root` must do.
                 _prepare(_user_root())
                 stack.enter_context(_lock(_user_root()))
@@ -154,7 +154,8 @@ def share(path, root):
 
 def _copy(folder, root):
     target = root / folder.name
-    if not target.exists():
+    if not (target / LIBRARY).exists():
+        shutil.rmtree(target, ignore_errors=True)  # A build that failed there.
         remove_old(root)
         work = pathlib.Path(tempfile.mkdtemp(prefix=f'{folder.name}.tmp-', dir=root))
         try:

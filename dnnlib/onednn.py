@@ -1,8 +1,8 @@
 """Which of TensorFlow's two sets of CPU kernels is used: its own, made with Eigen, or those of oneDNN.
 
 TensorFlow reads the environment variable TF_ENABLE_ONEDNN_OPTS once, when it is imported. Without it, oneDNN is used only on CPUs with
-AVX512-VNNI, AVX512-BF16 or AMX. It is the faster set for this project on any x86 CPU with AVX2 (docs/speed.md has the figures), apart
-from the evaluation of single images with weights that may change, for which see dnnlib/tflib/frozen.py.
+AVX-VNNI, AVX512-VNNI, AVX512-BF16 or AMX. This project uses it on any x86 CPU with AVX2 (docs/speed.md has the figures), where only single
+images with weights that may change are slower with it: see dnnlib/tflib/frozen.py.
 """
 
 import logging
@@ -12,7 +12,7 @@ import platform
 import sys
 
 _VARIABLE = 'TF_ENABLE_ONEDNN_OPTS'
-_ON_BY_ITSELF = {'avx512_vnni', 'avx512_bf16', 'amx_tile'}  # TensorFlow switches oneDNN on for CPUs with any of these.
+_ON_BY_ITSELF = {'avx_vnni', 'avx512_vnni', 'avx512_bf16', 'amx_tile'}  # TensorFlow switches oneDNN on for CPUs with any of these.
 
 
 def choose():

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from dnnlib import tflib
 from dnnlib.tflib import frozen
-from training import registry
+from training import misc, registry
 
 
 @pytest.fixture(scope='module')
@@ -46,11 +46,12 @@ def test_images_are_the_same(Gs, kwargs, tolerance):
     assert len(function_of(net)._frozen) == 1
 
 
-def test_no_variable_is_left_in_the_graph_and_weights_are_prepared(Gs):
+def test_no_weight_is_left_as_a_variable_and_weights_are_prepared(Gs):
     net = Gs.clone()
     net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
     ops = graph_of(function_of(net)._frozen[1])
-    assert 'ReadVariableOp' not in ops and 'VarHandleOp' not in ops
+    # What stays are dlatent_avg and the noise maps, which each picture may change. Nothing here reads lod.
+    assert ops.count('ReadVariableOp') == sum(not var.trainable and 'lod' not in name for name, var in net.vars.items())
     as_traced = function_of(net)._templates[1]._graph_def.node
     # Squares of weights and their sums, transposed kernels and products with the equalized learning rate are computed once.
     for op in ('Square', 'Transpose', 'Sum', 'Mul'):
@@ -74,14 +75,17 @@ def test_a_changed_variable_is_noticed(Gs, change):
     np.testing.assert_allclose(after, net.clone().run(latents(2), None, **kwargs), rtol=0, atol=1e-5 * np.abs(after).max())
 
 
-def test_it_freezes_by_itself_once_that_pays_and_not_before(Gs, monkeypatch):
+def test_it_freezes_by_itself_once_that_pays_and_not_before(Gs):
     net = Gs.clone()
-    run = lambda: net.run(latents(1), None, randomize_noise=False)  # noqa: E731
+
+    def run():
+        net.run(latents(1), None, randomize_noise=False)
     run()
     function = function_of(net)
+    assert function._seconds[1] == 0  # Tracing does not count.
     function._cost = 1e9
     run()
-    assert not function._frozen
+    assert function._seconds[1] > 0 and not function._frozen
     function._cost = 0
     run()
     assert list(function._frozen) == [1]
@@ -91,11 +95,45 @@ def test_it_freezes_by_itself_once_that_pays_and_not_before(Gs, monkeypatch):
     assert function._cost > 0            # It has been measured.
 
 
+def test_it_does_not_where_it_may_not(Gs):
+    net = Gs.clone()
+    net.may_freeze = False
+    for _ in range(2):
+        net.run(latents(1), None, randomize_noise=False)
+        function_of(net)._cost = 0
+    assert function_of(net)._seconds[1] > 0
+    net.run(latents(1), None, randomize_noise=False)
+    assert not function_of(net)._frozen
+
+
+def test_pictures_of_seeds_share_their_constants(Gs):
+    """Each of them has noise maps of its own, which are variables of the network."""
+    net = Gs.clone()
+    pictures = [misc.image_of_seed(net, seed, None) for seed in (1, 2)]
+    function = function_of(net)
+    function._cost = -1
+    used = set()
+    for seed, expected in zip((1, 2), pictures):
+        picture = misc.image_of_seed(net, seed, None)
+        used.add(function._frozen[1])
+        np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert len(used) == 1
+
+
+def test_weights_of_the_past_are_not_held(Gs):
+    net = Gs.clone()
+    net.run(latents(1), None, randomize_noise=False, assume_frozen=True)
+    old = function_of(net)
+    net.set_var('G_synthesis/4x4/Conv/bias', np.ones([16]))
+    net.run(latents(1), None, randomize_noise=False, truncation_psi=0.5)  # Another function of the network.
+    assert old._held is None and not old._frozen
+
+
 def test_few_frozen_functions_are_kept(Gs):
     net = Gs.clone()
-    for n in (1, 2, 3):
+    for n in (1, 2, 1, 3):
         net.run(latents(n), None, randomize_noise=False, assume_frozen=True)
-    assert list(function_of(net)._frozen) == [2, 3]
+    assert list(function_of(net)._frozen) == [1, 3] and set(function_of(net)._templates) == {1, 3}
 
 
 def test_noise_is_drawn_anew_each_time(Gs):

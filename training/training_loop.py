@@ -121,6 +121,7 @@ def training_loop(
     check_precision(precision)
     with devices.scope():
         G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
+    Gs.may_freeze = False  # Its weights change all the time, and the pictures of a resumed run are to be the same in all bits.
     metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set) if is_chief else None
     G.print_layers()
     D.print_layers()

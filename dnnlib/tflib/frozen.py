@@ -5,7 +5,9 @@ avoid that at the price of a slower algorithm. Constant weights are brought into
 alone, such as their squared norms, is then computed once as well. docs/speed.md has the figures.
 """
 
+import threading
 import time
+from collections import Counter, OrderedDict
 
 import numpy as np
 import tensorflow as tf
@@ -14,54 +16,65 @@ import tensorflow as tf
 class FreezableFunction:
     """A function of a network that runs as it was traced, and from constants once that pays.
 
-    Freezing takes as long as a few evaluations, and the evaluations that follow take less time. It therefore waits until the evaluations
-    have taken a few times as long as freezing is going to take, and twice as long again whenever a variable has changed afterwards. On
-    GPUs, and with variables that have a copy on each of several devices, the function always runs as it was traced.
+    Freezing takes as long as a few evaluations, and the evaluations that follow take less time. It therefore waits until the evaluations of
+    a batch size have taken a few times as long as freezing is going to take, and twice as long again whenever a variable has changed
+    afterwards. Results are the same up to rounding, for TensorFlow may order sums in another way. On GPUs, and with variables that have a
+    copy on each of several devices, the function always runs as it was traced.
 
     Args:
         function:  tf.function of (list of tensors, dict of scalar tensors), with an input signature.
-        variables: tf.Variables that it may read.
+        variables: tf.Variables that become constants. Others that it reads stay variables: those that change often, or are small.
     """
 
-    _KEPT = 2  # Frozen functions kept at a time, one for each batch size: each holds the weights up to three times.
+    _KEPT = 2  # Batch sizes that frozen functions are kept for; each holds up to three copies of the weights.
 
     def __init__(self, function, variables):
         self._function = function
         self._variables = list(variables)
         self._read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
-        self._held = None     # Values of the variables that the frozen functions are made of; None = there are none.
-        self._templates = {}  # Batch size -> _Template.
-        self._frozen = {}     # Batch size -> function from constants.
-        self._seconds = 0.0   # Time of the evaluations as traced.
+        self._lock = threading.RLock()
+        self._held = None             # Values of the variables that the frozen functions are made of; None = there are none.
+        self._templates = {}          # Batch size -> _Template, for those that were frozen last.
+        self._frozen = OrderedDict()  # Batch size -> function from constants, the one used last at the end.
+        self._seconds = Counter()     # Batch size -> time of its evaluations as traced.
         self._cost = 0.3 + 8e-8 * sum(int(np.prod(var.shape)) for var in self._variables)  # In seconds: a guess, until it was measured.
-        self._patience = 1.0  # Freeze after so many times the usual time.
+        self._patience = 1.0          # Freeze after so many times the usual time.
 
     def refresh(self):
         """Forget the frozen functions if any variable has changed, by whatever means. Takes some microseconds for each variable."""
-        # While a value is held here TensorFlow does not write into its memory: a changed variable has another address.
-        if self._held is not None and any(_address(new) != _address(old) for new, old in zip(self._read(), self._held)):
-            self._held, self._frozen, self._seconds = None, {}, 0.0
-            self._patience *= 2
+        with self._lock:
+            # While a value is held here TensorFlow does not write into its memory: a changed variable has another address.
+            if self._held is not None and any(_address(new) != _address(old) for new, old in zip(self._read(), self._held)):
+                self._held = None
+                self._frozen.clear()
+                self._seconds.clear()
+                self._patience *= 2
 
-    def __call__(self, inputs, scalars, freeze=False):
+    def __call__(self, inputs, scalars, freeze=None):
         """Evaluate with the values that the variables have, if they have not changed since the last `refresh`.
 
         Args:
             inputs:  List of tensors [N, ...].
             scalars: {name: scalar tensor}.
-            freeze:  True = freeze now, without waiting until it pays.
+            freeze:  True = freeze now, without waiting until it pays; False = do not; None = when it pays.
 
         Returns: What the function returns.
         """
         batch = inputs[0].shape[0]
-        if batch in self._frozen:
-            return self._frozen[batch](inputs, scalars)
-        usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
-        if (freeze or self._seconds > usual * self._patience) and self._can_freeze():
-            return self._freeze(batch, inputs, scalars)
-        start = time.perf_counter()
+        with self._lock:
+            frozen = None if freeze is False else self._frozen.get(batch)
+            usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
+            pays = freeze is None and self._seconds[batch] > usual * self._patience
+            if frozen is None and (freeze or pays) and self._can_freeze():
+                return self._freeze(batch, inputs, scalars)
+            if frozen is not None:
+                self._frozen.move_to_end(batch)
+        if frozen is not None:
+            return frozen(inputs, scalars)
+        traces, start = self._function.experimental_get_tracing_count(), time.perf_counter()
         outputs = self._function(inputs, scalars)
-        self._seconds += time.perf_counter() - start
+        if self._function.experimental_get_tracing_count() == traces:
+            self._seconds[batch] += time.perf_counter() - start
         return outputs
 
     def _can_freeze(self):
@@ -74,7 +87,9 @@ class FreezableFunction:
         if self._held is None:
             self._held = self._read()
         while len(self._frozen) >= self._KEPT:
-            del self._frozen[next(iter(self._frozen))]
+            dropped, _ = self._frozen.popitem(last=False)
+            self._seconds[dropped] = 0.0
+        self._templates = {size: template for size, template in self._templates.items() if size in self._frozen or size == batch}
         if batch not in self._templates:
             self._templates[batch] = _Template(self._function.python_function, inputs, scalars, self._variables)
         self._frozen[batch] = self._templates[batch].freeze(self._held)

@@ -97,6 +97,7 @@ class Network(keras.Model):
         super().__init__(name=name or type(self).__name__)
         self.input_names, self.output_names = type(self).input_names, type(self).output_names  # Keras 2 has put None in their place.
         tf.random.get_global_generator()  # It must exist before a function that draws from it is traced.
+        self.may_freeze = True  # May `run` go over to evaluation from constants by itself?
         # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
         self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={},
                                     is_component=ignore_unknown)
@@ -343,7 +344,7 @@ class Network(keras.Model):
             minibatch_size:   Items computed at once. None = all.
             num_gpus:         Accepted for the original's sake: TensorFlow's device placement decides.
             assume_frozen:    On a CPU, evaluate from constants at once, which takes some seconds to prepare (dnnlib/tflib/frozen.py);
-                              False = only when enough has been evaluated for it to pay. The result is the same, also when variables change.
+                              False = only when enough has been evaluated for it to pay, and if `may_freeze`.
             dynamic_kwargs:   Settings for this evaluation: truncation_psi, randomize_noise, is_validation, ...
 
         Returns:
@@ -367,9 +368,11 @@ class Network(keras.Model):
             arrays = [np.zeros([1, *a.shape[1:]], np.float32) for a in arrays]
         step = minibatch_size or len(arrays[0])
         parts = []
-        function.refresh()
+        freeze = True if assume_frozen else None if self.may_freeze else False
+        for each in self._net.functions.values():  # So that none holds weights of the past.
+            each.refresh()
         for begin in tqdm(range(0, len(arrays[0]), step), desc=self.name, disable=not print_progress):
-            outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze=assume_frozen)
+            outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze)
             parts.append([x.numpy() for x in outputs])
         outputs = [np.concatenate(part)[:num_items] for part in zip(*parts, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
@@ -392,7 +395,7 @@ class Network(keras.Model):
             inputs_spec = [tf.TensorSpec([None, *shape], tf.float32) for shape in shapes]
             tensors_spec = {k: tf.TensorSpec([], tf.float32) for k in tensors}
             function = tf.function(evaluate, input_signature=[inputs_spec, tensors_spec], autograph=False)
-            self._net.functions[key] = FreezableFunction(function, self.named_variables().values())
+            self._net.functions[key] = FreezableFunction(function, self.named_variables(trainable=True).values())
         return self._net.functions[key], tensors
 
     # ---- Printing ----
