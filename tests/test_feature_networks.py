@@ -68,10 +68,11 @@ def test_lpips_and_its_gradient_are_those_of_the_package(lpips, golden):
         tape.watch(a)
         distance = lpips(a, b)
     assert_close(distance, golden['lpips'], 1e-4)
-    error = np.abs(tape.gradient(distance, a) - golden['lpips_gradient']) / np.abs(golden['lpips_gradient']).max()
-    # A unit so close to zero that the order of sums decides on which side it lies changes the gradient of its part of the image.
-    assert np.percentile(error, 95) < 1e-5
-    assert error.max() < 1e-3
+    # The norm, because a ReLU or a maximum that is decided by the order of float32 sums changes the gradient of all pixels that its
+    # unit sees, which is a quarter of an image for a deep layer, by up to 5e-4 of the largest. One of the five layers
+    # of LPIPS left out changes the norm by a quarter and more.
+    gradient = tape.gradient(distance, a)
+    assert np.linalg.norm(gradient - golden['lpips_gradient']) < 1e-3 * np.linalg.norm(golden['lpips_gradient'])
 
 
 def test_lpips_of_equal_images_is_zero_and_has_a_gradient_even_in_black(lpips):
