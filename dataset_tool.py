@@ -16,7 +16,7 @@ import tqdm
 
 from dnnlib import cli, storage, util
 from dnnlib.cli import UserError
-from training import dataset_writer, image_folder, image_sources, tfrecords
+from training.data import dataset_writer, image_folder, known_datasets, tfrecords
 
 _MAX_REASONS = 10             # As many images that were left out are named; the others are counted.
 _SHEET_PIXELS = (1920, 1080)  # Size that the picture of `display` fits into, if one image does.
@@ -248,28 +248,28 @@ _COMMANDS = {
         _flag('alpha', str, None, 'what becomes of transparency', choices=['drop', 'white', 'black']),
         _flag('labels', str, None, 'classes by the names of the folders, or labels from a .json or .csv file', 'folders|FILE'),
         ('skip_bad', {'action': 'store_true', 'help': 'leave out images that cannot be used'})]),
-    'create_mnist': (_create('MNIST', image_sources.mnist), 'make a dataset of MNIST', _NEW | {
+    'create_mnist': (_create('MNIST', known_datasets.mnist), 'make a dataset of MNIST', _NEW | {
         'mnist_dir': 'folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz'}, [_FORCE]),
-    'create_mnistrgb': (_create('MNIST', image_sources.mnistrgb), 'make a dataset of random triples of MNIST digits', _NEW | {
+    'create_mnistrgb': (_create('MNIST', known_datasets.mnistrgb), 'make a dataset of random triples of MNIST digits', _NEW | {
         'mnist_dir': 'folder of train-images-idx3-ubyte.gz'}, [
         _flag('num_images', cli.positive_int, 1000000, 'how many triples', 'N'),
         _flag('random_seed', cli.seed, 123, 'seed of the triples', 'SEED'), _FORCE]),
-    'create_cifar10': (_create('CIFAR-10', image_sources.cifar10), 'make a dataset of CIFAR-10', _NEW | {
+    'create_cifar10': (_create('CIFAR-10', known_datasets.cifar10), 'make a dataset of CIFAR-10', _NEW | {
         'cifar10_dir': 'folder of data_batch_1 to data_batch_5'}, [_FORCE]),
-    'create_cifar100': (_create('CIFAR-100', image_sources.cifar100), 'make a dataset of CIFAR-100', _NEW | {
+    'create_cifar100': (_create('CIFAR-100', known_datasets.cifar100), 'make a dataset of CIFAR-100', _NEW | {
         'cifar100_dir': 'folder of the file train'}, [_FORCE]),
-    'create_svhn': (_create('SVHN', image_sources.svhn), 'make a dataset of SVHN', _NEW | {
+    'create_svhn': (_create('SVHN', known_datasets.svhn), 'make a dataset of SVHN', _NEW | {
         'svhn_dir': 'folder of train_1.pkl to train_3.pkl'}, [_FORCE]),
-    'create_lsun': (_create('LSUN dataset', image_sources.lsun), 'make a dataset of an LSUN category', _NEW | {
+    'create_lsun': (_create('LSUN dataset', known_datasets.lsun), 'make a dataset of an LSUN category', _NEW | {
         'lmdb_dir': 'folder of data.mdb'}, [_flag('resolution', power_of_two, 256, 'size of the images', 'N'), _MAX_IMAGES, _FORCE]),
-    'create_lsun_wide': (_create('LSUN dataset', image_sources.lsun_wide), 'make a dataset of an LSUN category of wide images', _NEW | {
+    'create_lsun_wide': (_create('LSUN dataset', known_datasets.lsun_wide), 'make a dataset of an LSUN category of wide images', _NEW | {
         'lmdb_dir': 'folder of data.mdb'}, [
         _flag('width', power_of_two, 512, 'width of the images, and of the square around them', 'N'),
         _flag('height', cli.positive_int, 384, 'height of the images in the square', 'N'), _MAX_IMAGES, _FORCE]),
-    'create_celeba': (_create('CelebA', image_sources.celeba), 'make a dataset of CelebA', _NEW | {
+    'create_celeba': (_create('CelebA', known_datasets.celeba), 'make a dataset of CelebA', _NEW | {
         'celeba_dir': 'folder of img_align_celeba_png'}, [
         _flag('cx', int, 89, 'column of the center', 'N'), _flag('cy', int, 121, 'row of the center', 'N'), _FORCE]),
-    'create_from_hdf5': (_create('HDF5 archive', image_sources.hdf5), 'make a dataset of an HDF5 archive', _NEW | {
+    'create_from_hdf5': (_create('HDF5 archive', known_datasets.hdf5), 'make a dataset of an HDF5 archive', _NEW | {
         'hdf5_filename': 'HDF5 archive'}, [_SHUFFLE, _FORCE]),
 }
 

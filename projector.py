@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from dnnlib.tflib import GivenNoise, Random
 from dnnlib.util import EasyDict
-from metrics.feature_layers import shrink
+from metrics.features.layers import shrink
 from training import misc
-from training.train_step import Adam
+from training.step.adam import Adam
 
 # ---- Distances: functions (a, b) -> [N], of float32 images [N, C, H, W] in 0..255, differentiable ----
 

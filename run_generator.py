@@ -91,7 +91,7 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
         truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
-        dlatents:       File of latents, training/dlatents.py. None = none.
+        dlatents:       File of latents, latents/dlatents.py. None = none.
         precision:      Key of PRECISIONS.
 
     Raises: cli.UserError on a file that cannot be read, or a class that the network does not have.
@@ -100,7 +100,7 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
     from training import misc
     Gs = pretrained_networks.load_generator(network_pkl, impl)
     if precision == 'bfloat16':
-        from training.precision import note_slow_precision
+        from training.nets.dtypes import note_slow_precision
         note = note_slow_precision(precision)
         if note:
             print(note)
@@ -195,7 +195,7 @@ def _styles(Gs, seeds, path, truncation_psi, label):
 
 def _projected(Gs, path):
     """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
-    from training import dlatents
+    from latents import dlatents
     found = dlatents.load(path, Gs)
     return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
 

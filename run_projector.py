@@ -95,8 +95,8 @@ def main(argv):
             'detect-generated': 'detect_generated'}[command]
     with RunDir(result_dir, command, f'run_projector.{func}', kwargs) as run_dir:
         import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
-        import projections
-        getattr(projections, func)(run_dir.path, **kwargs)
+        from latents import projection
+        getattr(projection, func)(run_dir.path, **kwargs)
 
 
 def _check_sources(command, kwargs):

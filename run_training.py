@@ -15,7 +15,9 @@ from dnnlib.run_dir import RunDir
 from dnnlib.util import is_url, open_url
 from metrics.metric_defaults import metric_args
 from pretrained_networks import get_path_or_url
-from training import checkpoint, configs, devices, report
+from training import configs
+from training.run import checkpoint, report
+from training.step import devices
 
 _EXAMPLES = '''examples:
   # Train StyleGAN2 on the faces in datasets/ffhq

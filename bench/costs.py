@@ -29,7 +29,7 @@ def products_of(*nets):
 
     A multiplication and an addition are two FLOP. Filters, activations and noise are not counted: they move bytes, and compute little.
     """
-    from training.layers import Conv2D, Dense, ModulatedConv2D
+    from training.nets.layers import Conv2D, Dense, ModulatedConv2D
     found = []
     parts = [part for net in nets for part in ((net.components.mapping, net.components.synthesis) if net.components else (net,))]
     for layer in (layer for part in parts for layer in part.layers):
@@ -62,7 +62,7 @@ def phase_work(products, phase):
 def flop_of(images, part, work):
     """{phase: FLOP of the phase when it runs}, for so many images of which `part` are handled at a time. work: {phase: FLOP per image}.
 
-    Path lengths are of half the images, and D's regulariser sees one part (training/train_step.py).
+    Path lengths are of half the images, and D's regulariser sees one part (training/step/train_step.py).
     """
     seen = {'G_train': images, 'G_reg': images / 2, 'D_train': images, 'D_reg': part}
     return {phase: seen[phase] * work[phase] for phase in PHASES}
@@ -132,7 +132,7 @@ def kept_bytes(net, size=4):
     Of each layer: what it convolves (scaled by the style, or filtered), what comes out before demodulation, whose gradient depends on it,
     and the result after the activation. size: bytes of a number.
     """
-    from training.layers import Conv2D, ModulatedConv2D
+    from training.nets.layers import Conv2D, ModulatedConv2D
     floats = 0
     for layer in net.layers:
         if isinstance(layer, (Conv2D, ModulatedConv2D)):

@@ -99,7 +99,7 @@ def write_nothing(folder, image_dir):
 
 def measure_writing(work, kind, count, rounds):
     """Row of the table: the writers on the same files, in turn, each in a process of its own. Two must write the same images."""
-    from training import tfrecords
+    from training.data import tfrecords
     save_pictures(f'{work}/images', kind, count, 256, distinct=min(count, 50))
     seconds = {'nothing': [], 'plainly': [], 'ours': []}
     for _ in range(rounds):
@@ -129,7 +129,7 @@ def peak_memory(work, count):
 
 def measure_reading(work):
     """Row of how soon and how fast the reader delivers, and what the training of config-e at 64x64 consumes; prints it too."""
-    from training import dataset_writer
+    from training.data import dataset_writer
     pictures = np.stack([picture(number, 64).transpose(2, 0, 1) for number in range(100)])
     source = dataset_writer.Source((3, 64, 64), range(50000), lambda number: pictures[number % 100], 50000)
     for _ in dataset_writer.write_source(f'{work}/data64', source):

@@ -67,7 +67,7 @@ def print_case(resolution, fmap_base, minibatch):
 
 def plot(rows, path):
     """Chart of doublings of the time of an iteration over doublings of its work: a curve for each series, and where both are the same."""
-    from training import charts
+    from training.run import charts
     curves, most = [], 0
     for style, name in enumerate(SERIES):
         series = [row for row in rows if series_of(row) == name]

@@ -92,8 +92,8 @@ def feature_network(name):
     from metrics import feature_networks
     if name != 'inception':
         return feature_networks.load(name)
-    from metrics import inception
-    from metrics.feature_layers import FeatureNetwork, resize
+    from metrics.features import inception
+    from metrics.features.layers import FeatureNetwork, resize
     return FeatureNetwork(name, inception.build(), lambda x: (resize(x, inception.SIZE) - 128) / 128)
 
 

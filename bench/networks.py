@@ -6,7 +6,8 @@ PHASES = {'G_train': 1, 'G_reg': 1 / 4, 'D_train': 1, 'D_reg': 1 / 16}
 
 def make_network(key, config, resolution, **options):
     """'G' or 'D' of a configuration. options: others of configs.training_run, as fmap_base."""
-    from training import configs, registry
+    from training import configs
+    from training.nets import registry
     kwargs = configs.training_run('none', config=config, **options).run_func_kwargs
     return registry.create_network(key, num_channels=3, resolution=resolution, label_size=0, **kwargs[f'{key}_args'])
 
@@ -14,7 +15,7 @@ def make_network(key, config, resolution, **options):
 def make_trainer(config, resolution, minibatch, precision='float32', **options):
     """(TrainStep of a configuration, learning rate), for a minibatch of this size. options: as above."""
     from training import configs
-    from training.train_step import TrainStep
+    from training.step.train_step import TrainStep
 
     kwargs = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch, **options).run_func_kwargs
     G, D = (make_network(key, config, resolution, **options) for key in 'GD')

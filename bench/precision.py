@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from bench import timing
-from training import report
+from training.run import report
 
 COLUMNS = {'name': 's', 'kimg': 'g', 'seeds': 'd', 'mean': '.1f', 'spread': '.1f', 'least': '.1f', 'greatest': '.1f', 'sec_per_kimg': '.2f',
            'time_ratio': '.2f'}

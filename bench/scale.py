@@ -74,7 +74,7 @@ def main(argv, prog):
 
 def measure_reader(resolution, count, minibatch=8):
     """Images per second of the reader, and per second of a core, on random images that the machine holds in memory."""
-    from training import dataset_writer
+    from training.data import dataset_writer
     from training.dataset import TFRecordDataset
     pictures = np.random.RandomState(0).randint(0, 256, [4, 3, resolution, resolution]).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:

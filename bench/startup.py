@@ -81,7 +81,7 @@ def save_networks(path, config, resolution):
 def save_dataset(folder, resolution):
     import numpy as np
 
-    from training import dataset_writer
+    from training.data import dataset_writer
     pictures = np.random.RandomState(0).randint(0, 256, [4, 3, resolution, resolution]).astype(np.uint8)
     for _ in dataset_writer.write_source(folder, dataset_writer.Source(
             (3, resolution, resolution), range(1000), lambda number: pictures[number % 4], 1000)):

@@ -22,7 +22,7 @@ def main(argv, prog):
     parser.add_argument('--layers', help='print the work of each layer', action='store_true')
     args = parser.parse_args(argv)
 
-    from training.devices import run_operations_in_turn
+    from training.step.devices import run_operations_in_turn
     print(timing.machine())
     run_operations_in_turn()  # As training does.
     rows = []
@@ -95,7 +95,7 @@ def print_peak(case, precision, impl):
     """Print the MB that training takes at its peak, in a process of its own, beyond what TensorFlow takes by itself."""
     import tensorflow as tf
 
-    from training.devices import run_operations_in_turn
+    from training.step.devices import run_operations_in_turn
     run_operations_in_turn()  # As training does.
     config, resolution, minibatch = parse(case)
     tf.constant(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from dnnlib.util import format_time
-from training import page, report
+from training.run import page, report
 
 _MIXED = ('Coarse styles, such as the shape of the hair, are those of the face on top; fine ones, such as colours, those of the face at '
           'the left.')

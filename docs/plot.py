@@ -5,7 +5,7 @@
 
 import argparse
 
-from training import charts, report
+from training.run import charts, report
 
 
 def main():

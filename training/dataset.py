@@ -1,4 +1,4 @@
-"""Streaming images and labels from multi-resolution TFRecords (file format: training/tfrecords.py) by tf.data."""
+"""Streaming images and labels from multi-resolution TFRecords (file format: training/data/tfrecords.py) by tf.data."""
 
 import os
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from training import tfrecords
+from training.data import tfrecords
 
 _MAX_PREFETCH_BATCHES = 16  # More hides no more waiting, it only takes memory.
 _PARALLEL_READS = 8         # Records that are fetched at the same time, for disks and networks that let one wait.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dnnlib.tflib import lerp
-from training.regularizers import NO_SCALING, gradient_penalty, path_length, scaled_gradient
+from training.step.regularizers import NO_SCALING, gradient_penalty, path_length, scaled_gradient
 
 
 class Step(NamedTuple):

@@ -5,8 +5,9 @@ import contextlib
 import numpy as np
 import PIL.Image
 
-from dnnlib import legacy_pickle, storage
+from dnnlib import storage
 from dnnlib.cli import UserError
+from dnnlib.pickles import legacy_pickle
 
 # ---- Network pickles ----
 
@@ -52,7 +53,7 @@ def _map_networks(obj, cls, func):
 
 def _network_from_state(state, path):
     from dnnlib.tflib.network import values_follow
-    from training import registry
+    from training.nets import registry
     try:
         cls = registry.find_network(state.build_func_name)
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}

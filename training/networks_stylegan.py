@@ -13,9 +13,11 @@ from custom_ops import conv2d as conv
 from custom_ops import fused_bias_act, upfirdn_2d
 from dnnlib.tflib import Network, Random
 from dnnlib.tflib.network import note_layer
-from training import networks_stylegan2, progressive
-from training.layers import ScopedLayer, bias_act, image_shape, minibatch_stddev, note_op
-from training.networks_stylegan2 import check_image_kwargs, dtype_at, layer_noise, truncate
+from training import networks_stylegan2
+from training.nets import progressive
+from training.nets.dtypes import dtype_at
+from training.nets.layers import ScopedLayer, bias_act, image_shape, minibatch_stddev, note_op
+from training.networks_stylegan2 import check_image_kwargs, layer_noise, truncate
 
 # Gain that goes into the weights before each nonlinearity.
 GAINS = {'relu': np.sqrt(2), 'lrelu': np.sqrt(2)}
@@ -296,7 +298,7 @@ class G_synthesis(Network):
         structure         = 'auto',     # chose between equal graphs; accepted, no effect
         is_template_graph = False,      # accepted, no effect
         force_clean_graph = False,      # accepted, no effect
-        lod_stage         = None,       # whole part of lod; None = not known, compute for any (training/progressive.py)
+        lod_stage         = None,       # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
         full_resolution   = True,       # repeat the pixels of a coarse stage up to `resolution`
     )
     input_names = ('dlatents_in',)
@@ -384,7 +386,7 @@ class D_basic(Network):
         blur_filter        = [1, 2, 1],  # filter before downsampling; None = none
         structure          = 'auto',     # chose between equal graphs; accepted, no effect
         is_template_graph  = False,      # accepted, no effect
-        lod_stage          = None,       # whole part of lod; None = not known, compute for any (training/progressive.py)
+        lod_stage          = None,       # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
     )
     input_names = ('images_in', 'labels_in')
     output_names = ('scores_out',)

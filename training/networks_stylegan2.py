@@ -14,24 +14,24 @@ from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
 from dnnlib.tflib.network import layer_prefix, note_layer
-from training import progressive
-from training.configs import PRECISIONS
-from training.layers import Const, Conv2D, Dense, ModulatedConv2D, ScopedLayer, image_shape, minibatch_stddev, normalize_2nd_moment, note_op
+from training.nets import progressive
+from training.nets.dtypes import dtype_at
+from training.nets.layers import (
+    Const,
+    Conv2D,
+    Dense,
+    ModulatedConv2D,
+    ScopedLayer,
+    image_shape,
+    minibatch_stddev,
+    normalize_2nd_moment,
+    note_op,
+)
 
 
 def num_fmaps(kw, stage):
     """Channels at a stage: fmap_base / 2^(stage * fmap_decay), within fmap_min .. fmap_max."""
     return int(np.clip(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_min, kw.fmap_max))
-
-
-def dtype_at(kw, size):
-    """Name of the type of activations in blocks of size x size: kw.dtype at the kw.num_fp16_res highest resolutions, float32 at the others.
-
-    The 4x4 blocks, RGB images that are summed, and the networks' inputs and outputs are float32 always.
-    """
-    if kw.dtype not in PRECISIONS.values():
-        raise ValueError(f'expected a dtype of {list(PRECISIONS.values())}, received {kw.dtype!r}')
-    return kw.dtype if size > max(4, kw.resolution >> kw.num_fp16_res) else 'float32'
 
 
 def check_image_kwargs(net, architectures=None):
@@ -79,7 +79,7 @@ class G_main(Network):
     @classmethod
     def _component_class(cls, key, kwargs):
         name = kwargs.get(f'{key}_func', cls.settings[f'{key}_func'])
-        from training import registry  # Here, for the registry imports this module.
+        from training.nets import registry  # Here, for the registry imports this module.
         return registry.find_network(name, near=cls)
 
     def build(self, input_shape=None):
@@ -371,7 +371,7 @@ class G_synthesis_stylegan_revised(Network):
         structure         = 'auto',        # chose between equal graphs; accepted, no effect
         is_template_graph = False,         # accepted, no effect
         force_clean_graph = False,         # accepted, no effect
-        lod_stage         = None,          # whole part of lod; None = not known, compute for any (training/progressive.py)
+        lod_stage         = None,          # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
         full_resolution   = True,          # repeat the pixels of a coarse stage up to `resolution`
     )
     input_names = ('dlatents_in',)
@@ -541,7 +541,7 @@ class D_stylegan(Network):
         resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
         structure          = 'auto',        # chose between equal graphs; accepted, no effect
         is_template_graph  = False,         # accepted, no effect
-        lod_stage          = None,          # whole part of lod; None = not known, compute for any (training/progressive.py)
+        lod_stage          = None,          # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
     )
     input_names = ('images_in', 'labels_in')
     output_names = ('scores_out',)

@@ -17,16 +17,16 @@ from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import seed_everything
 from dnnlib.util import format_time
 from training import dataset
-from training.checkpoint import Checkpoints, Progress
-from training.clock import Clock
-from training.devices import Devices, find_cluster, run_operations_in_turn
-from training.guards import SkippedUpdates, out_of_memory
-from training.iteration import Iterations
-from training.precision import check_precision, describe_precision, note_slow_precision
-from training.report import Report
-from training.snapshot import Snapshots, keep_going
-from training.train_step import TrainStep
-from training.transfer import describe, make_networks
+from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
+from training.nets.transfer import describe, make_networks
+from training.run.checkpoint import Checkpoints, Progress
+from training.run.clock import Clock
+from training.run.health import SkippedUpdates, out_of_memory
+from training.run.report import Report
+from training.run.snapshot import Snapshots, keep_going
+from training.step.devices import Devices, find_cluster, run_operations_in_turn
+from training.step.iteration import Iterations
+from training.step.train_step import TrainStep
 
 # A thousand images, as the original's grids have, take a CPU longer than the first iterations.
 _CPU_GRID = {'most': (8, 4)}
@@ -50,7 +50,7 @@ def training_loop(
         metric_arg_list         = (),       # Arguments of each metric to compute at network snapshots, see metrics.metric_defaults.
         require_metrics         = True,     # Is a metric that cannot be computed an error? False = train without them, and say so.
         tf_config               = None,     # 'rnd.np_random_seed': seed of all random numbers. None = random.
-        num_gpus                = 1,        # Number of devices, those of all workers together that TF_CONFIG names (training/devices.py).
+        num_gpus                = 1,        # Number of devices of all workers of TF_CONFIG together (training/step/devices.py).
         G_smoothing_kimg        = 10.0,     # Half-life of the moving average Gs, in thousands of images.
         minibatch_repeats       = 4,        # Iterations between two looks at the schedule.
         lazy_regularization     = True,     # Regularise in separate passes?
@@ -80,7 +80,7 @@ def training_loop(
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
     images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
-    (training/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint; one of several workers has all
+    (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint; one of several workers has all
     of them stop so when they look at the schedule the next time.
 
     With max_minutes it ends, as if total_kimg were reached, when there is no time for more than the last reports: the checkpoint, the

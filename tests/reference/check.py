@@ -15,12 +15,13 @@ import numpy as np
 import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
 
 # isort: split
-from metrics import efficientnet, feature_networks, inception, torch_weights, vgg16
-from tests import random_weights
+from dnnlib.pickles import torch_weights
+from metrics import feature_networks
+from metrics.features import efficientnet, inception, vgg16
+from tests import DATA, random_weights
 from tests.golden import assert_close
 
 RTOL = 1e-4
-DATA = pathlib.Path(__file__).parents[1] / 'data'
 GOLDEN = DATA / 'feature_networks.npz'
 GOLDEN_NAMES = ('inception_features', 'inception_softmax', 'lpips', 'lpips_gradient', 'efficientnet_lite0')
 SMALL_FILES = {'odd': ('odd.pth', 'odd-old.pth'), 'model': ('model.pth', 'model-old.pth')}

@@ -1,0 +1,216 @@
+"""Reads and writes the network pickles of the original StyleGAN2, without running anything and without TensorFlow.
+
+Reading follows the file's instructions in `dnnlib.pickles.reader`, which knows data and nothing else. Writing emits the
+instructions directly, because `pickle` could name the class of the original only by importing it, and without pickle's
+memo, so that equal objects give equal bytes.
+"""
+
+import io
+import os
+import pickle
+import struct
+
+import numpy as np
+
+from dnnlib import storage
+from dnnlib.cli import UserError
+from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, WRITE_VERSION, BoundedStream, Global, NetworkState, Reader, Refusal
+
+__all__ = ['NetworkState', 'load', 'dump']
+
+# How other files that end up under the name .pkl begin.
+_OTHER_FORMATS = {
+    b'PK\x03\x04': ('is a zip archive or a PyTorch file', 'Unzip it, or use a network pickle that was made with TensorFlow.'),
+    b'\x89HDF':    ('is an HDF5 file', 'Use the network pickle instead.'),
+    b'\x89PNG':    ('is a PNG picture', 'Use the network pickle instead.'),
+    b'\x1f\x8b':   ('is compressed with gzip', 'Unpack it with gunzip first.'),
+    b'version https://git-lfs': ('is a Git LFS pointer, not the file itself', 'Fetch the file with: git lfs pull'),
+}
+
+
+def load(file):
+    """Read one pickled object: usually the tuple (G, D, Gs) of `NetworkState`.
+
+    Args:
+        file: Path, or binary file object that stands at the beginning of the pickle. The pickle must fill it to the end.
+
+    Returns:
+        None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str keys),
+        OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are decoded as
+        latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
+
+    Raises:
+        UserError: The file cannot be read, is damaged, is of another format, or asks for something not listed above.
+    """
+    if not hasattr(file, 'read'):
+        try:
+            with open(file, 'rb') as opened:
+                return load(opened)
+        except OSError as err:
+            raise UserError(f'{file}: cannot be read: {err.strerror}', 'Check the path of the network pickle.') from None
+    try:
+        stream = BoundedStream(file if file.seekable() else io.BytesIO(file.read()))
+        _refuse_other_formats(stream.head)
+        return Reader(stream).load()
+    except Refusal as err:
+        fact, remedy = err.args
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as err:  # from pickletools, numpy, or an empty stack
+        fact, remedy = f'is no readable pickle ({(str(err) or type(err).__name__).splitlines()[0][:150]})', DAMAGED
+    raise UserError(f'{getattr(file, "name", "the stream")}: {fact}', remedy)
+
+
+def dump(obj, path):
+    """Write `obj` as a pickle (protocol 4) that this module, the original and its PyTorch successors can read.
+
+    Args:
+        obj:  What `load` returns. Dict subclasses are written as plain dicts, arrays in C order and little-endian, variables
+              without dimensions as numpy scalars, every network as version 4. Numpy scalars in static_kwargs become plain numbers.
+        path: File to write. It is replaced only when the new one is complete.
+
+    Equal objects give the same bytes. Arrays are named `numpy.core.multiarray`, a name that numpy 1 and 2 both import.
+
+    Raises:
+        ValueError: `obj` holds something that `load` would refuse.
+        UserError: The file cannot be written.
+    """
+    try:
+        with storage.new_file(path) as part, open(part, 'wb') as file:
+            _Writer(file.write).dump(obj)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        raise UserError(f'{path}: cannot be written: {err.strerror}', 'Check the folder, its permissions and the free space.') from None
+
+
+# ----------------------------------------------------------------------------
+
+def _refuse_other_formats(head):
+    if not head:
+        raise Refusal('is empty', DAMAGED)
+    if head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
+        raise Refusal('is a web page (HTML), not a pickle', 'Open the link in a browser and save the file that it offers.')
+    for magic, reason in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise Refusal(*reason)
+
+
+class _Writer:
+    """Emits the instructions that make up data: those that `pickle` would write, without memo and frames."""
+
+    def __init__(self, write):
+        self.write = write  # function that takes bytes
+
+    def dump(self, obj):
+        self.write(pickle.PROTO + bytes([4]))
+        self.save(obj)
+        self.write(pickle.STOP)
+
+    def save(self, value, depth=0):
+        if depth > MAX_DEPTH:
+            raise ValueError(f'expected data nested at most {MAX_DEPTH} levels deep')
+        match value:
+            case None:
+                self.write(pickle.NONE)
+            case bool():
+                self.write(pickle.NEWTRUE if value else pickle.NEWFALSE)
+            case int():
+                self.save_int(value)
+            case str():
+                self.save_blob(value.encode('utf-8', 'surrogatepass'), pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8)
+            case bytes() | bytearray() | memoryview():
+                self.save_blob(value, pickle.SHORT_BINBYTES, pickle.BINBYTES, pickle.BINBYTES8)
+            case dict():
+                if not all(isinstance(key, str) for key in value):
+                    raise ValueError(f'expected dictionaries with str keys. Received: keys {list(value)[:5]}')
+                self.write(pickle.EMPTY_DICT)
+                self.save_items([part for pair in value.items() for part in pair], pickle.SETITEMS, depth)
+            case list():
+                self.write(pickle.EMPTY_LIST)
+                self.save_items(value, pickle.APPENDS, depth)
+            case tuple():
+                self.save_items(value, pickle.TUPLE, depth)
+            case Global():
+                module, name = value.name.rsplit('.', 1)
+                self.save(module)
+                self.save(name)
+                self.write(pickle.STACK_GLOBAL)
+            case NetworkState() | np.ndarray() | np.generic() | np.dtype():
+                self.save_object(value, depth)
+            case float():  # after np.generic, because numpy.float64 is a float
+                self.write(pickle.BINFLOAT + struct.pack('>d', value))
+            case _:
+                raise ValueError(f'expected numbers, strings, numeric arrays and plain containers. Received: {type(value).__name__}')
+
+    def save_int(self, value):
+        if -2**31 <= value < 2**31:
+            self.write(pickle.BININT + struct.pack('<i', value))
+            return
+        data = pickle.encode_long(value)
+        if len(data) > 255:
+            raise ValueError('expected integers of at most 255 bytes')
+        self.write(pickle.LONG1 + bytes([len(data)]) + data)
+
+    def save_blob(self, data, short, normal, long):
+        """`data` behind its length in 1, 4 or 8 bytes."""
+        if len(data) < 2**8:
+            self.write(short + struct.pack('<B', len(data)))
+        elif len(data) < 2**32:
+            self.write(normal + struct.pack('<I', len(data)))
+        else:
+            self.write(long + struct.pack('<Q', len(data)))
+        self.write(data)
+
+    def save_items(self, items, opcode, depth):
+        self.write(pickle.MARK)
+        for item in items:
+            self.save(item, depth + 1)
+        self.write(opcode)
+
+    def save_object(self, value, depth):
+        name, args, state = _describe(value)
+        self.save(Global(name))
+        self.save(args, depth + 1)
+        self.write(pickle.NEWOBJ if isinstance(value, NetworkState) else pickle.REDUCE)
+        if state is not None:
+            self.save(state, depth + 1)
+            self.write(pickle.BUILD)
+
+
+def _describe(value):
+    """How pickle stores an object: (name of the function or class, its arguments, state to set afterwards or None)."""
+    if isinstance(value, NetworkState):
+        return 'dnnlib.tflib.network.Network', (), {
+            'version':          WRITE_VERSION,
+            'name':             value.name,
+            'static_kwargs':    _plain(value.static_kwargs),
+            'components':       value.components,
+            'build_module_src': value.build_module_src,
+            'build_func_name':  value.build_func_name,
+            'variables':        [_variable(name, array) for name, array in value.variables],
+        }
+    if isinstance(value, np.dtype):
+        byte_order = '|' if value.itemsize == 1 else '<'
+        return 'numpy.dtype', (value.str[1:], False, True), (3, byte_order, None, None, None, -1, -1, 0)
+    if value.dtype.kind not in 'biufc':
+        raise ValueError(f'expected arrays of numbers or booleans. Received: dtype {value.dtype}')
+    array = np.asarray(value, value.dtype.newbyteorder('<'), order='C')
+    data = memoryview(array.reshape(-1).view(np.uint8))  # weights can be large: no copy is made
+    if isinstance(value, np.generic):
+        return 'numpy.core.multiarray.scalar', (array.dtype, data), None
+    return ('numpy.core.multiarray._reconstruct', (Global('numpy.ndarray'), (0,), b'b'),
+            (1, array.shape, array.dtype, False, data))
+
+
+def _variable(name, value):
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise ValueError(f'expected variable {name} as a numpy array. Received: {type(value).__name__}')
+    return name, value[()]  # [()] turns an array without dimensions into a scalar and leaves any other
+
+
+def _plain(value):
+    """`value` with plain containers and plain numbers in place of subclasses and numpy's scalars."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value] if isinstance(value, list) else tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value

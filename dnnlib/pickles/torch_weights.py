@@ -1,0 +1,223 @@
+"""Reads the weights in a PyTorch file (.pth) without PyTorch, and runs nothing.
+
+There are two forms. Since PyTorch 1.6 the file is a zip archive: `data.pkl` describes the tensors, `data/KEY` holds the numbers of
+each storage, uncompressed. Before, it was five things after each other: three small pickles, the pickle that describes the tensors,
+one with the keys of the storages, and the storages, each behind its length. The pickles are read as those of networks
+(`dnnlib.pickles.reader`), with a table of what else they may mention.
+"""
+
+import dataclasses
+import math
+import struct
+import zipfile
+
+import numpy as np
+
+from dnnlib.cli import UserError
+from dnnlib.pickles.reader import DAMAGED, GLOBALS, MAX_DIMS, BoundedStream, Global, Reader, Refusal
+
+FOREIGN = 'Expected a dictionary of tensors as torch.save(model.state_dict(), path) writes. Nothing in the file was run.'
+
+_MAGIC = 0x1950a86a20f9469cfc6c    # first pickle of the old form
+_PROTOCOL = 1001                   # second one
+
+_DTYPES = {'Double': 'f8', 'Float': 'f4', 'Half': 'f2', 'Long': 'i8', 'Int': 'i4', 'Short': 'i2', 'Char': 'i1', 'Byte': 'u1', 'Bool': '?'}
+
+# Names that the pickle may mention -> method of the reader, as in dnnlib.pickles.reader.GLOBALS.
+_GLOBALS = {
+    'collections.OrderedDict':         'make_ordered_dict',
+    'torch._utils._rebuild_tensor':    'make_tensor',
+    'torch._utils._rebuild_tensor_v2': 'make_tensor',
+    'torch._utils._rebuild_parameter': 'make_parameter',
+    **{f'torch.{name}Storage': 'make_nothing' for name in _DTYPES},  # only named, as the type of a storage
+    **{name: method for name, method in GLOBALS.items() if method == 'make_latin1_bytes'},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """Numbers that lie elsewhere in the file."""
+    key: str
+    dtype: str
+    length: int     # numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage; offset and strides count numbers."""
+    storage: _Storage
+    offset: int
+    shape: tuple
+    strides: tuple
+
+
+def load(path):
+    """The tensors of a PyTorch file.
+
+    Args:
+        path: File that holds a dictionary of names and tensors (or parameters) and nothing else: a `state_dict`.
+
+    Returns:
+        Dict of name -> read-only numpy array with the values and shape of the tensor. Arrays are views of the file on the disk, read as
+        they are used, and keep the tensor's strides. Types: float64, float32, float16, integers, booleans.
+
+    Raises:
+        UserError: The file cannot be read, is damaged, has another form, or holds or asks for something else.
+    """
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(4)
+            if not head:
+                raise Refusal('is empty', DAMAGED)
+            data = np.memmap(path, np.uint8, 'r')
+            tensors, storages, order = (_read_zip if head == b'PK\x03\x04' else _read_old)(file, data)
+        return {name: _array(name, tensor, storages, order) for name, tensor in tensors.items()}
+    except OSError as err:
+        raise UserError(f'{path}: cannot be read: {err.strerror}', 'Check the path of the weights.') from None
+    except Refusal as err:
+        fact, remedy = err.args
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, struct.error, zipfile.BadZipFile) as err:
+        fact, remedy = f'is no readable PyTorch file ({(str(err) or type(err).__name__).splitlines()[0][:150]})', DAMAGED
+    raise UserError(f'{path}: {fact}', remedy)
+
+
+# ----------------------------------------------------------------------------
+
+def _read_zip(file, data):
+    """(dict of _Tensor, dict of key -> bytes, byte order) of the new form."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        described = [name for name in entries if name.count('/') == 1 and name.endswith('/data.pkl')]
+        if len(described) != 1:
+            raise Refusal('is a zip archive, but not one of PyTorch', FOREIGN)
+        root = described[0].removesuffix('data.pkl')
+        begins = {name.removeprefix(root): _begin(info, file) for name, info in entries.items() if name.startswith(root)}
+        parts = {name: data[begin:begin + entries[root + name].file_size] for name, begin in begins.items()}
+    order = parts['byteorder'].tobytes() if 'byteorder' in parts else b'little'
+    if order not in (b'little', b'big'):
+        raise Refusal('has an unknown byte order', FOREIGN)
+    tensors = _Unpickler(_stream(file, begins['data.pkl'], len(parts['data.pkl']))).load()
+    storages = {name.removeprefix('data/'): part for name, part in parts.items() if name.startswith('data/')}
+    return tensors, storages, '<' if order == b'little' else '>'
+
+
+def _begin(info, file):
+    """Where in the file the bytes of an entry begin. PyTorch never compresses; a compressed entry could be of any size."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
+        raise Refusal('has compressed or encrypted parts', FOREIGN)
+    file.seek(info.header_offset)
+    header = file.read(30)  # Of the entry itself: its lengths differ from those in the table at the end.
+    if header[:4] != b'PK\x03\x04':
+        raise Refusal('has a part that is not where its table says', DAMAGED)
+    return info.header_offset + 30 + sum(struct.unpack('<HH', header[26:30]))
+
+
+def _read_old(file, data):
+    """(dict of _Tensor, dict of key -> bytes, byte order) of the form before PyTorch 1.6."""
+    if data[257:262].tobytes() == b'ustar':
+        raise Refusal('is of the form that PyTorch wrote before version 0.2', 'Load and save it anew with a later PyTorch.')
+    stream = _stream(file, 0, len(data))
+    if Reader(stream).run() != _MAGIC or Reader(stream).run() != _PROTOCOL:
+        raise Refusal('is no PyTorch file', FOREIGN)
+    order = '<' if Reader(stream).run()['little_endian'] is True else '>'
+    unpickler = _Unpickler(stream)
+    tensors = unpickler.run()
+    unpickler.check(tensors)
+    keys = Reader(stream).run()
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise TypeError('keys of the storages are no list of strings')
+    storages, begin = {}, len(data) - stream.left
+    for key in keys:
+        length, = struct.unpack(order + 'q', data[begin:begin + 8].tobytes())
+        if key not in unpickler.storages or length != unpickler.storages[key].length:
+            raise Refusal(f'has a storage of {length} numbers that no tensor knows', DAMAGED)
+        begin, end = begin + 8, begin + 8 + length * np.dtype(unpickler.storages[key].dtype).itemsize
+        storages[key] = data[begin:end]
+        begin = end
+    return tensors, storages, order
+
+
+def _stream(file, begin, size):
+    file.seek(begin)
+    stream = BoundedStream(file)
+    stream.left = min(size, stream.left)
+    return stream
+
+
+def _array(name, tensor, storages, order):
+    """The numbers of a tensor as a view of the file."""
+    name, storage = ascii(name[:100]), tensor.storage
+    dtype = np.dtype(storage.dtype).newbyteorder(order)
+    data = storages.get(storage.key, b'')[:storage.length * dtype.itemsize]
+    if len(data) < storage.length * dtype.itemsize:
+        raise Refusal(f'lacks numbers of {name}', DAMAGED)
+    # Each number of a tensor has a place of its own, so that there are no more of them than in the storage.
+    count = math.prod(tensor.shape)
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if count > storage.length or (count and last >= storage.length):
+        raise Refusal(f'has a tensor {name} that reaches beyond its numbers', DAMAGED)
+    if not count:
+        return np.zeros(tensor.shape, dtype)
+    numbers = np.asarray(data).view(dtype)[tensor.offset:]
+    return np.lib.stride_tricks.as_strided(numbers, tensor.shape, [stride * dtype.itemsize for stride in tensor.strides], writeable=False)
+
+
+class _Unpickler(Reader):
+    """Reader of the pickle that describes the tensors."""
+
+    allowed = _GLOBALS
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.storages = {}  # key -> _Storage
+
+    def check(self, value, depth=0):
+        """Refuse anything but a dict of tensors."""
+        if not isinstance(value, dict) or not value:
+            raise Refusal(f'holds a {type(value).__name__}, not a dictionary of tensors', FOREIGN)
+        for name, tensor in value.items():
+            if not isinstance(tensor, _Tensor):
+                raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} among its tensors', FOREIGN)
+
+    def step_object(self, name, arg):
+        if name == 'BINPERSID':
+            self.stack.append(self.find_storage(*self.pop(1)))
+        else:
+            super().step_object(name, arg)
+
+    def set_state(self, target, state):
+        """PyTorch sets the versions of a model's parts as an attribute of its dictionary of tensors: passed over."""
+        if not isinstance(target, dict):
+            super().set_state(target, state)
+
+    # ---- What the names stand for.
+
+    def find_storage(self, description):
+        if type(description) is not tuple or len(description) not in (5, 6) or description[0] != 'storage':
+            raise Refusal('refers to something that is no storage of numbers', FOREIGN)
+        _storage, kind, key, _device, length = description[:5]
+        if description[5:] not in ((), (None,)):
+            raise Refusal('has storages that share their numbers', 'Load and save it anew with a later PyTorch.')
+        dtype = _DTYPES.get(kind.name.removeprefix('torch.').removesuffix('Storage')) if isinstance(kind, Global) else None
+        if dtype is None or type(key) is not str or not _is_size(length):
+            raise TypeError('storage without type, key or length')
+        storage = _Storage(key, dtype, length)
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError('storage described twice')
+        return storage
+
+    def make_tensor(self, storage, offset, shape, strides, *_options):
+        if not isinstance(storage, _Storage) or type(shape) is not tuple or type(strides) is not tuple:
+            raise TypeError('tensor without storage, shape or strides')
+        if len(shape) > MAX_DIMS or len(strides) != len(shape) or not all(map(_is_size, (offset, *shape, *strides))):
+            raise ValueError(f'shape and strides of a tensor are not two tuples of up to {MAX_DIMS} sizes')
+        return _Tensor(storage, offset, shape, strides)
+
+    def make_parameter(self, tensor, *_options):
+        if not isinstance(tensor, _Tensor):
+            raise TypeError('parameter without tensor')
+        return tensor
+
+
+def _is_size(value):
+    return type(value) is int and 0 <= value < 2**60

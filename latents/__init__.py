@@ -1,0 +1,1 @@
+"""Working with the latent space W: projection, detection of generated images, and files of latents."""

@@ -1,0 +1,60 @@
+"""Which CPU kernels TensorFlow uses is chosen before TensorFlow is imported, and the user's own choice counts."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from dnnlib import onednn
+
+ZEN3, LAPTOP, XEON, OLD = {'avx', 'avx2', 'fma'}, {'avx2', 'avx_vnni'}, {'avx2', 'avx512f', 'avx512_vnni'}, {'sse4_2', 'avx'}
+
+
+@pytest.mark.parametrize('features, machine, given, imported, expected', [
+    (ZEN3, 'x86_64', None, False, '1'), (LAPTOP, 'x86_64', None, False, '1'), (XEON, 'x86_64', None, False, '1'),
+    (OLD, 'x86_64', None, False, None), (set(), 'aarch64', None, False, None),
+    (ZEN3, 'x86_64', '0', False, '0'), (OLD, 'x86_64', '1', False, '1'), (ZEN3, 'x86_64', '', False, '1'),
+    (ZEN3, 'x86_64', None, True, None), (XEON, 'x86_64', None, True, None)])
+def test_choice(features, machine, given, imported, expected, monkeypatch, caplog):
+    monkeypatch.setattr(onednn, 'cpu_features', lambda: features)
+    monkeypatch.setattr(onednn.platform, 'machine', lambda: machine)
+    modules = {name: module for name, module in sys.modules.items() if name != 'tensorflow'}
+    monkeypatch.setattr(onednn, 'sys', types.SimpleNamespace(modules={**modules, **({'tensorflow': None} if imported else {})}))
+    environment = {'TF_ENABLE_ONEDNN_OPTS': given} if given is not None else {}
+    monkeypatch.setattr(onednn.os, 'environ', environment)
+    onednn.choose()
+    assert environment.get('TF_ENABLE_ONEDNN_OPTS') == expected
+    # A word in the log where TensorFlow came first and would have been told otherwise.
+    assert ('TF_ENABLE_ONEDNN_OPTS=1' in caplog.text) == (imported and features is ZEN3)
+
+
+@pytest.mark.parametrize('module', ['custom_ops', 'dnnlib.tflib', 'training.loss', 'training.training_loop', 'metrics.features.inception',
+                                    'projector',
+                                    'pretrained_networks', 'run_generator', 'run_training', 'run_metrics', 'run_projector'])
+def test_each_module_chooses_before_it_imports_tensorflow(module):
+    code = f'''
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'tensorflow':
+            print('chosen' if 'TF_ENABLE_ONEDNN_OPTS' in os.environ else 'too late', flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Finder())
+import {module}
+import dnnlib
+print('chosen' if 'TF_ENABLE_ONEDNN_OPTS' in os.environ else 'too late')
+'''
+    if not onednn.is_faster(onednn.cpu_features()):
+        pytest.skip('nothing is chosen on a CPU without AVX2')
+    environment = {name: value for name, value in os.environ.items() if name != 'TF_ENABLE_ONEDNN_OPTS'}
+    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == 'chosen'
+
+
+def test_is_on_tells_what_tensorflow_does():
+    for value in '01':
+        result = subprocess.run([sys.executable, '-c', 'from dnnlib import onednn; print(onednn.is_on())'], capture_output=True, text=True,
+                                check=True, env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': value, 'TF_CPP_MIN_LOG_LEVEL': '3'})
+        assert result.stdout.strip() == str(value == '1')

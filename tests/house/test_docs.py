@@ -1,0 +1,67 @@
+"""The documentation: links lead somewhere, every flag has its row, and the front page stays one."""
+
+import importlib
+import re
+
+import pytest
+
+from tests import ROOT
+
+PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('demo/*.md'), *ROOT.glob('tests/**/*.md')])
+
+
+def anchors(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r'```.*?```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
+    for link in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'\w+:', link):
+            continue
+        path, _, anchor = link.partition('#')
+        target = page.parent / path if path else page
+        assert target.exists(), f'{page.name}: {link}'
+        assert not anchor or anchor in anchors(target), f'{page.name}: {link}'
+
+
+def test_every_page_can_be_found():
+    """From README and from the list of pages; and every picture stands on a page."""
+    for entrance in (ROOT / 'README.md', ROOT / 'docs' / 'index.md'):
+        reached, new = set(), {entrance}
+        while new:
+            page = new.pop()
+            reached.add(page)
+            links = re.findall(r'\]\(([^)#\s]+)', page.read_text(encoding='utf-8')) if page.suffix == '.md' else []
+            new |= {path for path in ((page.parent / link).resolve() for link in links) if path.is_file()} - reached
+        docs = {path for path in ROOT.glob('docs/**/*') if path.suffix in ('.md', '.png', '.svg')}
+        assert docs - reached <= {ROOT / 'docs' / 'index.md'}
+
+
+def test_the_front_page_is_short_and_begins_with_a_picture():
+    lines = (ROOT / 'README.md').read_text(encoding='utf-8').splitlines()
+    assert len(lines) <= 160
+    assert lines[0].startswith('# ') and lines[2].startswith('![')
+
+
+@pytest.mark.parametrize('command, page', [('run_training', 'training'), ('run_generator', 'pictures'), ('run_projector', 'projector'),
+                                           ('run_metrics', 'metrics'), ('dataset_tool', 'datasets')])
+def test_every_flag_is_documented(command, page, monkeypatch, capsys):
+    """What --help of the command and of its subcommands lists stands on the command's page."""
+    monkeypatch.setenv('COLUMNS', '1000')  # One line per flag.
+
+    def help_lines(*args):
+        with pytest.raises(SystemExit):
+            importlib.import_module(command).main([*args, '--help'])
+        return capsys.readouterr().out.splitlines()
+
+    lines = help_lines()
+    subcommands = [line.split()[0] for line in lines if re.match(r'    [a-z][\w-]*  ', line)] if 'COMMAND' in lines[0] else []
+    lines += [line for subcommand in subcommands for line in help_lines(subcommand)]
+    flags = {flag for line in lines if re.match('  -', line) for flag in re.findall(r'--[a-z][a-z-]*(?!\w)', line.strip().split('  ')[0])}
+    text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+    assert len(flags) > 5
+    assert not {flag for flag in flags - {'--help'} if not re.search(rf'{flag}(?![\w-])', text)}

@@ -1,0 +1,199 @@
+"""A run that is killed anywhere and gone on with ends as one that was never stopped: in the same bits."""
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnlib.cli import EXIT_STOPPED, Stopped
+from tests import ROOT
+from training.data import dataset_writer
+from training.run import checkpoint
+from training.run.snapshot import Snapshots
+from training.step.iteration import Iterations
+from training.training_loop import training_loop
+
+FLAGS = ['--dataset=tiny', '--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8',
+         '--mapping-layers=1', '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2', '--network-snapshot-ticks=2',
+         '--mirror-augment=true', '--total-kimg=0.128']
+NAME = '00000-stylegan2-tiny-1gpu-config-f'
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    """Folder with the dataset `tiny`: 40 images of 8x8 RGB, labels of three classes."""
+    folder = tmp_path_factory.mktemp('data')
+    rng = np.random.RandomState(0)
+    with dataset_writer.new_dataset(folder / 'tiny') as writer:
+        for image in rng.randint(256, size=[40, 3, 8, 8]):
+            writer.add_image(image)
+        writer.add_labels(np.eye(3)[rng.randint(3, size=40)])
+    return folder
+
+
+# ---- What must be the same ----
+
+def assert_same_run(run_dir, expected_dir):
+    """Pictures, pickles and scalars of two runs are the same, those that tell of time and memory aside."""
+    def results(folder):
+        return sorted(path.name for path in folder.iterdir() if path.suffix in ('.png', '.pkl'))
+
+    def stats(folder):
+        return [without_times(json.loads(line)) for line in (folder / 'stats.jsonl').read_text().splitlines()]
+
+    def events(folder):  # As text, in which NaN equals NaN: a tag that saw no finite value.
+        return sorted((event.step, value.tag, repr(value.simple_value)) for path in folder.glob('events.*')
+                      for event in tf.compat.v1.train.summary_iterator(str(path)) for value in event.summary.value
+                      if without_times({value.tag: 0}))
+
+    assert results(run_dir) == results(expected_dir)
+    assert stats(run_dir) == stats(expected_dir)
+    assert events(run_dir) == events(expected_dir)
+    for name in results(expected_dir):
+        assert (run_dir / name).read_bytes() == (expected_dir / name).read_bytes(), name
+
+
+def without_times(fields):
+    return {key: value for key, value in fields.items() if not re.match('Timing/|Resources/|timestamp|seconds', key)}
+
+
+# ---- Killed for good ----
+
+def command(data_dir, result_dir, *args, killed=()):
+    program = ['-m', 'tests.killed_run', *map(str, killed)] if killed else ['run_training.py']
+    return [sys.executable, '-u', *program, f'--data-dir={data_dir}', f'--result-dir={result_dir}', *FLAGS, *args]
+
+
+def run(args):
+    return subprocess.run(args, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase(data_dir, tmp_path):
+    """SIGKILL in the middle of an iteration, of a snapshot, of a checkpoint and at a random moment; SIGTERM; then to the end."""
+    count, delay = random.randint(3, 8), random.uniform(0, 100)
+    print(f'random moment: before call {count}, {delay} ms late')  # shown if the test fails
+    never_stopped = subprocess.Popen(command(data_dir, tmp_path / 'never-stopped'), cwd=ROOT, stdout=subprocess.DEVNULL)
+    kills = [('training.step.train_step.TrainStep.run', "'D_train'", 7, 0),
+             ('os.replace', r'network-snapshot-\d+.pkl', 2, 0),
+             ('training.run.checkpoint.file_sha256', r'kimg-.*\.part/variables\.data', 2, 0),
+             ('training.step.train_step.TrainStep.run', "'D_train'", count, delay)]
+    for killed in kills:
+        done = run(command(data_dir, tmp_path, '--resume=latest', '--checkpoint-minutes=0.002', killed=killed))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert sorted(os.listdir(tmp_path)) == [NAME, 'never-stopped']
+    process = subprocess.Popen(command(data_dir, tmp_path, '--resume=latest'), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if line.startswith('Compiled in'):
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == EXIT_STOPPED and 'Traceback' not in out + err
+    assert 'Stopping after this iteration' in err and re.search(r'Stopped at kimg 0\.\d, with .*/checkpoints/kimg-0', out)
+    to_go_on, = re.findall(r'^To go on: python (.*)$', out, re.MULTILINE)
+    assert f'--resume={tmp_path / NAME}' in to_go_on
+    assert not (tmp_path / NAME / '_finished.txt').exists()
+    done = run([sys.executable, *shlex.split(to_go_on)])
+    assert done.returncode == 0 and re.search(r'Going on from .*/checkpoints/kimg-0.*, at kimg 0\.', done.stdout), done.stderr
+
+    assert never_stopped.wait(600) == 0
+    assert_same_run(tmp_path / NAME, tmp_path / 'never-stopped' / NAME)
+    log = (tmp_path / NAME / 'log.txt').read_text()
+    assert log.count('dnnlib: Running') == 6 and log.count('Going on from') == 5
+    assert len(list((tmp_path / NAME / 'checkpoints').iterdir())) == 2
+
+
+# ---- Stopped within this process, which is faster ----
+
+class Killed(BaseException):
+    """In the place of SIGKILL: nothing catches it, and the next call of the loop sets everything anew."""
+
+
+GROWING = dict(  # Conditional, growing from 4x4 to 8x8 with a fade.
+    G_args=dict(func_name='G_main', synthesis_func='G_synthesis_stylegan_revised', latent_size=8, dlatent_size=8, mapping_fmaps=8,
+                mapping_layers=1, fmap_base=32, fmap_max=4),
+    D_args=dict(func_name='D_stylegan', fmap_base=32, fmap_max=4),
+    G_loss_args=dict(func_name='G_logistic_ns'), D_loss_args=dict(func_name='D_logistic'),
+    dataset_args=dict(tfrecord_dir='tiny', max_label_size='full'),
+    sched_args=dict(minibatch_size_base=4, minibatch_size_dict={4: 8}, minibatch_gpu_base=2, lod_initial_resolution=4,
+                    lod_training_kimg=0.024, lod_transition_kimg=0.040, tick_kimg_base=0.016, tick_kimg_dict={}),
+    mirror_augment=True, minibatch_repeats=3, image_snapshot_ticks=3, network_snapshot_ticks=2, total_kimg=0.128)
+
+
+def train(data_dir, run_dir, before=None, resume='', **kwargs):
+    """The training loop with GROWING; `before`: {(class, method): function called with how often it was called, before it is}."""
+    os.makedirs(run_dir, exist_ok=True)
+    if resume is not None:
+        found = checkpoint.find(resume or str(run_dir), '', '')
+        kwargs['resume'] = found.path, found.state
+    with pytest.MonkeyPatch.context() as patch:
+        for (owner, name), hook in (before or {}).items():
+            patch.setattr(owner, name, counted(getattr(owner, name), hook))
+        return training_loop(run_dir=str(run_dir), data_dir=str(data_dir), tf_config={'rnd.np_random_seed': 5}, **{**GROWING, **kwargs})
+
+
+def counted(function, hook):
+    calls = []
+
+    def wrapper(*args, **kwargs):
+        calls.append(None)
+        hook(len(calls))
+        return function(*args, **kwargs)
+    return wrapper
+
+
+def kill_at(number):
+    def hook(count):
+        if count == number:
+            raise Killed
+    return hook
+
+
+@pytest.fixture(scope='module')
+def growing(data_dir, tmp_path_factory):
+    """Folder of a run of GROWING that was never stopped."""
+    folder = tmp_path_factory.mktemp('growing')
+    train(data_dir, folder, resume=None)
+    return folder
+
+
+@pytest.mark.slow
+def test_stopped_while_growing_and_between_ticks(data_dir, growing, tmp_path):
+    """Also in the middle of what lies between two looks at the schedule, and with a checkpoint after every iteration."""
+    def interrupt(number):
+        return lambda count: signal.raise_signal(signal.SIGINT) if count == number else None
+
+    with pytest.raises(Stopped):
+        train(data_dir, tmp_path, {(Iterations, 'run'): interrupt(2)}, resume=None)
+    assert json.loads((tmp_path / 'checkpoints' / 'kimg-000000.016' / 'state.json').read_text())['progress']['iteration'] == 2
+    with pytest.raises(Killed):
+        train(data_dir, tmp_path, {(Iterations, 'run'): kill_at(6)}, checkpoint_minutes=1e-9)
+    with pytest.raises(Stopped):
+        train(data_dir, tmp_path, {(Snapshots, 'save_fakes'): interrupt(1)}, keep_checkpoints=1)
+    assert len(list((tmp_path / 'checkpoints').iterdir())) == 1
+    train(data_dir, tmp_path)
+    assert_same_run(tmp_path, growing)
+
+
+@pytest.mark.slow
+def test_a_longer_run_and_a_new_one_from_a_checkpoint(data_dir, growing, tmp_path):
+    """A finished run that is given more to do, and a new run that begins with a checkpoint of it, learn as if they had known from the
+    start. How often they report and write checkpoints does not matter."""
+    before, branch = tmp_path / 'before', tmp_path / 'branch'
+    train(data_dir, before, resume=None, total_kimg=0.080)
+    last = max((before / 'checkpoints').iterdir())
+    train(data_dir, branch, resume=str(last), image_snapshot_ticks=1, network_snapshot_ticks=None, checkpoint_minutes=1e-9)
+    assert (branch / 'network-final.pkl').read_bytes() == (growing / 'network-final.pkl').read_bytes()
+    assert last.exists() and (branch / 'reals.png').read_bytes() == (growing / 'reals.png').read_bytes()
+    assert not (branch / 'fakes_init.png').exists()
+    train(data_dir, before)
+    assert_same_run(before, growing)

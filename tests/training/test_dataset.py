@@ -1,0 +1,328 @@
+"""Streaming: the original's minibatches, every image once an epoch, seeds, and clear words about a bad dataset."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnlib.cli import UserError
+from tests import golden
+from tests.training.data.test_tfrecords import frame_record
+from training.data import dataset_writer, tfrecords
+from training.dataset import TFRecordDataset, load_dataset
+
+NUM_IMAGES = 50
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """50 images of 3x8x8 whose pixels rise along W from the number of the image; labels [number, -number, 1]."""
+    folder = tmp_path_factory.mktemp('data') / 'counted'
+    with dataset_writer.new_dataset(folder) as writer:
+        for number in range(NUM_IMAGES):
+            writer.add_image(np.broadcast_to(number + np.arange(8) // 2, [3, 8, 8]))
+        numbers = np.arange(NUM_IMAGES)
+        writer.add_labels(np.stack([numbers, -numbers, np.ones(NUM_IMAGES)], axis=1))
+    return str(folder)
+
+
+def numbers_of(images):
+    return np.asarray(images).reshape(len(images), -1).min(axis=1).tolist()
+
+
+def first_numbers(data, minibatches):
+    return [number for images, _ in data.take(minibatches) for number in numbers_of(images)]
+
+
+# ---- Golden ----
+
+@pytest.mark.golden
+def test_opens_like_the_original(capsys):
+    expected = golden.load_json('dataset/tfrecord_dataset.json')
+    name = expected['label_file'].removesuffix('-rxx.labels')
+    data = load_dataset(tfrecord_dir=name, data_dir=str(golden.GOLDEN / 'dataset'), verbose=True, max_label_size='full')
+    assert capsys.readouterr().out == expected.pop('stdout')
+    assert os.path.basename(data.label_file) == expected.pop('label_file')
+    assert {key: getattr(data, key) for key in expected} == expected
+
+
+@pytest.mark.golden
+def test_minibatches_of_every_lod_are_the_originals():
+    name = golden.load_json('dataset/tfrecord_dataset.json')['label_file'].removesuffix('-rxx.labels')
+    arrays = golden.load_npz('dataset/tfrecord_dataset.npz')
+    data = TFRecordDataset(golden.GOLDEN / 'dataset' / name, max_label_size='full', shuffle_mb=0)
+    keys = sorted(key.removesuffix('_images') for key in arrays if key.endswith('_images'))
+    assert keys and 2 * len(keys) == len(arrays)
+    for key in keys:  # lod0/mb0, lod0/mb1, lod1/mb0, ...
+        lod = int(key.split('/')[0].removeprefix('lod'))
+        images, labels = data.get_minibatch_np(len(arrays[f'{key}_images']), lod)
+        for found, expected in [(images, arrays[f'{key}_images']), (labels, arrays[f'{key}_labels'])]:
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.golden
+def test_every_official_dataset_opens_and_reads_through():
+    for folder in sorted({path.parent for path in (golden.GOLDEN / 'dataset').glob('*/*.tfrecords')}):
+        data = TFRecordDataset(folder, repeat=False, shuffle_mb=0)
+        for lod in range(data.resolution_log2 - 1):
+            expected = list(tfrecords.read_images(folder / f'{folder.name}-r{data.resolution_log2 - lod:02d}.tfrecords'))
+            found = np.concatenate([images for images, _ in data.iterate(4, lod)])
+            np.testing.assert_array_equal(found, expected)
+
+
+# ---- Minibatches ----
+
+def test_shapes_and_types_at_every_lod(folder):
+    data = TFRecordDataset(folder, max_label_size=2)
+    for lod, size in [(0, 8), (1, 4), (0.75, 8)]:
+        stream = data.make_dataset(6, lod)
+        assert stream.element_spec == (tf.TensorSpec([6, 3, size, size], tf.uint8), tf.TensorSpec([6, 2], tf.float32))
+        images, labels = next(iter(stream))
+        assert images.shape == [6, 3, size, size] and labels.shape == [6, 2]
+
+
+def test_epoch_holds_each_image_once_with_its_label(folder):
+    data = TFRecordDataset(folder, max_label_size='full', repeat=False)
+    for lod in (0, 1):
+        images, labels = (np.concatenate(part) for part in zip(*data.make_dataset(8, lod), strict=True))
+        assert sorted(labels[:, 0]) == list(range(NUM_IMAGES)) != labels[:, 0].tolist()
+        assert numbers_of(images) == labels[:, 0].tolist() == (-labels[:, 1]).tolist()
+
+
+@pytest.mark.parametrize('shuffle_mb', [0, 4096])
+def test_repeated_epochs_do_not_mix(folder, shuffle_mb):
+    numbers = first_numbers(TFRecordDataset(folder, shuffle_mb=shuffle_mb).make_dataset(10), 15)
+    epochs = [numbers[start:start + NUM_IMAGES] for start in range(0, 3 * NUM_IMAGES, NUM_IMAGES)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(NUM_IMAGES))
+    assert (epochs[0] == epochs[1]) == (shuffle_mb == 0)
+
+
+def test_same_seed_same_order_and_flips(folder):
+    data = TFRecordDataset(folder)
+
+    def stream(seed):
+        return np.stack([images for images, _ in data.make_dataset(10, mirror_augment=True, seed=seed).take(10)])
+
+    np.testing.assert_array_equal(stream(1), stream(1))
+    assert not np.array_equal(stream(1), stream(2))
+    assert not np.array_equal(stream(None), stream(None))
+
+
+def test_mirror_flips_about_half_of_the_images_and_nothing_else(folder):
+    data = TFRecordDataset(folder, max_label_size=1, shuffle_mb=0)
+    mirrored = data.make_dataset(10, mirror_augment=True, seed=5)
+    flipped = []
+    for (plain, _), (images, labels) in zip(data.make_dataset(10).take(40), mirrored.take(40), strict=True):
+        for before, after, label in zip(plain.numpy(), images.numpy(), labels.numpy(), strict=True):
+            flipped.append(not np.array_equal(before, after))
+            np.testing.assert_array_equal(after, before[:, :, ::-1] if flipped[-1] else before)
+            assert before.min() == label[0]
+    assert 150 < sum(flipped) < 250
+    assert flipped[:NUM_IMAGES] != flipped[NUM_IMAGES:2 * NUM_IMAGES]
+
+
+@pytest.mark.parametrize('shuffle_mb', [0, 1])
+@pytest.mark.parametrize('start', [0, 1, 7, 49, 50, 123, 10 ** 9])
+def test_the_stream_can_begin_anywhere(folder, shuffle_mb, start):
+    """Image k depends on the seed and k alone, not on where the stream began, the size of the minibatches or the lod."""
+    data = TFRecordDataset(folder, shuffle_mb=shuffle_mb, max_label_size='full')
+
+    def stream(minibatch_size, count, **kwargs):
+        images, labels = zip(*data.make_dataset(minibatch_size, mirror_augment=True, seed=11, **kwargs).take(count // minibatch_size))
+        return np.concatenate(images), np.concatenate(labels)
+
+    if start < 10 ** 9:
+        for found, expected in zip(stream(5, 110, start=start), stream(1, start + 110), strict=True):
+            np.testing.assert_array_equal(found, expected[start:])
+    images, labels = stream(10, 110, start=start)
+    smaller, same_labels = stream(11, 110, start=start, lod=1)
+    np.testing.assert_array_equal(labels, same_labels)
+    np.testing.assert_array_equal(images[:, :, ::2, ::2], smaller)
+
+
+def test_records_of_different_lengths_can_be_picked(folder, tmp_path):
+    """Such records carry something more than images. Where each begins is found by walking through them."""
+    target = tmp_path / 'odd'
+    target.mkdir()
+    for level in (2, 3):
+        with open(target / f'odd-r{level:02d}.tfrecords', 'wb') as file:
+            for number, record in enumerate(tfrecords.read_records(f'{folder}/counted-r{level:02d}.tfrecords')):
+                more = tf.train.Example(features=tf.train.Features(feature={
+                    'more': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(number % 7)]))})).SerializeToString()
+                file.write(frame_record(record + more))
+    for shuffle_mb in (0, 1):
+        numbers = first_numbers(TFRecordDataset(target, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
+        assert sorted(numbers[30:]) == list(range(NUM_IMAGES)) and (numbers[30:] == sorted(numbers[30:])) == (shuffle_mb == 0)
+        assert numbers == first_numbers(TFRecordDataset(folder, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
+
+
+def test_every_order_is_as_likely(tmp_path):
+    """Chi-squared test of where the first image of an epoch comes from, and of its distance to the second."""
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
+        for number in range(10):
+            writer.add_image(np.full([1, 4, 4], number))
+    data = TFRecordDataset(tmp_path / 'a')
+    epochs = np.reshape(first_numbers(data.make_dataset(1000, seed=5), 20), [2000, 10])
+    firsts, steps = np.bincount(epochs[:, 0]), np.bincount((epochs[:, 1] - epochs[:, 0]) % 10)[1:]
+    for counts, limit in [(firsts, 27.9), (steps, 26.1)]:  # exceeded by chance once in a thousand, 9 and 8 degrees of freedom
+        assert np.sum((counts - counts.mean()) ** 2 / counts.mean()) < limit
+    assert abs(np.corrcoef(epochs[:-1].ravel(), epochs[1:].ravel())[0, 1]) < 0.03
+
+
+def test_max_images_limits_images_and_labels(folder):
+    data = TFRecordDataset(folder, max_images=7, max_label_size='full')
+    assert data.num_images == 7
+    assert set(first_numbers(data.make_dataset(7), 4)) == set(range(7))
+    assert set(data.get_random_labels_np(300)[:, 0]) == set(range(7))
+    assert TFRecordDataset(folder, max_images=1000).num_images == NUM_IMAGES
+
+
+def test_smaller_resolution_begins_at_its_level(folder):
+    data = TFRecordDataset(folder, resolution=4)
+    assert data.shape == [3, 4, 4] and data.resolution_log2 == 2
+    assert data.get_minibatch_np(2)[0].shape == (2, 3, 4, 4)
+
+
+def test_minibatch_np_goes_on_and_starts_anew_when_asked_for_others(folder):
+    data = TFRecordDataset(folder, shuffle_mb=0)
+    assert numbers_of(data.get_minibatch_np(3)[0]) == [0, 1, 2]
+    assert numbers_of(data.get_minibatch_np(3)[0]) == [3, 4, 5]
+    assert numbers_of(data.get_minibatch_np(2)[0]) == [0, 1]
+    once = TFRecordDataset(folder, shuffle_mb=0, repeat=False)
+    assert [len(once.get_minibatch_np(40)[0]) for _ in range(2)] == [40, 10]
+    with pytest.raises(StopIteration):
+        once.get_minibatch_np(40)
+
+
+def test_works_inside_a_function_and_without_reading_ahead(folder):
+    data = TFRecordDataset(folder, max_label_size='full', shuffle_mb=0, prefetch_mb=0, buffer_mb=0)
+    iterator = iter(data.make_dataset(4))
+
+    @tf.function
+    def step():
+        images, labels = next(iterator)
+        return tf.reduce_sum(labels[:, 0]), tf.shape(images), data.get_random_labels_tf(5)
+
+    total, shape, labels = step()
+    assert total == 0 + 1 + 2 + 3 and shape.numpy().tolist() == [4, 3, 8, 8] and labels.shape == [5, 3]
+
+
+# ---- Labels ----
+
+def test_random_labels_are_rows_of_the_labels(folder):
+    data = TFRecordDataset(folder, max_label_size='full')
+    for labels in (data.get_random_labels_np(500), data.get_random_labels_tf(500).numpy()):
+        assert labels.dtype == np.float32 and labels.shape == (500, 3)
+        np.testing.assert_array_equal(labels[:, 0], -labels[:, 1])
+        assert len(set(labels[:, 0])) == NUM_IMAGES
+    np.random.seed(4)
+    first = data.get_random_labels_np(9)
+    np.random.seed(4)
+    np.testing.assert_array_equal(first, data.get_random_labels_np(9))
+
+
+@pytest.mark.parametrize('max_label_size, label_size', [(0, 0), (2, 2), (3, 3), (99, 3), ('full', 3)])
+def test_label_size_is_limited(folder, max_label_size, label_size):
+    data = TFRecordDataset(folder, max_label_size=max_label_size)
+    assert data.label_size == label_size and data.label_dtype == 'float32'
+    assert data.get_minibatch_np(2)[1].shape == data.get_random_labels_np(2).shape == data.get_random_labels_tf(2).shape == (2, label_size)
+
+
+def test_dataset_without_labels_gives_empty_ones(tmp_path):
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
+        writer.add_image(np.zeros([1, 4, 4]))
+    data = TFRecordDataset(tmp_path / 'a', max_label_size='full')
+    assert data.label_file is None and data.label_size == 0
+    assert data.get_minibatch_np(3)[1].shape == (3, 0)
+
+
+def test_label_file_by_name_or_path(folder, tmp_path):
+    np.save(tmp_path / 'other.npy', np.full([NUM_IMAGES, 1], 5))
+    data = TFRecordDataset(folder, label_file=str(tmp_path / 'other.npy'), max_label_size='full')
+    assert data.get_random_labels_np(1).tolist() == [[5]]
+    assert TFRecordDataset(folder, label_file='counted-rxx.labels', max_label_size='full').label_size == 3
+    with pytest.raises(UserError, match='label file nope.npy not found, neither by itself nor in'):
+        TFRecordDataset(folder, label_file='nope.npy')
+
+
+def test_labels_of_another_dataset_are_refused(folder, tmp_path):
+    np.save(tmp_path / 'other.npy', np.zeros([NUM_IMAGES - 1, 1]))
+    with pytest.raises(UserError, match=r'other.npy: expected one row of numbers for each of 50 images, found float64 \[49, 1\]'):
+        TFRecordDataset(folder, label_file=str(tmp_path / 'other.npy'), max_label_size='full')
+
+
+# ---- Mistakes ----
+
+def test_resolution_that_is_not_there_is_refused(folder):
+    for resolution in (16, 6, 2):
+        with pytest.raises(UserError, match=f'no images of resolution {resolution}; it has 4, 8'):
+            TFRecordDataset(folder, resolution=resolution)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match='dataset folder .*nowhere not found'):
+        load_dataset('nowhere', data_dir=str(tmp_path))
+
+
+def test_full_shuffling_begins_before_all_is_read(tmp_path, monkeypatch):
+    """The record that is damaged stands in nobody's way before its turn comes."""
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
+        for number in range(50):
+            writer.add_image(np.full([1, 4, 4], number))
+    path = tmp_path / 'a' / 'a-r02.tfrecords'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    data = TFRecordDataset(tmp_path / 'a', prefetch_mb=0, repeat=False, num_threads=1)
+    read = []
+    with pytest.raises(UserError, match='is damaged: '):
+        for images, _ in data.iterate(1, seed=0):
+            read += numbers_of(images)
+    assert 0 < len(set(read)) == len(read) < 50 and 25 not in read
+
+
+@pytest.mark.parametrize('arguments', [{'max_label_size': -1}, {'max_label_size': 'all'}, {'max_images': 0}])
+def test_senseless_arguments_are_refused(folder, arguments):
+    with pytest.raises(ValueError, match=f'expected {next(iter(arguments))}'):
+        TFRecordDataset(folder, **arguments)
+
+
+@pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1), (4, 0, False, 1, -1)])
+def test_senseless_minibatch_lod_or_start_is_refused(folder, arguments):
+    with pytest.raises(ValueError, match='expected (minibatch_size|lod)'):
+        TFRecordDataset(folder).make_dataset(*arguments)
+
+
+def test_damage_that_opening_misses_is_reported_with_the_name_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)  # as if the file were too large to be checked but for its ends
+    with dataset_writer.new_dataset(tmp_path / 'a') as writer:
+        for _ in range(9):
+            writer.add_image(np.zeros([1, 8, 8]))
+    path = tmp_path / 'a' / 'a-r03.tfrecords'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    data = TFRecordDataset(tmp_path / 'a')
+    data.get_minibatch_np(9, lod=1)
+    with pytest.raises(UserError, match='a-r03.tfrecords is damaged: '):
+        data.get_minibatch_np(9, lod=0)
+
+
+def test_damaged_and_mixed_datasets_are_refused_before_training(tmp_path):
+    for name, seed in [('a', 0), ('b', 1)]:
+        with dataset_writer.new_dataset(tmp_path / name) as writer:
+            for image in np.random.RandomState(seed).randint(0, 256, [9, 3, 16, 16]):
+                writer.add_image(image)
+    TFRecordDataset(tmp_path / 'a')
+    path = tmp_path / 'a' / 'a-r03.tfrecords'
+    good = path.read_bytes()
+    path.write_bytes((tmp_path / 'b' / 'b-r03.tfrecords').read_bytes())
+    with pytest.raises(UserError, match='a-r03.tfrecords: record 0 is not the image of that record of .*a-r04.tfrecords'):
+        TFRecordDataset(tmp_path / 'a')
+    path.write_bytes(good[:len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1:])
+    with pytest.raises(UserError, match='a-r03.tfrecords: record 4 is damaged'):
+        TFRecordDataset(tmp_path / 'a')

@@ -1,0 +1,1 @@
+"""Images on disk, TFRecords, and minibatches made from them."""

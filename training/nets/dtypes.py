@@ -1,0 +1,67 @@
+"""Data types of networks: what --precision means.
+
+The highest resolutions of G and D may compute in half precision (`dtype_at`). Weights, moments, losses
+and penalties are float32 always, and so are the pickles.
+"""
+
+import contextlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from custom_ops import conv2d as conv
+from dnnlib.cli import UserError
+from training.configs import PRECISIONS
+
+
+def dtype_at(kw, size):
+    """Name of the type of activations in blocks of size x size: kw.dtype at the kw.num_fp16_res highest resolutions, float32 at the others.
+
+    The 4x4 blocks, RGB images that are summed, and the networks' inputs and outputs are float32 always.
+    """
+    if kw.dtype not in PRECISIONS.values():
+        raise ValueError(f'expected a dtype of {list(PRECISIONS.values())}, received {kw.dtype!r}')
+    return kw.dtype if size > max(4, kw.resolution >> kw.num_fp16_res) else 'float32'
+
+
+def check_precision(precision):
+    """UserError if the device has no convolutions of this precision, which every step of training needs."""
+    if precision == 'float32':  # All have that: no time of the start-up is spent on it.
+        return
+
+    @tf.function(autograph=False)
+    def convolve(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = conv.conv2d_transpose(conv.conv2d(x, w), w, 2)
+        return tape.gradient(y, [x, w])
+    dtype = PRECISIONS[precision]
+    try:
+        convolve(conv.from_nhwc(tf.zeros([1, 8, 8, 8], dtype)), tf.zeros([3, 3, 8, 8], dtype))
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError) as err:
+        reason = [line for line in err.message.splitlines() if line.strip() and '{{node' not in line][-1]
+        raise UserError(f'--precision={precision}: this device cannot do it: {reason}', 'Use --precision=float32.') from None
+
+
+def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
+    """Line to print before anything begins where bfloat16 is slower than float32: on a CPU without instructions for it. '' elsewhere."""
+    if precision != 'bfloat16' or tf.config.get_visible_devices('GPU'):
+        return ''
+    text = ''
+    with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Only Linux tells; elsewhere it is not known.
+        text = file.read()
+    flags = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
+    if flags is None or {'avx512_bf16', 'amx_bf16', 'bf16'} & set(flags[1].split()):
+        return ''
+    return 'Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes longer here than float32.'
+
+
+def describe_precision(precision, G):
+    """Line for the log: what is computed in which precision."""
+    kw = G.components.synthesis.settings_for({'dtype': PRECISIONS[precision]})
+    sizes = [2 ** res for res in range(2, int(np.log2(kw.resolution)) + 1) if dtype_at(kw, 2 ** res) != 'float32']
+    if not sizes:
+        return 'Precision: float32.'
+    scaling = ', with loss scaling' if kw.dtype == 'float16' else ''
+    return f'Precision: {kw.dtype} from {sizes[0]}x{sizes[0]} to {sizes[-1]}x{sizes[-1]}, float32 elsewhere{scaling}.'

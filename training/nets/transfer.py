@@ -1,0 +1,86 @@
+"""The networks that a run begins with: new ones, those of a pickle, or of a pickle as far as its layers fit."""
+
+import re
+
+from dnnlib.cli import UserError
+from training import misc
+from training.nets import registry
+
+
+def make_networks(training_set, G_args, D_args, resume_pkl=None, saved=None):
+    """G, D and Gs for a training set.
+
+    Args:
+        training_set:   TFRecordDataset, whose images and labels they are for.
+        G_args, D_args: func_name and settings of new networks.
+        resume_pkl:     Network pickle to take them from. Its own settings count then. If it is for images of another size or
+                        for other labels, the layers that fit are taken over, and a report says which do not. None = new ones.
+        saved:          What `describe` returned: make such networks, for a checkpoint to give them their values. None = as above.
+    """
+    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution, label_size=training_set.label_size)
+    if saved is not None:
+        G, D = (registry.create_network(name, **saved[name]) for name in 'GD')
+        return G, D, G.clone('Gs')
+    if resume_pkl is not None:
+        print(f'Loading networks from "{resume_pkl}"...')
+        networks = misc.load_networks(resume_pkl)
+        fits = networks[1].input_shapes == [[None, *training_set.shape], [None, training_set.label_size]]
+        return networks if fits else _adapt(networks, shape)
+    print('Constructing networks...')
+    try:
+        G = registry.create_network('G', **shape, **G_args)
+        D = registry.create_network('D', **shape, **D_args)
+    except ValueError as err:
+        raise UserError(f'cannot make the networks: {err}', 'Change the settings of the networks.') from err
+    return G, D, G.clone('Gs')
+
+
+def describe(G, D):
+    """Plain data from which `make_networks` makes networks of the same kind."""
+    return {name: dict(net.static_kwargs, func_name=f'{type(net).__module__}.{type(net).__name__}') for name, net in (('G', G), ('D', D))}
+
+
+def _adapt(networks, shape):
+    """New G, D, Gs with the settings of `networks` but another `shape`, and their values in all layers that fit."""
+    (_, channels, size, _), (_, labels) = networks[1].input_shapes
+    print(f'The pickle is for {size}x{size} images of {channels} channels with {labels} labels, the training set has '
+          f'{shape["resolution"]}x{shape["resolution"]} images of {shape["num_channels"]} channels with {shape["label_size"]} labels.')
+    G, D = (type(net)(net.name, **{**net.static_kwargs, **shape}) for net in networks[:2])
+    Gs = G.clone('Gs')
+    levels_more = shape['resolution'].bit_length() - size.bit_length()
+    for source, target in zip(networks, (G, D, Gs), strict=True):
+        copied, new, left = _copy_layers(source, target, levels_more)
+        print(f'{target.name}: {len(copied)} layers copied. New, with random values: {", ".join(new) or "none"}. '
+              f'Left out: {", ".join(left) or "none"}.')
+    return G, D, Gs
+
+
+def _copy_layers(source, target, levels_more):
+    """Give the layers of `target` the values of those of `source` that have the same name and shapes.
+
+    Layers whose names count the levels from the full resolution down, such as ToRGB_lod2, are compared by their resolution.
+
+    Args:
+        levels_more: log2 of the resolution of `target`, less that of `source`.
+
+    Returns:
+        (names of the layers copied, names in `target` of those that were not, names in `source` of those left over).
+    """
+    def renamed(name):
+        return re.sub(r'(?<=_lod)\d+', lambda lod: str(int(lod[0]) + levels_more), name)
+
+    def layers(net):  # without the variable lod, which the schedule sets
+        return {layer: variables for layer, variables in net.variables_by_layer().items() if layer.split('/')[-1] != 'lod'}
+
+    sources = {renamed(layer): (layer, {renamed(name): var for name, var in variables.items()})
+               for layer, variables in layers(source).items()}
+    copied, new = [], []
+    for layer, variables in layers(target).items():
+        _, values = sources.get(layer, (None, {}))
+        if {name: var.shape for name, var in variables.items()} == {name: var.shape for name, var in values.items()}:
+            for name, var in variables.items():
+                var.assign(values[name])
+            copied.append(layer)
+        else:
+            new.append(layer)
+    return copied, new, [original for layer, (original, _) in sources.items() if layer not in copied]

@@ -1,0 +1,1 @@
+"""One iteration of training: optimizer steps, regularizers, loss scaling and devices."""

@@ -1,0 +1,47 @@
+"""The optimizer: Adam in the formulation of TensorFlow 1, skipping updates that are not finite."""
+
+import tensorflow as tf
+
+
+class Adam(tf.Module):
+    """Adam as TensorFlow 1 computes it (Kingma and Ba 2015, arXiv:1412.6980, with the epsilon of their Section 2's last lines).
+
+        v <- v - lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
+
+    Args:
+        variables: List of tf.Variable.
+        mb_ratio:  Lazy regularisation's factor c = k / (k + 1): scales the learning rate, and betas are taken to its power
+                   (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = without.
+    """
+
+    def __init__(self, variables, beta1=0.0, beta2=0.99, epsilon=1e-8, mb_ratio=1.0):
+        super().__init__()
+        self.variables_to_train = variables
+        self.beta1, self.beta2, self.epsilon, self.mb_ratio = beta1 ** mb_ratio, beta2 ** mb_ratio, epsilon, mb_ratio
+        self.m = [tf.Variable(tf.zeros_like(var)) for var in variables]
+        self.v = [tf.Variable(tf.zeros_like(var)) for var in variables]
+        self.beta1_power = tf.Variable(self.beta1, dtype=tf.float32)
+        self.beta2_power = tf.Variable(self.beta2, dtype=tf.float32)
+        self.skipped = tf.Variable(0, dtype=tf.int64)
+
+    def apply(self, grads, lrate):
+        """One step, and True; or none, and False, if any gradient is not finite. `skipped` counts the latter."""
+        all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+        tf.cond(all_finite, lambda: self._apply(grads, lrate), lambda: self.skipped.assign_add(1))
+        return all_finite
+
+    def _apply(self, grads, lrate):
+        for var, m, v, grad in zip(self.variables_to_train, self.m, self.v, grads, strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=var.handle, m=m.handle, v=v.handle, beta1_power=self.beta1_power, beta2_power=self.beta2_power,
+                lr=lrate * self.mb_ratio, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, grad=grad)
+        self.beta1_power.assign(self.beta1_power * self.beta1)
+        self.beta2_power.assign(self.beta2_power * self.beta2)
+        return self.skipped.read_value()
+
+    def reset(self):
+        """Forget all moments, as when layers come in."""
+        for var in (*self.m, *self.v):
+            var.assign(tf.zeros_like(var))
+        self.beta1_power.assign(self.beta1)
+        self.beta2_power.assign(self.beta2)

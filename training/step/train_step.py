@@ -1,0 +1,203 @@
+"""One iteration of training: gradients of G and D, Adam, and the moving average Gs."""
+
+import tensorflow as tf
+
+from dnnlib.cli import UserError
+from dnnlib.tflib import KeyedRandom, Random, lerp
+from training import loss as loss_table
+from training.configs import PRECISIONS
+from training.step.adam import Adam
+from training.step.devices import Devices
+from training.step.loss_scaling import LossScaling
+
+
+class TrainStep(tf.Module):
+    """The four phases of an iteration and the update of Gs, each one traced function.
+
+    The order is G, G_reg, Gs, D, D_reg. Gradients are averaged over `rounds` minibatches of `minibatch_gpu` images on each device.
+
+    Several devices have a copy of everything and change it in the same way, but for dlatent_avg, which follows the latents of the
+    device itself: what is saved is that of the first device, as in the original. The moving average of path lengths moves on each
+    device as if it were alone, and is then set to its mean over the devices. That is the moving average of the mean length; in the
+    original each device went on with its own.
+
+    Args:
+        G, D, Gs:            Networks; Gs follows G.
+        G_loss, D_loss:      Names from training/loss.py.
+        G_loss_args, ...:    Settings of the losses.
+        G_opt_args, ...:     beta1, beta2, epsilon of Adam.
+        lazy_regularization: Minimise the regularisers in passes of their own, every *_reg_interval-th iteration, with
+                             their value multiplied by the interval. False = add them to the losses.
+        label_table:         [n, label_size] labels of the training set. None = unlabeled.
+        freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): this many layers of D stay as they are, counted from the
+                             image on in the order of `D.variables_by_layer()`. They are `frozen_layers`.
+        rng:                 Random. None = a new one; with several devices that is a function of the `seed` of `run`, and of the device.
+        precision:           Key of configs.PRECISIONS. 'mixed_float16' scales losses, each phase by a factor of its own.
+        devices:             Devices, in whose scope this is made, and the networks too. None = one device.
+    """
+
+    def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
+                 lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0,
+                 precision='float32', devices=None):
+        super().__init__()
+        self.G, self.D, self.Gs = G, D, Gs
+        self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
+        self._label_table = tf.zeros([1, D.input_shapes[1][1]]) if label_table is None else tf.constant(label_table, tf.float32)
+        self._devices = devices or Devices()
+        self._rng = rng or (Random() if self._devices.number == 1 else None)
+        self.lazy = lazy_regularization
+        self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
+        layers = {layer: names for layer, names in D.variables_by_layer().items() if any(var.trainable for var in names.values())}
+        if freeze_d > len(layers):
+            raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
+        self.frozen_layers = list(layers)[:freeze_d]
+        frozen = {name for layer in self.frozen_layers for name in layers[layer]}
+        self.trained = {'G': G.named_variables(trainable=True),
+                        'D': {name: var for name, var in D.named_variables(trainable=True).items() if name not in frozen}}
+        self._optimizers = {}
+        for key, opt_args in (('G', G_opt_args), ('D', D_opt_args)):
+            ratio = self.reg_intervals[key] / (self.reg_intervals[key] + 1) if self.has_lazy_reg(key) else 1.0
+            self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, **(opt_args or {}))
+        self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
+        self.pl_mean = tf.Variable(0.0, trainable=False)
+        self._dtype = PRECISIONS[precision]
+        self._scaling = {phase: LossScaling(self._dtype == 'float16') for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
+        self._functions = {}
+
+    def state(self):
+        """Everything that training changes: a nested dict of name -> tf.Variable."""
+        optimizers = {f'{key}_opt': {
+            'm': dict(zip(self.trained[key], optimizer.m)), 'v': dict(zip(self.trained[key], optimizer.v)),
+            'beta1_power': optimizer.beta1_power, 'beta2_power': optimizer.beta2_power, 'skipped': optimizer.skipped,
+        } for key, optimizer in self._optimizers.items()}
+        scaling = {phase: scaling.log2 for phase, scaling in self._scaling.items() if scaling.log2 is not None}
+        return {'G': self.G.named_variables(), 'D': self.D.named_variables(), 'Gs': self.Gs.named_variables(),
+                **optimizers, 'pl_mean': self.pl_mean, **({'loss_scaling_log2': scaling} if scaling else {})}
+
+    def has_lazy_reg(self, key):
+        """Whether 'G' or 'D' has passes of its own for a regulariser."""
+        return self.lazy and self.reg_intervals[key] is not None and self._losses[key][0].reg is not None
+
+    def set_lod(self, lod):
+        """Set the level of detail of all networks; returns the stage to run the phases with, None for networks without growth."""
+        for net in (self.G, self.D, self.Gs):
+            for name, var in net.named_variables().items():
+                if name.split('/')[-1] == 'lod':
+                    var.assign(lod)
+        return self.D.lod_stage()
+
+    def phases(self, iteration):
+        """Names of the phases of this iteration, in order."""
+        names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg']
+        due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
+        return [name for name in names if due.get(name, True)]
+
+    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None, seed=None):
+        """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
+
+        Args:
+            minibatch_gpu: Images per round and device.
+            rounds:        Minibatches of a device whose gradients are averaged.
+            lrate:         Learning rate of the network, before lazy regularisation's factor.
+            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D, of the stage's resolution. None for G. With
+                           several devices, such a tensor for each, as `Devices.split` and `Devices.run` return them.
+            labels:        [rounds * minibatch_gpu, label_size], of the reals.
+            stage:         What `set_lod` returned.
+            seed:          Two numbers that fix what several devices draw, other ones in each iteration. None = there is one device.
+
+        Returns:
+            Tag -> tensor [3], the count, sum and sum of squares of what the loss reports, on all devices.
+        """
+        if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
+            rounds = 1  # They would be equal: see `_phase`.
+        spec = (phase, minibatch_gpu, rounds, stage)
+        if spec not in self._functions:
+            def function(*args):
+                return self._devices.first(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
+            self._functions[spec] = tf.function(function, autograph=False)
+        if seed is None and self._rng is None:
+            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
+        args = [tf.constant(seed or (0, 0), tf.int64), tf.constant(lrate, tf.float32)]
+        return self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
+
+    def _phase(self, phase, minibatch_gpu, rounds, stage, seed, lrate, reals=None, labels=None):
+        key, part = phase.split('_')
+        if phase == 'D_reg':
+            # The original fetches no new reals for this phase: every round sees those of the last round before.
+            reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
+        row, loss_args = self._losses[key]
+        optimizer, scaling = self._optimizers[key], self._scaling[phase]
+        parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
+        rng = (self._rng or KeyedRandom(seed).at(self._devices.index)).child(phase)
+
+        def one_round(index):
+            images = None if reals is None else _part(reals, index, minibatch_gpu)
+            step = loss_table.Step(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
+                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage,
+                                   self._dtype, scaling)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(optimizer.variables_to_train)
+                terms = row.func(step, parts, **loss_args)
+                total = 0.0
+                if terms.loss is not None:
+                    total += tf.reduce_mean(terms.loss)
+                    terms.stats[f'Loss/{key}/loss'] = terms.loss
+                if terms.reg is not None:
+                    total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
+                    terms.stats[f'Loss/{key}/reg'] = terms.reg
+                total = scaling.apply_loss_scaling(total)
+            grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
+            return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
+
+        # From here on all devices have the same: a gradient that is not finite on one of them skips the update on all.
+        grads, stats = self._devices.sum(_sum_over_rounds(one_round, rounds))
+        if key == 'G' and 'reg' in parts and self._devices.number > 1:
+            self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
+        grads = [scaling.undo_loss_scaling(g) for g in grads]
+        terms = rounds * self._devices.number
+        all_finite = optimizer.apply([g / terms for g in grads] if terms > 1 else grads, lrate)
+        name = f'{part.capitalize()}{key}'
+        stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
+                 f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
+        if scaling.log2 is not None:
+            stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
+        return stats
+
+    def update_Gs(self, beta):
+        """Gs <- lerp(G, Gs, beta); what is not trained is copied."""
+        if 'Gs' not in self._functions:
+            self._functions['Gs'] = tf.function(lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
+        self._functions['Gs'](tf.constant(beta, tf.float32))
+
+    def _update_Gs(self, beta):
+        sources = self.G.named_variables()
+        for name, var in self.Gs.named_variables().items():
+            var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
+
+    def num_traces(self):
+        """Phase and sizes -> how often it was traced: 1, unless something is wrong."""
+        return {spec: function.experimental_get_tracing_count() for spec, function in self._functions.items()}
+
+
+def _part(x, index, size):
+    """Rows of round `index`; all rounds see the same where there are no more."""
+    return x if x.shape[0] == size else x[index * size:(index + 1) * size]
+
+
+def _moments(x):
+    x = tf.cast(tf.reshape(x, [-1]), tf.float32)
+    return tf.stack([tf.cast(tf.size(x), tf.float32), tf.reduce_sum(x), tf.reduce_sum(tf.square(x))])
+
+
+def _sum_over_rounds(one_round, rounds):
+    """Sum of the nests one_round(0), ..., one_round(rounds - 1), traced once and computed one after the other."""
+    if rounds == 1:
+        return one_round(0)
+    traced = tf.function(one_round, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+    result = traced.get_concrete_function().structured_outputs
+
+    def body(index, total):
+        return index + 1, tf.nest.map_structure(tf.add, total, traced(index))
+    # From zeros, and one at a time: a first round outside the loop, or two rounds side by side, would double the memory.
+    start = [tf.constant(0), tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), result)]
+    return tf.while_loop(lambda index, _: index < rounds, body, start, parallel_iterations=1)[1]
