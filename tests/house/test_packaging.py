@@ -54,9 +54,9 @@ def test_every_module_is_shipped_and_exists():
 @pytest.mark.parametrize('patterns, extras', [
     (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])],
      ['align', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
-    (['tests/*.py'], ['dev', 'addons', 'offline-metrics']),
+    (['tests/**/*.py'], ['dev', 'addons', 'offline-metrics']),
     (['bench/*.py'], []),
-    (['demo/*.py'], ['demo-data'])])
+    (['demo/*.py'], ['demo', 'demo-data'])])
 def test_every_import_is_declared(patterns, extras):
     files = [file for pattern in patterns for file in ROOT.glob(pattern)]
     assert files
