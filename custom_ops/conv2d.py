@@ -72,8 +72,8 @@ def per_channel(x: tf.Tensor) -> tf.Tensor:
 
 
 # ---- What the device can convolve ----
-# On a CPU only TensorFlow's oneDNN kernels support channels first, and not for all types; the other CPU kernels refuse that
-# layout, some of them only in the gradient. oneDNN supports half precision only on CPUs with instructions for it.
+# On a CPU only TensorFlow's oneDNN kernels support channels first, and not for all types; the other CPU kernels refuse
+# that layout, some of them only in the gradient. oneDNN supports half precision only on CPUs with instructions for it.
 
 def _supported_form(data_format, dtype):
     """The (layout, dtype) closest to the given one in which the device in scope can convolve."""
@@ -110,7 +110,8 @@ def _cpu_convolves(data_format, dtype):
         # A new thread is outside of any tf.function or gradient tape of the caller.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             thread.submit(attempt).result()
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError):
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError,
+            tf.errors.AbortedError):
         return False
     return True
 
@@ -128,7 +129,8 @@ def _convolve(function, x, w, data_format):
 
 # ---- Convolutions ----
 
-def conv2d(x: tf.Tensor, w: tf.Tensor, stride: int = 1, padding: str = 'SAME', data_format: str | None = None) -> tf.Tensor:
+def conv2d(x: tf.Tensor, w: tf.Tensor, stride: int = 1, padding: str = 'SAME',
+           data_format: str | None = None) -> tf.Tensor:
     """Convolve images.
 
     Args:
@@ -141,11 +143,13 @@ def conv2d(x: tf.Tensor, w: tf.Tensor, stride: int = 1, padding: str = 'SAME', d
     Returns:
         Images with `out` channels in the same layout.
     """
-    return _convolve(lambda x, w, layout: tf.nn.conv2d(x, w, stride, padding, layout),  # pyright: ignore[reportArgumentType]
-                     x, w, data_format or image_format())
+    def function(x, w, layout):
+        return tf.nn.conv2d(x, w, stride, padding, layout)
+    return _convolve(function, x, w, data_format or image_format())
 
 
-def conv2d_transpose(x: tf.Tensor, w: tf.Tensor, stride: int, padding: str = 'VALID', data_format: str | None = None) -> tf.Tensor:
+def conv2d_transpose(x: tf.Tensor, w: tf.Tensor, stride: int, padding: str = 'VALID',
+                     data_format: str | None = None) -> tf.Tensor:
     """Transposed convolution of images.
 
     Args:
@@ -154,7 +158,9 @@ def conv2d_transpose(x: tf.Tensor, w: tf.Tensor, stride: int, padding: str = 'VA
     Returns:
         Images with `out` channels; the height is (H - 1) * stride + kh with 'VALID' padding and H * stride with 'SAME'.
     """
-    return _convolve(lambda x, w, layout: _transposed(x, w, stride, padding, layout), x, w, data_format or image_format())
+    def function(x, w, layout):
+        return _transposed(x, w, stride, padding, layout)
+    return _convolve(function, x, w, data_format or image_format())
 
 
 def _transposed(x, w, stride, padding, data_format):

@@ -6,8 +6,8 @@ from custom_ops import loader
 from custom_ops.reference import ACTIVATIONS, bias_act_reference
 
 
-def fused_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, axis: int = 1, act: str = 'linear', alpha: float | None = None,
-                   gain: float | None = None, clamp: float | None = None) -> tf.Tensor:
+def fused_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, axis: int = 1, act: str = 'linear',
+                   alpha: float | None = None, gain: float | None = None, clamp: float | None = None) -> tf.Tensor:
     """y = clip(gain * act(x + b), -clamp, clamp).
 
     Args:
@@ -62,7 +62,8 @@ def _gradient(op, dy, dy_bias, ref, order, ref_is_y, want_db):
         dy, dy_bias, ref, op.inputs[-1], **settings, order=order, ref_is_y=ref_is_y, want_db=want_db)
 
 
-_SMALL = 4096  # Elements. For fewer, TensorFlow's own reduction computes the gradient of a bias faster than a custom op.
+# Number of elements below which TensorFlow's own reduction computes the gradient of a bias faster than the custom op.
+_SMALL = 4096
 
 
 def _has_bias(b):

@@ -52,7 +52,8 @@ def library() -> Any:
     The first call decides. It may be made while a tf.function is traced.
 
     Raises:
-        UserError: impl is 'native', but the ops cannot be built or loaded or fail their self-test; or STYLEGAN2_OPS is invalid.
+        UserError: impl is 'native', but the ops cannot be built or loaded or fail their self-test; or STYLEGAN2_OPS is
+                   invalid.
     """
     choice = _decided()
     if choice.error is not None:
@@ -61,7 +62,7 @@ def library() -> Any:
 
 
 def loaded_library() -> Any:
-    """Return the module of native ops that is loaded. Gradients need it even if the choice has changed since the forward op."""
+    """Return the loaded module of native ops, which gradients need even if the choice has changed since the forward op."""
     return _native
 
 
@@ -102,8 +103,8 @@ def _decide(impl):
     except UserError as err:
         if impl == 'native':
             return _Choice(None, '', err), None
-        warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\nContinuing with the reference forms, which are slower. '
-                   'STYLEGAN2_OPS=ref or --impl=ref selects them without this warning.')
+        warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\n'
+                   'Continuing with the reference forms, which are slower. STYLEGAN2_OPS=ref or --impl=ref selects them without this warning.')
         return _Choice(None, f'reference ({err.fact.splitlines()[0].rstrip(":")})', None), warning
     kinds = f'CPU + CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else 'CPU'
     return _Choice(native, f'native {kinds}', None), None
@@ -117,7 +118,8 @@ def _load():
     info = build.describe(path)
     gpus = tf.config.get_visible_devices('GPU')
     if gpus and not info['archs']:
-        fact, remedy = info['cuda_error'] or ('there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build')
+        no_nvcc = 'there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build'
+        fact, remedy = info['cuda_error'] or no_nvcc
         raise UserError(f'there is a GPU, but the ops were built without CUDA kernels: {fact}', remedy)
     rebuild = 'python -m custom_ops.build --clean, then python -m custom_ops.build --verbose'
     kept_before = _keeps_denormals()
@@ -134,7 +136,8 @@ def _load():
         first = (str(err).splitlines() or [type(err).__name__])[0]
         raise UserError(f'the native ops fail their self-test: {first}', f'Rebuild them: {rebuild}') from err
     if kept_before and not _keeps_denormals():
-        raise UserError('loading the native ops makes this process flush denormals to zero', f'Rebuild them without -ffast-math: {rebuild}')
+        raise UserError('loading the native ops makes this process flush denormals to zero',
+                        f'Rebuild them without -ffast-math: {rebuild}')
     _native = native
     return native, info['archs']
 
@@ -159,8 +162,8 @@ def _test_upfirdn_2d(native, images, k):
     for up, down, pads in ((1, 1, (2, 1, 1, 1)), (2, 1, (2, 1, 1, 1)), (1, 2, (1, 1, -1, 2))):
         expected = upfirdn_reference(tf.cast(images, tf.float32), k, (up, up), (down, down), (pads[:2], pads[2:]))
         for layout, there, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
-            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up], down=[down, down],
-                                           flip=False, data_format=layout)
+            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up],
+                                           down=[down, down], flip=False, data_format=layout)
             _expect_close(f'upfirdn_2d (up {up}, down {down}, {layout})', tf.transpose(y, back), expected)
 
 

@@ -43,8 +43,8 @@ def bias_act_reference(x: tf.Tensor, b: tf.Tensor | None, axis: int, act: str, a
     return y if clamp is None else tf.clip_by_value(y, -clamp, clamp)
 
 
-def styled_bias_act_reference(x: tf.Tensor, b: tf.Tensor | None, scale: tf.Tensor | None, noise: tf.Tensor | None, act: str,
-                              gain: float | None, clamp: float | None, data_format: str,
+def styled_bias_act_reference(x: tf.Tensor, b: tf.Tensor | None, scale: tf.Tensor | None, noise: tf.Tensor | None,
+                              act: str, gain: float | None, clamp: float | None, data_format: str,
                               bias_act: Callable = bias_act_reference) -> tf.Tensor:
     """Definition of `styled_bias_act`, which documents the arguments. `bias_act` computes the last step."""
     axis = 3 if data_format == 'NHWC' else 1
@@ -80,8 +80,8 @@ def upfirdn_reference(x: tf.Tensor, k: np.ndarray, up: Factors, down: Factors, p
 def pads_of_gradient(in_size, taps: int, up: int, down: int, pads: Sequence) -> tuple:
     """Padding of the gradient along one axis.
 
-    The gradient of upfirdn is upfirdn with a flipped filter and `up` and `down` exchanged; this padding makes its output as
-    large as the original input.
+    The gradient of upfirdn is upfirdn with a flipped filter and `up` and `down` exchanged; this padding makes its
+    output as large as the original input.
 
     Args:
         in_size:  Size of the input of the forward op, an int or scalar tensor.
@@ -123,7 +123,8 @@ def _depthwise_transposed(x, k, up):
     shape = tf.shape(x)
     out_shape = [shape[0], (shape[1] - 1) * up + k.shape[0], (shape[2] - 1) * up + k.shape[1], shape[3]]
     y = tf.nn.depthwise_conv2d_backprop_input(out_shape, _depthwise_filter(k, x), x, [1, up, up, 1], 'VALID')
-    static = [None if size is None else (size - 1) * up + taps for size, taps in zip(x.shape[1:3], k.shape, strict=True)]
+    static = [None if size is None else (size - 1) * up + taps
+              for size, taps in zip(x.shape[1:3], k.shape, strict=True)]
     y.set_shape([x.shape[0], *static, x.shape[3]])
     return y
 

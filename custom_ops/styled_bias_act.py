@@ -10,9 +10,9 @@ from custom_ops.reference import ACTIVATIONS, styled_bias_act_reference
 _SLOPES = {'linear': 1.0, 'relu': 0.0, 'lrelu': ACTIVATIONS['lrelu'].def_alpha}
 
 
-def styled_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, scale: tf.Tensor | None = None, noise: tf.Tensor | None = None,
-                    act: str = 'linear', gain: float | None = None, clamp: float | None = None,
-                    data_format: str = 'NCHW') -> tf.Tensor:
+def styled_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, scale: tf.Tensor | None = None,
+                    noise: tf.Tensor | None = None, act: str = 'linear', gain: float | None = None,
+                    clamp: float | None = None, data_format: str = 'NCHW') -> tf.Tensor:
     """y = clip(gain * act(x * scale + noise + b), -clamp, clamp).
 
     Args:
@@ -47,7 +47,8 @@ def _native_gradient(op, dy):
     none = tf.zeros([0], dy.dtype)
     # The output determines the slope and whether the value was clamped, so z = x * scale + noise + b need not be kept.
     dz, db = loader.loaded_library().stylegan2_bias_act_grad(
-        dy, none, op.outputs[0], none, axis=3, act='lrelu', alpha=alpha, gain=gain, clamp=clamp, ref_is_y=True, want_db=has_b)
+        dy, none, op.outputs[0], none, axis=3, act='lrelu', alpha=alpha, gain=gain, clamp=clamp, ref_is_y=True,
+        want_db=has_b)
     dx, dscale, dnoise = dz, None, None
     if has_scale:
         dx = dz * tf.cast(scale[:, tf.newaxis, tf.newaxis], dz.dtype)

@@ -19,8 +19,8 @@ from custom_ops.reference import pads_of_gradient, upfirdn_reference
 Filter = np.ndarray | Sequence | None
 
 
-def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 1, downx: int = 1, downy: int = 1, padx0: int = 0,
-               padx1: int = 0, pady0: int = 0, pady1: int = 0) -> tf.Tensor:
+def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 1, downx: int = 1, downy: int = 1,
+               padx0: int = 0, padx1: int = 0, pady0: int = 0, pady1: int = 0) -> tf.Tensor:
     """Upsample by inserting zeros, pad or crop, filter, and downsample, in this order.
 
     Args:
@@ -54,14 +54,16 @@ def filter_2d(x: tf.Tensor, k: Filter, gain: float = 1, data_format: str = 'NCHW
     return _upfirdn_images(x, k, data_format, pad0=(p + 1) // 2, pad1=p // 2)
 
 
-def upsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1, data_format: str = 'NCHW') -> tf.Tensor:
+def upsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                data_format: str = 'NCHW') -> tf.Tensor:
     """Upsample images by an integer factor: H -> H * factor, W -> W * factor."""
     k = _setup_kernel([1] * factor if k is None else k) * (gain * factor ** 2)
     p = k.shape[0] - factor
     return _upfirdn_images(x, k, data_format, up=factor, pad0=(p + 1) // 2 + factor - 1, pad1=p // 2)
 
 
-def downsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1, data_format: str = 'NCHW') -> tf.Tensor:
+def downsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                  data_format: str = 'NCHW') -> tf.Tensor:
     """Downsample images by an integer factor: H -> H / factor, W -> W / factor."""
     k = _setup_kernel([1] * factor if k is None else k) * gain
     p = k.shape[0] - factor
@@ -159,6 +161,7 @@ def _native_gradient(op, dy):
     for i, axis in enumerate((1, 2) if data_format == 'NHWC' else (2, 3)):
         in_size = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
         grad_pads += pads_of_gradient(in_size, k.shape[i], up[i], down[i], (pads[2 * i], pads[2 * i + 1]))
-    dx = loader.loaded_library().stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
+    library = loader.loaded_library()
+    dx = library.stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
     dx.set_shape(x.shape)
     return dx, None, None

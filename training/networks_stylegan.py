@@ -177,11 +177,13 @@ class Conv2D(ScopedLayer):
         return self.record(bias_act(x, None if self.act is None else self.bias, self.act, gain=1))
 
 
-class Epilogue:
-    """What follows each convolution of the synthesis network: noise, bias, activation, normalization, style (Figure 1b).
+class Epilogue(ScopedLayer):
+    """The steps after each convolution of the synthesis network (Figure 1b).
 
-    A mixin for layers. They get the variables Noise/weight, bias, StyleMod/weight and StyleMod/bias, and an argument
-    `epilogue`: a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS.
+    They are noise, bias, activation, normalization and style.
+
+    The base class of layers that end with these steps. They have the variables Noise/weight, bias, StyleMod/weight and
+    StyleMod/bias, and an argument `epilogue`: a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS.
     """
 
     def build_epilogue(self, fmaps):
@@ -217,7 +219,7 @@ EPILOGUE_SETTINGS = ('dlatent_size', 'use_styles', 'use_noise', 'nonlinearity', 
                      'use_instance_norm')
 
 
-class ConstBlock(Epilogue, ScopedLayer):
+class ConstBlock(Epilogue):
     """4x4/Const: the learned input of the synthesis network (const [1, C, 4, 4], initially ones), and an epilogue."""
 
     def __init__(self, scope, fmaps, epilogue):
@@ -240,7 +242,7 @@ class ConstBlock(Epilogue, ScopedLayer):
         return super().record(x, weight=self.var('Noise/weight') if self.options.use_noise else None)
 
 
-class DenseBlock(Epilogue, ScopedLayer):
+class DenseBlock(Epilogue):
     """4x4/Dense: the input of the synthesis network computed from the dlatents instead of learned, and an epilogue."""
 
     def __init__(self, scope, fmaps, gain, epilogue):

@@ -479,7 +479,7 @@ class G_main(Network):
         return truncate(dlatents, dlatent_avg, psi, cutoff)
 
     def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
-        """With probability `prob`, replace the styles of all layers from a random one on by those of a second latent."""
+        """With probability `prob`, take the styles of all layers from a random one on from a second latent."""
         latents2 = rng.normal('latents2', tf.shape(latents))
         dlatents2 = self.components.mapping(latents2, labels, **dynamic_kwargs)
         num_layers = dlatents.shape[1]

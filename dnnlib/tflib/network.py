@@ -75,8 +75,8 @@ class Network(keras.Model):
 
     A subclass lists its arguments with their defaults in `settings`, creates variables and layers in `build` with
     `add_var` and `add_layer`, and computes in `call`, where `self.settings_for(kwargs)` merges the arguments of that
-    call into the settings. Networks take and return images as [N, C, H, W] float32, about [-1, 1], even where `dtype` makes
-    them compute in half precision.
+    call into the settings. Networks take and return images as [N, C, H, W] float32, about [-1, 1], even where `dtype`
+    makes them compute in half precision.
 
     Args:
         name:           Name of the network, such as 'G', 'D' or 'Gs'. None = name of the class.

@@ -12,6 +12,8 @@ Variables are float32. Layers on images compute in the dtype of their input. Hal
 float32.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -35,7 +37,7 @@ class ScopedLayer(keras.layers.Layer):
         self.scope = scope
         self.var_names = []
 
-    def add_var(self, name, shape, initializer='zeros'):
+    def add_var(self, name: str, shape, initializer: Any = 'zeros'):
         """Create a trainable variable. It becomes the attribute of this name, with / replaced by _."""
         attribute = name.replace('/', '_')
         initializer = resolve_initializer(initializer)

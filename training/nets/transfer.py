@@ -7,16 +7,17 @@ from training import misc
 from training.nets import registry
 
 
-def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | None = None, saved: dict | None = None) -> tuple:
+def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | None = None,
+                  saved: dict | None = None) -> tuple:
     """Create G, D and Gs for a training set.
 
     Args:
         training_set:   TFRecordDataset with the images and labels that the networks are for.
         G_args, D_args: func_name and settings of new networks.
-        resume_pkl:     Network pickle to load instead, with its own settings. If it is for images of another size or other
-                        labels, the layers that fit are copied and a report lists the others. None = new networks.
-        saved:          Result of `describe`: create networks of that kind, whose values come from a checkpoint. None = as
-                        the other arguments say.
+        resume_pkl:     Network pickle to load instead, with its own settings. If it is for images of another size or
+                        other labels, the layers that fit are copied and a report lists the others. None = new networks.
+        saved:          Result of `describe`: create networks of that kind, whose values come from a checkpoint. None =
+                        as the other arguments say.
 
     Returns:
         (G, D, Gs).
@@ -24,7 +25,8 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
     Raises:
         UserError: The settings are invalid, or the pickle cannot be used.
     """
-    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution, label_size=training_set.label_size)
+    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution,
+                 label_size=training_set.label_size)
     if saved is not None:
         G, D = (registry.create_network(name, **saved[name]) for name in 'GD')
         return G, D, G.clone('Gs')
@@ -49,7 +51,7 @@ def describe(G, D) -> dict:
 
 
 def _adapt(networks, shape):
-    """Create G, D, Gs with the settings of `networks` but another `shape`, and copy the values of all layers that fit."""
+    """Create G, D, Gs with the settings of `networks` but another `shape`, and copy the layers that fit."""
     (_, channels, size, _), (_, labels) = networks[1].input_shapes
     print(f'The pickle is for {size}x{size} images of {channels} channels with {labels} labels, the training set has '
           f'{shape["resolution"]}x{shape["resolution"]} images of {shape["num_channels"]} channels with '

@@ -13,8 +13,8 @@ class Adam(tf.Module):
         beta1:     Decay of the first moments.
         beta2:     Decay of the second moments.
         epsilon:   Added to the root of the second moments.
-        mb_ratio:  Factor c = k / (k + 1) of lazy regularization: the learning rate is multiplied by c, and the betas are
-                   raised to the power c (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = no lazy regularization.
+        mb_ratio:  Factor c = k / (k + 1) of lazy regularization: the learning rate is multiplied by c, and the betas
+                   are raised to the power c (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = no lazy regularization.
     """
 
     def __init__(self, variables, beta1=0.0, beta2=0.99, epsilon=1e-8, mb_ratio=1.0):

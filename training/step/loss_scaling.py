@@ -6,13 +6,13 @@ import tensorflow as tf
 class LossScaling(tf.Module):
     """Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740, Section 3.2).
 
-    Gradients in float16 underflow below 2^-24. Therefore the loss is multiplied by 2^x, and its gradients are divided by
-    2^x in float32. x grows with every update and decreases after an overflow, whose update is skipped.
+    Gradients in float16 underflow below 2^-24. Therefore the loss is multiplied by 2^x, and its gradients are divided
+    by 2^x in float32. x grows with every update and decreases after an overflow, whose update is skipped.
 
     Args:
         use_loss_scaling:  False = the factor is 1 and nothing is computed.
-        loss_scaling_init: Initial x. The original's 64 is far above the largest float16, 2^16, so that about 50 updates of
-                           each phase would be skipped at first. With 16 it is only a few.
+        loss_scaling_init: Initial x. The original's 64 is far above the largest float16, 2^16, so that about 50 updates
+                           of each phase would be skipped at first. With 16 it is only a few.
         loss_scaling_inc:  Increment of x after an update.
         loss_scaling_dec:  Decrement of x after an overflow.
     """

@@ -1,4 +1,4 @@
-"""Regularizers of StyleGAN2: gradient penalties and path length. They differentiate what a gradient tape has recorded."""
+"""Regularizers of StyleGAN2: gradient penalties and path length. They use the records of a gradient tape."""
 
 import tensorflow as tf
 
