@@ -178,12 +178,10 @@ class Conv2D(ScopedLayer):
 
 
 class Epilogue(ScopedLayer):
-    """The steps after each convolution of the synthesis network (Figure 1b).
+    """Base class of layers that end with noise, bias, activation, normalization and style (Figure 1b).
 
-    They are noise, bias, activation, normalization and style.
-
-    The base class of layers that end with these steps. They have the variables Noise/weight, bias, StyleMod/weight and
-    StyleMod/bias, and an argument `epilogue`: a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS.
+    Subclasses take an argument `epilogue`, a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS, and keep it
+    as the namespace `options`. They have the variables Noise/weight, bias, StyleMod/weight and StyleMod/bias.
     """
 
     def build_epilogue(self, fmaps):

@@ -8,7 +8,7 @@ the measurements.
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +38,7 @@ class FreezableFunction:
         self._held = None             # Values of the variables in the frozen functions. None = nothing is frozen.
         self._templates = {}          # Batch size -> _Template of the functions that were frozen last.
         self._frozen = OrderedDict()  # Batch size -> frozen function, the most recently used one last.
-        self._seconds = {}            # Batch size -> time of its evaluations that were not frozen.
+        self._seconds = defaultdict(float)  # Batch size -> time of its evaluations that were not frozen.
         self._patience = 1.0          # Multiplier of the time after which a function is frozen.
         # Duration of freezing in seconds: an estimate until it has been measured.
         self._cost = 0.3 + 8e-8 * sum(int(np.prod(var.shape)) for var in self._variables)
@@ -70,7 +70,7 @@ class FreezableFunction:
         with self._lock:
             frozen = None if freeze is False else self._frozen.get(batch)
             usual = (3 if batch == 1 else 10) * self._cost  # A batch of one gains most.
-            pays_off = freeze is None and self._seconds.get(batch, 0) > usual * self._patience
+            pays_off = freeze is None and self._seconds[batch] > usual * self._patience
             if frozen is None and (freeze or pays_off) and self._can_freeze():
                 return self._freeze(batch, inputs, scalars)
             if frozen is not None:
@@ -80,7 +80,7 @@ class FreezableFunction:
         traces, start = self._function.experimental_get_tracing_count(), time.perf_counter()
         outputs = self._function(inputs, scalars)
         if self._function.experimental_get_tracing_count() == traces:
-            self._seconds[batch] = self._seconds.get(batch, 0) + time.perf_counter() - start
+            self._seconds[batch] += time.perf_counter() - start
         return outputs
 
     def _can_freeze(self):

@@ -57,5 +57,5 @@ def test_every_layer_is_in_the_table():
     classes = {type(make()) for make, _, _ in LAYERS.values()}
     for module in layers, networks_stylegan, networks_stylegan2:
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, layers.ScopedLayer) and value is not layers.ScopedLayer:
+            if isinstance(value, type) and issubclass(value, layers.ScopedLayer) and value not in (layers.ScopedLayer, networks_stylegan.Epilogue):
                 assert value in classes and 'get_config' in vars(value), value
