@@ -1,7 +1,7 @@
-"""Convolutions, and the only place that knows how images lie in memory inside the networks.
+"""Convolutions, and the only module that knows the internal memory layout of images.
 
-The networks take and return [N, C, H, W]. Inside they keep channels last on a CPU and channels first on a GPU,
-whichever the convolutions of that device prefer; `image_format()` says which. Kernels are [kh, kw, in, out].
+Networks take and return [N, C, H, W]. Internally they use channels last on a CPU and channels first on a GPU, because
+the convolutions of these devices are fastest so; `image_format()` tells which. Kernels are [kh, kw, in, out].
 """
 
 import concurrent.futures
@@ -12,13 +12,20 @@ import tensorflow as tf
 _forced_format = None
 
 
-def image_format():
-    """'NHWC' or 'NCHW': the layout inside the networks of this process."""
+def image_format() -> str:
+    """The internal layout of this process, 'NHWC' or 'NCHW'."""
     return _forced_format or _format_of_devices()
 
 
-def set_image_format(value):
-    """Force a layout, for tests and measurements: 'NHWC' or 'NCHW'; None = by device. Call it before a network is built."""
+def set_image_format(value: str | None):
+    """Force the internal layout, for tests and benchmarks. Call it before a network is built.
+
+    Args:
+        value: 'NHWC' or 'NCHW'. None = chosen by device.
+
+    Raises:
+        ValueError: It is none of these.
+    """
     global _forced_format
     if value not in (None, 'NHWC', 'NCHW'):
         raise ValueError(f"expected None, 'NHWC' or 'NCHW', received {value!r}")
@@ -30,46 +37,46 @@ def _format_of_devices():
     return 'NCHW' if tf.config.get_visible_devices('GPU') else 'NHWC'
 
 
-# ---- Between layouts ----
+# ---- Conversion between layouts ----
 
-def from_nchw(x):
-    """[N, C, H, W] -> the layout inside."""
+def from_nchw(x: tf.Tensor) -> tf.Tensor:
+    """[N, C, H, W] -> internal layout."""
     return x if image_format() == 'NCHW' else tf.transpose(x, [0, 2, 3, 1])
 
 
-def to_nchw(x):
-    """The layout inside -> [N, C, H, W]."""
+def to_nchw(x: tf.Tensor) -> tf.Tensor:
+    """Internal layout -> [N, C, H, W]."""
     return x if image_format() == 'NCHW' else tf.transpose(x, [0, 3, 1, 2])
 
 
-def from_nhwc(x):
-    """[N, H, W, C] -> the layout inside."""
+def from_nhwc(x: tf.Tensor) -> tf.Tensor:
+    """[N, H, W, C] -> internal layout."""
     return x if image_format() == 'NHWC' else tf.transpose(x, [0, 3, 1, 2])
 
 
-def to_nhwc(x):
-    """The layout inside -> [N, H, W, C]."""
+def to_nhwc(x: tf.Tensor) -> tf.Tensor:
+    """Internal layout -> [N, H, W, C]."""
     return x if image_format() == 'NHWC' else tf.transpose(x, [0, 2, 3, 1])
 
 
-def channel_axis():
-    """Index of the channels in the layout inside."""
+def channel_axis() -> int:
+    """Index of the channel axis in the internal layout."""
     return 1 if image_format() == 'NCHW' else 3
 
 
-def per_channel(x):
-    """[N, C] or [C] -> a shape that broadcasts over the pixels of images in the layout inside."""
+def per_channel(x: tf.Tensor) -> tf.Tensor:
+    """Reshape [N, C] or [C] so that it broadcasts over the pixels of images in the internal layout."""
     if image_format() == 'NHWC':
         return x[..., tf.newaxis, tf.newaxis, :]
     return x[..., tf.newaxis, tf.newaxis]
 
 
 # ---- What the device can convolve ----
-# A CPU convolves channels first only with TensorFlow's oneDNN kernels, and not all types; TensorFlow's other CPU kernels refuse the layout,
-# some of them only in the gradient. The oneDNN kernels convolve half precision only on CPUs that have instructions for it.
+# On a CPU only TensorFlow's oneDNN kernels support channels first, and not for all types; the other CPU kernels refuse
+# that layout, some of them only in the gradient. oneDNN supports half precision only on CPUs with instructions for it.
 
-def _form(data_format, dtype):
-    """(layout, type) to convolve images of this layout and type in, on the device that is in scope: the nearest that it can do."""
+def _supported_form(data_format, dtype):
+    """The (layout, dtype) closest to the given one in which the device in scope can convolve."""
     if (data_format == 'NHWC' and dtype.size >= 4) or not _on_cpu():
         return data_format, dtype
     forms = (data_format, dtype), ('NHWC', dtype), ('NHWC', tf.float32)
@@ -77,11 +84,11 @@ def _form(data_format, dtype):
 
 
 def _on_cpu():
-    """True if operations made here will run on a CPU: no GPU is visible, or tf.device names a CPU."""
+    """True if operations created here run on a CPU: no GPU is visible, or tf.device names a CPU."""
     if not tf.config.get_visible_devices('GPU'):
         return True
     device = tf.constant(0.0).device
-    if not device:  # A function is being traced, and names no device: it will run where it is called.
+    if not device:  # A function is being traced that names no device. It will run where it is called.
         with tf.init_scope():
             device = tf.constant(0.0).device
     return tf.DeviceSpec.from_string(device).device_type == 'CPU'
@@ -89,8 +96,8 @@ def _on_cpu():
 
 @functools.cache
 def _cpu_convolves(data_format, dtype):
-    """True if the CPU has convolutions of this layout and type, and their gradients: they are tried once in a process."""
-    def try_it():
+    """True if the CPU supports convolutions of this layout and dtype, and their gradients. Tried once per process."""
+    def attempt():
         with tf.device('/CPU:0'):
             x, w = tf.zeros([1, 4, 4, 4], dtype), tf.zeros([3, 3, 4, 4], dtype)
             with tf.GradientTape() as tape:
@@ -100,17 +107,18 @@ def _cpu_convolves(data_format, dtype):
                 y = tf.nn.conv2d_transpose(y, w, shape, 2, 'VALID', data_format)
             tape.gradient(y, [x, w])
     try:
-        # In a thread of its own, where no function is being traced and no tape records.
+        # A new thread is outside of any tf.function or gradient tape of the caller.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            thread.submit(try_it).result()
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError):
+            thread.submit(attempt).result()
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError,
+            tf.errors.AbortedError):
         return False
     return True
 
 
 def _convolve(function, x, w, data_format):
-    """function(x, w, layout) of images in this layout, computed in a form that the device can do."""
-    layout, dtype = _form(data_format, x.dtype)
+    """function(x, w, layout) for images in `data_format`, computed in a form that the device supports."""
+    layout, dtype = _supported_form(data_format, x.dtype)
     if layout != data_format:
         y = _convolve(function, tf.transpose(x, [0, 2, 3, 1]), w, layout)
         return tf.transpose(y, [0, 3, 1, 2])
@@ -121,25 +129,38 @@ def _convolve(function, x, w, data_format):
 
 # ---- Convolutions ----
 
-def conv2d(x, w, stride=1, padding='SAME', data_format=None):
-    """Convolution of images with `w` [kh, kw, in, out].
+def conv2d(x: tf.Tensor, w: tf.Tensor, stride: int = 1, padding: str = 'SAME',
+           data_format: str | None = None) -> tf.Tensor:
+    """Convolve images.
 
     Args:
-        x:           Images.
-        w:           Kernel, of the dtype of x.
+        x:           Images with `in` channels, of any floating-point type.
+        w:           Kernel, [kh, kw, in, out], of the dtype of x.
         stride:      Step along both axes.
         padding:     'SAME' or 'VALID'.
-        data_format: Layout of x. None = the layout inside.
+        data_format: Layout of x. None = the internal layout.
+
+    Returns:
+        Images with `out` channels in the same layout.
     """
-    return _convolve(lambda x, w, layout: tf.nn.conv2d(x, w, stride, padding, layout), x, w, data_format or image_format())
+    def function(x, w, layout):
+        return tf.nn.conv2d(x, w, stride, padding, layout)
+    return _convolve(function, x, w, data_format or image_format())
 
 
-def conv2d_transpose(x, w, stride, padding='VALID', data_format=None):
-    """Transposed convolution with `w` [kh, kw, in, out]: H -> (H - 1) * stride + kh with 'VALID', H * stride with 'SAME' padding.
+def conv2d_transpose(x: tf.Tensor, w: tf.Tensor, stride: int, padding: str = 'VALID',
+                     data_format: str | None = None) -> tf.Tensor:
+    """Transposed convolution of images.
 
-    Args as in `conv2d`; x has `in` channels, the result `out`.
+    Args:
+        x, w, stride, padding, data_format: As in `conv2d`.
+
+    Returns:
+        Images with `out` channels; the height is (H - 1) * stride + kh with 'VALID' padding and H * stride with 'SAME'.
     """
-    return _convolve(lambda x, w, layout: _transposed(x, w, stride, padding, layout), x, w, data_format or image_format())
+    def function(x, w, layout):
+        return _transposed(x, w, stride, padding, layout)
+    return _convolve(function, x, w, data_format or image_format())
 
 
 def _transposed(x, w, stride, padding, data_format):

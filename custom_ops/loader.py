@@ -1,37 +1,41 @@
-"""Decides, once per process, whether the native operations run or their reference forms, and loads the library."""
+"""Chooses between the native ops and their reference forms, once per process, and loads the native library."""
 
 import concurrent.futures
 import os
 import threading
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from custom_ops.reference import ACTIVATIONS, bias_act_reference, upfirdn_reference
 from dnnlib.cli import OPS_IMPLS, UserError
 
 
 class _Choice(NamedTuple):
-    library: object | None     # the loaded module; None = reference form
-    report: str
-    error: UserError | None    # of 'native', raised at every use
+    library: Any              # The module of native ops. None = use the reference forms.
+    report: str               # What `impl_report` prints.
+    error: UserError | None   # Why impl='native' is impossible; raised at every use.
 
 
 _lock = threading.Lock()
-_impl = None    # As set_impl has it; None = $STYLEGAN2_OPS.
-_choice = None  # None = not decided yet.
-_native = None  # What _load has loaded; TensorFlow cannot unload it.
+_impl = None         # Argument of set_impl. None = $STYLEGAN2_OPS.
+_choice = None       # A _Choice. None = not decided yet.
+_native: Any = None  # The module of native ops, once it is loaded. TensorFlow cannot unload it.
 
 
-def set_impl(impl):
-    """Choose the form of upfirdn_2d and fused_bias_act from now on; functions that are traced already keep theirs.
+def set_impl(impl: str | None):
+    """Choose the implementation of the custom ops for everything that is traced from now on.
 
     Args:
-        impl: 'native' = the native operations, or an error where they do not build or work;
-              'ref' = the reference forms, made of TensorFlow's own operations;
-              'auto' = native where that works, else the reference forms with a warning;
-              None = what the environment variable STYLEGAN2_OPS names, 'auto' if it is unset.
+        impl: 'native' = the native ops, or an error if they cannot be built or do not work;
+              'ref' = the reference forms, composed of TensorFlow's own operations;
+              'auto' = native if possible, otherwise the reference forms with a warning;
+              None = the environment variable STYLEGAN2_OPS, or 'auto' if it is unset.
+
+    Raises:
+        ValueError: `impl` is none of these.
     """
     global _impl, _choice
     if impl is not None and impl not in OPS_IMPLS:
@@ -41,14 +45,15 @@ def set_impl(impl):
             _impl, _choice = impl, None
 
 
-@tf.autograph.experimental.do_not_convert  # Building is no part of the function that is being traced.
-def library():
-    """The module of native operations, built and loaded if need be; None where the reference forms are to be used.
+@tf.autograph.experimental.do_not_convert  # Building must not become part of a function that is being traced.
+def library() -> Any:
+    """Return the module of native ops, built and loaded if necessary, or None where the reference forms are to be used.
 
-    The first call decides, and may be made while a tf.function is traced.
+    The first call decides. It may be made while a tf.function is traced.
 
     Raises:
-        UserError: 'native' is asked for, but they cannot be built, loaded or trusted; or STYLEGAN2_OPS has a value that means nothing.
+        UserError: impl is 'native', but the ops cannot be built or loaded or fail their self-test; or STYLEGAN2_OPS is
+                   invalid.
     """
     choice = _decided()
     if choice.error is not None:
@@ -56,13 +61,13 @@ def library():
     return choice.library
 
 
-def loaded():
-    """The module of native operations that `library` has loaded, whatever is chosen by now: for the gradients of its operations."""
+def loaded_library() -> Any:
+    """Return the loaded module of native ops, which gradients need even if the choice has changed since the forward op."""
     return _native
 
 
-def impl_report():
-    """One line for the start of a command, such as 'Custom ops: native CPU'. Decides, and raises, as `library`."""
+def impl_report() -> str:
+    """One line for the start of a command, such as 'Custom ops: native CPU'. Decides and raises like `library`."""
     library()
     return f'Custom ops: {_decided().report}'
 
@@ -90,7 +95,7 @@ def _impl_of_environment():
 
 
 def _decide(impl):
-    """(choice, text of a warning or None)."""
+    """Make the choice. Returns (_Choice, text of a warning or None)."""
     if impl == 'ref':
         return _Choice(None, 'reference (as asked for)', None), None
     try:
@@ -98,51 +103,53 @@ def _decide(impl):
     except UserError as err:
         if impl == 'native':
             return _Choice(None, '', err), None
-        warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\nGoing on with the reference forms, which are slower. '
-                   'STYLEGAN2_OPS=ref or --impl=ref asks for them without this warning.')
+        warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\n'
+                   'Continuing with the reference forms, which are slower. STYLEGAN2_OPS=ref or --impl=ref selects them without this warning.')
         return _Choice(None, f'reference ({err.fact.splitlines()[0].rstrip(":")})', None), warning
     kinds = f'CPU + CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else 'CPU'
     return _Choice(native, f'native {kinds}', None), None
 
 
 def _load():
-    """(module, GPU architectures) of a library that has been built, loaded and tested; UserError where one of these fails."""
+    """Build, load and test the library. Returns (module, GPU architectures); UserError if a step fails."""
     global _native
     from custom_ops import build
     path = build.build()
     info = build.describe(path)
     gpus = tf.config.get_visible_devices('GPU')
     if gpus and not info['archs']:
-        fact, remedy = info['cuda_error'] or ('there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build')
-        raise UserError(f'there is a GPU, but they were built without CUDA kernels: {fact}', remedy)
-    again = 'python -m custom_ops.build --clean, then python -m custom_ops.build --verbose'
+        no_nvcc = 'there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build'
+        fact, remedy = info['cuda_error'] or no_nvcc
+        raise UserError(f'there is a GPU, but the ops were built without CUDA kernels: {fact}', remedy)
+    rebuild = 'python -m custom_ops.build --clean, then python -m custom_ops.build --verbose'
     kept_before = _keeps_denormals()
     try:
         native = tf.load_op_library(path)
     except (tf.errors.OpError, OSError) as err:
-        raise UserError(f'{path} cannot be loaded: {err}', f'Build it anew: {again}') from err
+        raise UserError(f'{path} cannot be loaded: {err}', f'Rebuild it: {rebuild}') from err
     try:
-        # In a thread of its own, where no function is being traced, no tape records, and no strategy or device is chosen.
+        # A new thread is outside of any tf.function, gradient tape, strategy or device scope of the caller.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             for device in ('/CPU:0', '/GPU:0') if gpus else ('/CPU:0',):
                 thread.submit(_self_test, native, device).result()
-    except Exception as err:  # Whatever it is, it must not stand in the way of the reference forms.
+    except Exception as err:  # No failure of the native ops may prevent the reference forms from running.
         first = (str(err).splitlines() or [type(err).__name__])[0]
-        raise UserError(f'they fail their self-test: {first}', f'Build them anew: {again}') from err
+        raise UserError(f'the native ops fail their self-test: {first}', f'Rebuild them: {rebuild}') from err
     if kept_before and not _keeps_denormals():
-        raise UserError('loading them makes this process flush denormals to zero', f'Build them without -ffast-math: {again}')
+        raise UserError('loading the native ops makes this process flush denormals to zero',
+                        f'Rebuild them without -ffast-math: {rebuild}')
     _native = native
     return native, info['archs']
 
 
 # ---- Self-test ----
 
-# dtype -> largest error, relative to the largest number of the result
+# dtype -> largest error, relative to the largest magnitude of the result.
 _TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 1e-2}
 
 
 def _self_test(native, device):
-    """Compare a few small cases with the reference forms; raises an ArithmeticError where they differ."""
+    """Compare a few small cases with the reference forms. ArithmeticError if they differ."""
     with tf.device(device):
         for dtype in _TOLERANCES:
             rnd = np.random.RandomState(1)
@@ -152,17 +159,15 @@ def _self_test(native, device):
 
 
 def _test_upfirdn_2d(native, images, k):
-    from custom_ops.upfirdn_2d import upfirdn_reference  # Here, because it imports this module.
     for up, down, pads in ((1, 1, (2, 1, 1, 1)), (2, 1, (2, 1, 1, 1)), (1, 2, (1, 1, -1, 2))):
         expected = upfirdn_reference(tf.cast(images, tf.float32), k, (up, up), (down, down), (pads[:2], pads[2:]))
         for layout, there, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
-            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up], down=[down, down], flip=False,
-                                           data_format=layout)
+            y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up],
+                                           down=[down, down], flip=False, data_format=layout)
             _expect_close(f'upfirdn_2d (up {up}, down {down}, {layout})', tf.transpose(y, back), expected)
 
 
 def _test_fused_bias_act(native, x, b, dy):
-    from custom_ops.fused_bias_act import ACTIVATIONS, bias_act_reference
     for act, spec in ACTIVATIONS.items():
         settings = dict(axis=3, act=act, alpha=spec.def_alpha or 0.0, gain=spec.def_gain)
         inputs = [tf.cast(value, tf.float32) for value in (x, b)]
@@ -171,8 +176,8 @@ def _test_fused_bias_act(native, x, b, dy):
             expected = bias_act_reference(*inputs, **settings)
         expected_dx, expected_db = tape.gradient(expected, inputs, tf.cast(dy, tf.float32))
         _expect_close(f'fused_bias_act ({act})', native.stylegan2_bias_act(x=x, b=b, **settings), expected)
-        dx, db = native.stylegan2_bias_act_grad(dy=dy, c=tf.zeros([0], x.dtype), ref=x, b=b, order=1, ref_is_y=False, want_db=True,
-                                                **settings)
+        none = tf.zeros([0], x.dtype)
+        dx, db = native.stylegan2_bias_act_grad(dy, none, ref=x, b=b, order=1, ref_is_y=False, want_db=True, **settings)
         _expect_close(f'gradient of fused_bias_act ({act})', dx, expected_dx)
         _expect_close(f'bias gradient of fused_bias_act ({act})', db, expected_db)
 

@@ -1,32 +1,41 @@
-"""Pad, upsample, filter and downsample batches of images, and the convolutions built from these.
+"""Resample batches of images: pad, upsample, filter and downsample; and convolutions combined with resampling.
 
-Resampling as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, Appendix B): insert zeros, smooth with a small
-FIR filter, drop samples. All functions are differentiable to any order.
+Resampling as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, Appendix B): insert zeros, apply a small FIR filter,
+drop samples. All functions are differentiable to any order.
 
-Images are [N, C, H, W] or [N, H, W, C] as `data_format` says, of any floating dtype; filters are small constants:
-a 1-D filter stands for its outer product with itself, None for a box of `factor` taps, and the sum is
-normalised to one, so that resampling keeps the mean of an image.
+Images are [N, C, H, W] or [N, H, W, C], as `data_format` says, of any floating-point dtype. A filter `k` is a constant:
+1-D [size] stands for its outer product with itself, 2-D is [size, size], and None is a box of `factor` taps. It is
+normalized to sum 1, so that resampling preserves the mean of an image.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from custom_ops import conv2d, loader
+from custom_ops.reference import pads_of_gradient, upfirdn_reference
+
+Filter = np.ndarray | Sequence | None
 
 
-def upfirdn_2d(x, k, upx=1, upy=1, downx=1, downy=1, padx0=0, padx1=0, pady0=0, pady1=0):
-    """Upsample by zero insertion, pad or crop, filter, and downsample, in this order.
+def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 1, downx: int = 1, downy: int = 1,
+               padx0: int = 0, padx1: int = 0, pady0: int = 0, pady1: int = 0) -> tf.Tensor:
+    """Upsample by inserting zeros, pad or crop, filter, and downsample, in this order.
 
     Args:
-        x:            [major, H, W, minor], the filter runs over H and W.
-        k:            [kh, kw], the filter as it is: not normalised, not separable in general.
-        upx, upy:     Factors of upsampling: every sample is followed by up - 1 zeros.
-        downx, downy: Factors of downsampling: samples 0, down, 2 * down, ... are kept.
+        x:            [major, H, W, minor]; H and W are filtered.
+        k:            [kh, kw], used as it is: not normalized, and not necessarily separable.
+        upx, upy:     Upsampling factors: every sample is followed by up - 1 zeros.
+        downx, downy: Downsampling factors: samples 0, down, 2 * down, ... are kept.
         padx0, padx1: Zeros left and right of the upsampled image; a negative number crops.
         pady0, pady1: The same above and below.
 
     Returns:
-        [major, outH, outW, minor], outW = (W * upx + padx0 + padx1 - kw) // downx + 1, outH likewise.
+        [major, outH, outW, minor] with outW = (W * upx + padx0 + padx1 - kw) // downx + 1, and outH likewise.
+
+    Raises:
+        ValueError: The filter is not 2-D or is empty, x does not have four axes, or a factor is below 1.
     """
     k = np.asarray(k, np.float32)
     if k.ndim != 2 or k.size == 0:
@@ -38,31 +47,40 @@ def upfirdn_2d(x, k, upx=1, upy=1, downx=1, downy=1, padx0=0, padx1=0, pady0=0, 
     return _upfirdn(x, k, (upy, upx), (downy, downx), ((pady0, pady1), (padx0, padx1)))
 
 
-def filter_2d(x, k, gain=1, data_format='NCHW'):
-    """Filter images without changing their size: y = gain * (x convolved with the normalised k)."""
+def filter_2d(x: tf.Tensor, k: Filter, gain: float = 1, data_format: str = 'NCHW') -> tf.Tensor:
+    """Filter images without changing their size: y = gain * (x convolved with the normalized k)."""
     k = _setup_kernel(k) * gain
     p = k.shape[0] - 1
     return _upfirdn_images(x, k, data_format, pad0=(p + 1) // 2, pad1=p // 2)
 
 
-def upsample_2d(x, k=None, factor=2, gain=1, data_format='NCHW'):
-    """Upsample images by an integer factor: [.., H, W, ..] -> [.., H * factor, W * factor, ..]."""
+def upsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                data_format: str = 'NCHW') -> tf.Tensor:
+    """Upsample images by an integer factor: H -> H * factor, W -> W * factor."""
     k = _setup_kernel([1] * factor if k is None else k) * (gain * factor ** 2)
     p = k.shape[0] - factor
     return _upfirdn_images(x, k, data_format, up=factor, pad0=(p + 1) // 2 + factor - 1, pad1=p // 2)
 
 
-def downsample_2d(x, k=None, factor=2, gain=1, data_format='NCHW'):
-    """Downsample images by an integer factor: [.., H, W, ..] -> [.., H / factor, W / factor, ..]."""
+def downsample_2d(x: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                  data_format: str = 'NCHW') -> tf.Tensor:
+    """Downsample images by an integer factor: H -> H / factor, W -> W / factor."""
     k = _setup_kernel([1] * factor if k is None else k) * gain
     p = k.shape[0] - factor
     return _upfirdn_images(x, k, data_format, down=factor, pad0=(p + 1) // 2, pad1=p // 2)
 
 
-def upsample_conv_2d(x, w, k=None, factor=2, gain=1, data_format='NCHW'):
-    """`upsample_2d` followed by a convolution with `w` [kh, kw, in, out], in one transposed convolution and a filter.
+def upsample_conv_2d(x: tf.Tensor, w: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                     data_format: str = 'NCHW') -> tf.Tensor:
+    """`upsample_2d` followed by a convolution, as one transposed convolution and a filter.
 
-    The padding is 'SAME' for the two together: [.., H, W, ..] -> [.., H * factor, W * factor, ..].
+    Args:
+        x:           Images.
+        w:           Convolution kernel, [size, size, in, out].
+        k, factor, gain, data_format: As in `upsample_2d`.
+
+    Returns:
+        Images of H * factor x W * factor with `out` channels: the padding is 'SAME' for both steps together.
     """
     k = _setup_kernel([1] * factor if k is None else k) * (gain * factor ** 2)
     p = (k.shape[0] - factor) - (_square_size(w) - 1)
@@ -70,10 +88,17 @@ def upsample_conv_2d(x, w, k=None, factor=2, gain=1, data_format='NCHW'):
     return _upfirdn_images(y, k, data_format, pad0=(p + 1) // 2 + factor - 1, pad1=p // 2 + 1)
 
 
-def conv_downsample_2d(x, w, k=None, factor=2, gain=1, data_format='NCHW'):
-    """A convolution with `w` [kh, kw, in, out] followed by `downsample_2d`, as a filter and a strided convolution.
+def conv_downsample_2d(x: tf.Tensor, w: tf.Tensor, k: Filter = None, factor: int = 2, gain: float = 1,
+                       data_format: str = 'NCHW') -> tf.Tensor:
+    """A convolution followed by `downsample_2d`, as one filter and a strided convolution.
 
-    The padding is 'SAME' for the two together: [.., H, W, ..] -> [.., H / factor, W / factor, ..].
+    Args:
+        x:           Images.
+        w:           Convolution kernel, [size, size, in, out].
+        k, factor, gain, data_format: As in `downsample_2d`.
+
+    Returns:
+        Images of H / factor x W / factor with `out` channels: the padding is 'SAME' for both steps together.
     """
     k = _setup_kernel([1] * factor if k is None else k) * gain
     p = (k.shape[0] - factor) + (_square_size(w) - 1)
@@ -84,7 +109,7 @@ def conv_downsample_2d(x, w, k=None, factor=2, gain=1, data_format='NCHW'):
 # ---- Filters ----
 
 def _setup_kernel(k):
-    """Filter of the caller -> [size, size] float32 with sum 1."""
+    """The caller's filter -> [size, size] float32 with sum 1."""
     k = np.asarray(k, np.float32)
     if k.ndim == 1:
         k = np.outer(k, k)
@@ -92,7 +117,7 @@ def _setup_kernel(k):
         raise ValueError(f'expected a filter [size] or [size, size], received shape {k.shape}')
     total = np.sum(k)
     if total == 0:
-        raise ValueError('expected a filter whose taps do not sum to zero: it could not be normalised')
+        raise ValueError('expected a filter whose taps do not sum to zero, because it has to be normalized')
     return k / total
 
 
@@ -103,11 +128,11 @@ def _square_size(w):
     return int(height)
 
 
-# ---- The operation on images in either layout ----
-# up, down are (y, x); pads are ((top, bottom), (left, right)), numbers or scalar tensors; the filter is a constant.
+# ---- The op on images in either layout ----
+# up and down are (vertical, horizontal); pads are ((top, bottom), (left, right)), ints or scalar tensors.
 
 def _upfirdn_images(x, k, data_format, up=1, down=1, pad0=0, pad1=0):
-    """The same factor and padding along both axes."""
+    """upfirdn with the same factors and padding along both axes."""
     return _upfirdn(x, k, (up, up), (down, down), ((pad0, pad1), (pad0, pad1)), data_format)
 
 
@@ -116,99 +141,27 @@ def _upfirdn(x, k, up, down, pads, data_format='NHWC'):
     if library is not None:
         pads = [p for pair in pads for p in pair]
         return library.stylegan2_upfirdn2d(x, k, pads, up=up, down=down, data_format=data_format)
-    # Depthwise convolutions want channels last; the usual trick of one-channel images is slower by an order of magnitude.
+    # Depthwise convolutions need channels last. Reshaping to one-channel images instead is ten times slower.
     if data_format == 'NCHW':
         x = tf.transpose(x, [0, 2, 3, 1])
     y = upfirdn_reference(x, k, up, down, pads)
     return tf.transpose(y, [0, 3, 1, 2]) if data_format == 'NCHW' else y
 
 
-def _pads_of_gradient(in_size, taps, up, down, pads):
-    """Pads of the gradient along one axis: the same operation with the filter flipped and up and down exchanged."""
-    pad0, pad1 = pads
-    out_size = (in_size * up + pad0 + pad1 - taps) // down + 1
-    return taps - pad0 - 1, in_size * up - out_size * down + pad0 - up + 1
-
-
-# ---- The native form: native/cpu_upfirdn.cc, native/gpu_kernels.cu ----
+# ---- Gradient of the native op: native/cpu_upfirdn.cc, native/gpu_kernels.cu ----
 
 @tf.RegisterGradient('Stylegan2Upfirdn2d')
 def _native_gradient(op, dy):
     x, k, pads = op.inputs
     up, down, flip, data_format = (op.get_attr(name) for name in ('up', 'down', 'flip', 'data_format'))
     data_format = tf.compat.as_str(data_format)
-    known = tf.get_static_value(pads)
-    pads = pads if known is None else [int(p) for p in known]
+    static_pads = tf.get_static_value(pads)
+    pads = pads if static_pads is None else [int(pad) for pad in static_pads]
     grad_pads = []
     for i, axis in enumerate((1, 2) if data_format == 'NHWC' else (2, 3)):
         in_size = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
-        grad_pads += _pads_of_gradient(in_size, k.shape[i], up[i], down[i], (pads[2 * i], pads[2 * i + 1]))
-    dx = loader.loaded().stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
+        grad_pads += pads_of_gradient(in_size, k.shape[i], up[i], down[i], (pads[2 * i], pads[2 * i + 1]))
+    library = loader.loaded_library()
+    dx = library.stylegan2_upfirdn2d(dy, k, grad_pads, up=down, down=up, flip=not flip, data_format=data_format)
     dx.set_shape(x.shape)
     return dx, None, None
-
-
-# ---- The reference form: TensorFlow's own operations, channels last ----
-
-def upfirdn_reference(x, k, up, down, pads):
-    """What the native form must equal: x [major, H, W, minor], k [kh, kw] of NumPy, other arguments as above."""
-    @tf.custom_gradient
-    def forward(x):
-        def backward(dy):
-            size = [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in (1, 2)]
-            grad_pads = [_pads_of_gradient(size[i], k.shape[i], up[i], down[i], pads[i]) for i in range(2)]
-            return upfirdn_reference(dy, k[::-1, ::-1], down, up, grad_pads)
-        return _resample(x, k, up, down, pads), backward
-    return forward(x)
-
-
-def _resample(x, k, up, down, pads):
-    """Depthwise convolutions: transposed where the image grows, strided where it shrinks."""
-    if up[0] != up[1]:  # TensorFlow's depthwise kernels stride alike along both axes.
-        x = _insert_zeros(x, up)
-        up = (1, 1)
-    if up != (1, 1):
-        y = _depthwise_transposed(x, k, up[0])
-        pads = tuple((p0 - size + 1, p1 - size + factor) for (p0, p1), size, factor in zip(pads, k.shape, up, strict=True))
-        return _pad_or_crop(y, pads)[:, ::down[0], ::down[1], :]
-    stride = down[0] if down[0] == down[1] else 1
-    y = tf.nn.depthwise_conv2d(_pad_or_crop(x, pads), _depthwise_filter(k[::-1, ::-1], x), [1, stride, stride, 1], 'VALID')
-    return y if stride == down[0] == down[1] else y[:, ::down[0], ::down[1], :]
-
-
-def _depthwise_filter(k, x):
-    """Filter [kh, kw] -> [kh, kw, minor, 1], the same for every channel."""
-    return tf.tile(tf.constant(k[:, :, np.newaxis, np.newaxis], x.dtype), [1, 1, tf.shape(x)[3], 1])
-
-
-def _depthwise_transposed(x, k, up):
-    """y[o] = sum over i of x[i] * k[o - up * i], with all of its (H - 1) * up + kh rows and likewise columns."""
-    shape = tf.shape(x)
-    out_shape = [shape[0], (shape[1] - 1) * up + k.shape[0], (shape[2] - 1) * up + k.shape[1], shape[3]]
-    y = tf.nn.depthwise_conv2d_backprop_input(out_shape, _depthwise_filter(k, x), x, [1, up, up, 1], 'VALID')
-    y.set_shape([x.shape[0]] + [None if size is None else (size - 1) * up + taps
-                                for size, taps in zip(x.shape[1:3], k.shape, strict=True)] + [x.shape[3]])
-    return y
-
-
-def _insert_zeros(x, up):
-    """Follow every row by up[0] - 1 rows of zeros, and every column likewise."""
-    n, h, w, c = (x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in range(4))
-    x = tf.reshape(x, [n, h, 1, w, 1, c])
-    x = tf.pad(x, [[0, 0], [0, 0], [0, up[0] - 1], [0, 0], [0, up[1] - 1], [0, 0]])
-    return tf.reshape(x, [n, h * up[0], w * up[1], c])
-
-
-def _pad_or_crop(x, pads):
-    """Zeros where a pad is positive, a crop where it is negative."""
-    if all(isinstance(p, int) and p == 0 for pair in pads for p in pair):
-        return x
-    positive = [[_at_least_zero(p) for p in pair] for pair in pads]
-    x = tf.pad(x, [[0, 0], *positive, [0, 0]])
-    (top, bottom), (left, right) = [[_at_least_zero(-p) for p in pair] for pair in pads]
-    shape = [x.shape[i] if x.shape[i] is not None else tf.shape(x)[i] for i in (1, 2)]
-    return x[:, top:shape[0] - bottom, left:shape[1] - right, :]
-
-
-def _at_least_zero(value):
-    return max(value, 0) if isinstance(value, int) else tf.maximum(value, 0)

@@ -52,12 +52,12 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
-    from dnnlib.tflib.network import values_follow
+    from dnnlib.tflib.network import skip_initializers
     from training.nets import registry
     try:
         cls = registry.find_network(state.build_func_name)
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
-        with values_follow():
+        with skip_initializers():
             net = cls(state.name, **known)
     except (ValueError, TypeError) as err:
         raise UserError(f'{path}: cannot rebuild network {state.name!r}: {err}',

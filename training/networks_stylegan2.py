@@ -1,9 +1,9 @@
 """The networks of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958).
 
-G_main = G_mapping + G_synthesis_stylegan2 is the generator, D_stylegan2 the discriminator of configurations E and F. The
-`architecture` argument chooses among the three of Figure 7: 'orig' feeds forward, 'skip' sums the RGB of all
-resolutions, 'resnet' has residual blocks. G_synthesis_stylegan_revised and D_stylegan are those of configurations B to D,
-which grow progressively.
+The generator G_main consists of G_mapping and a synthesis network. G_synthesis_stylegan2 and D_stylegan2 are the
+networks of configurations E and F. Their `architecture` is one of the three in Figure 7: 'orig' is feed-forward, 'skip'
+sums the RGB images of all resolutions, 'resnet' has residual blocks. G_synthesis_stylegan_revised and D_stylegan are
+the networks of configurations B to D, which grow progressively.
 """
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
-from dnnlib.tflib.network import layer_prefix, note_layer
+from dnnlib.tflib.network import layer_prefix, record_layer
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import (
@@ -25,171 +25,108 @@ from training.nets.layers import (
     image_shape,
     minibatch_stddev,
     normalize_2nd_moment,
-    note_op,
+    record_op,
 )
 
+# ---- Settings shared by several networks ----
 
-def num_fmaps(kw, stage):
-    """Channels at a stage: fmap_base / 2^(stage * fmap_decay), within fmap_min .. fmap_max."""
+# Of all networks on images.
+IMAGE_SETTINGS = dict(
+    num_channels      = 3,          # Channels of the images.
+    resolution        = 1024,       # Width and height of the images.
+    fmap_base         = 16 << 10,   # Number of feature maps: see num_fmaps.
+    fmap_decay        = 1.0,        # See num_fmaps.
+    fmap_max          = 512,        # Largest number of feature maps.
+    nonlinearity      = 'lrelu',    # Activation, a key of custom_ops.ACTIVATIONS.
+    dtype             = 'float32',  # Type of activations at the highest resolutions: see dtype_at.
+    num_fp16_res      = 4,          # Number of these resolutions.
+)
+IMAGE_CALL_SETTINGS = frozenset({'dtype', 'num_fp16_res'})
+
+# Of StyleGAN2's networks on images.
+STYLEGAN2_SETTINGS = dict(
+    IMAGE_SETTINGS,
+    fmap_min          = 1,             # Smallest number of feature maps.
+    resample_kernel   = [1, 3, 3, 1],  # Filter for upsampling and downsampling. None = box.
+)
+
+# Of synthesis networks.
+SYNTHESIS_SETTINGS = dict(
+    dlatent_size      = 512,   # Size of W.
+    randomize_noise   = True,  # True = new noise for every image. False = the stored noise0, noise1, ...
+)
+SYNTHESIS_CALL_SETTINGS = IMAGE_CALL_SETTINGS | {'randomize_noise'}
+
+# Of discriminators.
+DISCRIMINATOR_SETTINGS = dict(
+    label_size         = 0,  # Size of the labels. 0 = unconditional.
+    mbstd_group_size   = 4,  # Images per group of minibatch_stddev. 0 or 1 = do not use it.
+    mbstd_num_features = 1,  # Number of feature maps that it appends.
+)
+
+# Of networks that grow progressively.
+GROWING_SETTINGS = dict(
+    lod_stage         = None,    # Integer part of lod. None = unknown: compute for any (training/nets/progressive.py).
+    structure         = 'auto',  # Has no effect. In the original it chose between equivalent graphs.
+    is_template_graph = False,   # Has no effect.
+)
+GROWING_SYNTHESIS_SETTINGS = dict(
+    GROWING_SETTINGS,
+    full_resolution   = True,    # Upsample the images of a coarse stage to `resolution`.
+    force_clean_graph = False,   # Has no effect.
+)
+
+# ---- Helpers ----
+
+def num_fmaps(kw, stage: int) -> int:
+    """Number of feature maps at a stage: fmap_base / 2^(stage * fmap_decay), clipped to fmap_min .. fmap_max."""
     return int(np.clip(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_min, kw.fmap_max))
 
 
 def check_image_kwargs(net, architectures=None):
-    """ValueError for settings of a network on images that cannot work. architectures: the known ones; None = no such setting."""
+    """Raise a ValueError if settings of a network on images are invalid.
+
+    Args:
+        net:           Network.
+        architectures: Valid values of `architecture`. None = the network has no such setting.
+    """
     kw = net.kw
     if kw.resolution < 4 or kw.resolution & (kw.resolution - 1):
-        raise ValueError(f'{net.name}: expected a resolution that is a power of two, 4 or more; received {kw.resolution}')
+        raise ValueError(f'{net.name}: expected a resolution that is a power of two of at least 4, '
+                         f'received {kw.resolution}')
     if architectures and kw.architecture not in architectures:
         raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
     if kw.nonlinearity not in ACTIVATIONS:
         raise ValueError(f'{net.name}: expected a nonlinearity of {list(ACTIVATIONS)}, received {kw.nonlinearity!r}')
     if kw.dtype != 'float32':
-        raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}; give that where the network is evaluated")
-
-
-# ---- Generator: both parts ----
-
-class G_main(Network):
-    """Latents and labels -> images: mapping, then style mixing or truncation, then synthesis.
-
-    Besides its own settings it takes those of its two components, both when it is made and when it is evaluated.
-    """
-
-    settings = dict(
-        truncation_psi        = 0.5,                       # scale of the distance from the mean latent; 1 or None = no truncation
-        truncation_cutoff     = None,                      # layers that truncation applies to; None = all
-        truncation_psi_val    = None,                      # truncation_psi for is_validation; None = no truncation
-        truncation_cutoff_val = None,                      # truncation_cutoff for is_validation; None = all
-        dlatent_avg_beta      = 0.995,                     # decay of the moving average of W in training; None = keep it still
-        style_mixing_prob     = 0.9,                       # how often training mixes two latents; None = never
-        is_training           = False,                     # mix styles, move dlatent_avg, do not truncate
-        is_validation         = False,                     # use the *_val settings
-        return_dlatents       = False,                     # return (images, dlatents)
-        is_template_graph     = False,                     # had a meaning in TensorFlow 1; accepted, no effect
-        mapping_func          = 'G_mapping',               # class of the mapping network
-        synthesis_func        = 'G_synthesis_stylegan2',   # class of the synthesis network
-    )
-    input_names = ('latents_in', 'labels_in')
-    output_names = ('images_out',)
-
-    @classmethod
-    def all_settings(cls, static_kwargs):
-        return set(cls.settings).union(*(cls._component_class(key, static_kwargs).settings for key in ('mapping', 'synthesis')))
-
-    @classmethod
-    def _component_class(cls, key, kwargs):
-        name = kwargs.get(f'{key}_func', cls.settings[f'{key}_func'])
-        from training.nets import registry  # Here, for the registry imports this module.
-        return registry.find_network(name, near=cls)
-
-    def build(self, input_shape=None):
-        kwargs = self.static_kwargs
-        synthesis = self._component_class('synthesis', kwargs)('G_synthesis', ignore_unknown=True, **kwargs)
-        mapping = self._component_class('mapping', kwargs)(
-            'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.num_layers, **kwargs})
-        self.add_var('lod', [], 'zeros')
-        self.add_var('dlatent_avg', [mapping.kw.dlatent_size], 'zeros')
-        self.add_component('synthesis', synthesis)
-        self.add_component('mapping', mapping)
-        self.built = True
-
-    def input_spec_shapes(self):
-        return self.components.mapping.input_spec_shapes()
-
-    def output_spec_shapes(self):
-        return self.components.synthesis.output_spec_shapes()
-
-    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
-        """latents [N, latent_size], labels [N, label_size] -> images [N, C, H, W], with return_dlatents also [N, layers, dlatent]."""
-        kw = self.settings_for(dynamic_kwargs)
-        if kw.is_training and kw.is_validation:
-            raise ValueError(f'{self.name}: is_training and is_validation exclude each other')
-        rng = rng or Random()
-        mapping, synthesis = self.components.mapping, self.components.synthesis
-        dlatent_avg = self._net.own_vars['dlatent_avg']
-        if 'lod' in synthesis.own_vars:
-            synthesis.own_vars['lod'].assign(tf.convert_to_tensor(self._net.own_vars['lod']))
-        note_layer('latents_in', latents_in.shape)
-        note_layer('labels_in', labels_in.shape)
-        note_layer('lod', ())
-        note_layer('dlatent_avg', dlatent_avg.shape)
-
-        with layer_prefix('G_mapping'):
-            dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
-        if kw.is_training and kw.dlatent_avg_beta is not None:
-            dlatent_avg.assign(lerp(tf.reduce_mean(dlatents[:, 0], axis=0), tf.convert_to_tensor(dlatent_avg), kw.dlatent_avg_beta))
-        if kw.is_training and kw.style_mixing_prob is not None:
-            dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
-        if not kw.is_training:
-            psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
-            cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
-            dlatents = self.truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
-
-        with layer_prefix('G_synthesis'):
-            images = synthesis(dlatents, rng=rng, **dynamic_kwargs)
-            for name, var in synthesis.own_vars.items():
-                if '/' not in name:
-                    note_layer(name, var.shape)
-        note_layer('images_out', images.shape)
-        return (images, dlatents) if kw.return_dlatents else images
-
-    @staticmethod
-    def truncate(dlatents, dlatent_avg, psi, cutoff):
-        """Function `truncate`; StyleGAN's differs."""
-        return truncate(dlatents, dlatent_avg, psi, cutoff)
-
-    def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
-        """With probability `prob`, the layers from a random one on take the styles of a second latent."""
-        dlatents2 = self.components.mapping(rng.normal('latents2', tf.shape(latents)), labels, **dynamic_kwargs)
-        num_layers = dlatents.shape[1]
-        cur_layers = num_layers - 2 * tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
-        cutoff = tf.where(rng.uniform('mix_u', []) < prob, rng.integers('mix_cutoff', [], 1, cur_layers), cur_layers)
-        return tf.where(tf.range(num_layers)[tf.newaxis, :, tf.newaxis] < cutoff, dlatents, dlatents2)
-
-
-def truncate(dlatents, dlatent_avg, psi, cutoff):
-    """Pull dlatents [N, layers, dlatent] towards their mean (Appendix of Karras et al. 2019, arXiv:1812.04948).
-
-    Args:
-        psi:    Scale of the distance from dlatent_avg, a number or scalar tensor. None or 1 = return them as they are.
-        cutoff: Number of layers, counted from the first, that it applies to. None = all.
-    """
-    if psi is None or (isinstance(psi, (int, float)) and psi == 1):
-        return dlatents
-    if cutoff is None:
-        dlatents = lerp(dlatent_avg, dlatents, psi)
-        note_layer('Truncation/Lerp', dlatents.shape)
-        return dlatents
-    layer_idx = tf.range(dlatents.shape[1])[tf.newaxis, :, tf.newaxis]
-    coefs = tf.where(layer_idx < tf.cast(cutoff, tf.int32), tf.cast(psi, tf.float32), 1.0)
-    dlatents = lerp(dlatent_avg, dlatents, coefs)
-    note_layer('Truncation', dlatents.shape)
-    return dlatents
+        raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}. "
+                         'Other types can be given for a single call.')
 
 
 # ---- Generator: mapping ----
 
 class G_mapping(Network):
-    """Latents Z and labels -> intermediate latents W, an MLP (Karras et al. 2019, arXiv:1812.04948, Section 2)."""
+    """Latents Z and labels -> intermediate latents W: an MLP (Karras et al. 2019, arXiv:1812.04948, Section 2)."""
 
     settings = dict(
-        latent_size          = 512,        # size of Z
-        label_size           = 0,          # size of the labels, 0 = unconditional
-        dlatent_size         = 512,        # size of W
-        dlatent_broadcast    = None,       # repeat W for so many layers; None = return [N, dlatent_size]
-        mapping_layers       = 8,          # depth
-        mapping_fmaps        = 512,        # width of the hidden layers
-        mapping_lrmul        = 0.01,       # multiplier of the learning rate
-        mapping_nonlinearity = 'lrelu',    # activation, a key of custom_ops.ACTIVATIONS
-        normalize_latents    = True,       # scale the latents to unit mean square first
-        dtype                = 'float32',  # always
+        latent_size          = 512,        # Size of Z.
+        label_size           = 0,          # Size of the labels. 0 = unconditional.
+        dlatent_size         = 512,        # Size of W.
+        dlatent_broadcast    = None,       # Number of layers to repeat W for. None = return [N, dlatent_size].
+        mapping_layers       = 8,          # Number of layers.
+        mapping_fmaps        = 512,        # Width of the hidden layers.
+        mapping_lrmul        = 0.01,       # Multiplier of the learning rate.
+        mapping_nonlinearity = 'lrelu',    # Activation, a key of custom_ops.ACTIVATIONS.
+        normalize_latents    = True,       # Scale the latents to unit mean square first.
+        dtype                = 'float32',  # Always.
     )
+    call_settings = frozenset({'normalize_latents', 'dtype'})
     input_names = ('latents_in', 'labels_in')
     output_names = ('dlatents_out',)
-    norm_name = 'Normalize'  # in the listing of layers
+    norm_name = 'Normalize'  # Name of the normalization in the list of layers.
 
     def check(self):
-        """ValueError for settings that cannot work."""
+        """Raise a ValueError if settings are invalid."""
         if self.kw.mapping_nonlinearity not in ACTIVATIONS:
             raise ValueError(f'{self.name}: expected mapping_nonlinearity of {list(ACTIVATIONS)}, '
                              f'received {self.kw.mapping_nonlinearity!r}')
@@ -215,25 +152,27 @@ class G_mapping(Network):
 
     def output_spec_shapes(self):
         kw = self.kw
-        return ((None, kw.dlatent_size) if kw.dlatent_broadcast is None else (None, kw.dlatent_broadcast, kw.dlatent_size),)
+        if kw.dlatent_broadcast is None:
+            return ((None, kw.dlatent_size),)
+        return ((None, kw.dlatent_broadcast, kw.dlatent_size),)
 
     def call(self, latents_in, labels_in, **dynamic_kwargs):
-        """[N, latent_size], [N, label_size] -> [N, dlatent_broadcast, dlatent_size]."""
+        """[N, latent_size], [N, label_size] -> [N, dlatent_broadcast, dlatent_size] float32."""
         kw = self.settings_for(dynamic_kwargs)
-        note_layer('latents_in', latents_in.shape)
-        note_layer('labels_in', labels_in.shape)
+        record_layer('latents_in', latents_in.shape)
+        record_layer('labels_in', labels_in.shape)
         x = tf.ensure_shape(latents_in, [None, kw.latent_size])
         if kw.label_size:
             x = self.layer('LabelConcat')(x, labels_in)
         if kw.normalize_latents:
             x = normalize_2nd_moment(x)
-            note_layer(self.norm_name, x.shape)
+            record_layer(self.norm_name, x.shape)
         for idx in range(kw.mapping_layers):
             x = self.layer(f'Dense{idx}')(x)
         if kw.dlatent_broadcast is not None:
             x = tf.tile(x[:, tf.newaxis], [1, kw.dlatent_broadcast, 1])
-            note_layer('Broadcast', x.shape)
-        note_layer('dlatents_out', x.shape)
+            record_layer('Broadcast', x.shape)
+        record_layer('dlatents_out', x.shape)
         return x
 
 
@@ -252,44 +191,35 @@ class LabelConcat(ScopedLayer):
         self.built = True
 
     def call(self, latents, labels):
-        return self.note(tf.concat([latents, tf.matmul(labels, self.weight)], axis=1), is_image=False)
+        return self.record(tf.concat([latents, tf.matmul(labels, self.weight)], axis=1), is_image=False)
 
 
 # ---- Generator: synthesis ----
 
 class G_synthesis_stylegan2(Network):
-    """Intermediate latents, one per layer -> images (Figures 2c and 7). Layers 0, 1, 2, ... are 4x4/Conv, 8x8/Conv0_up, 8x8/Conv1, ..."""
+    """W -> images (Figures 2c and 7).
+
+    W has one vector per layer: layers 0, 1, 2, ... are 4x4/Conv, 8x8/Conv0_up, 8x8/Conv1, ...
+    """
 
     settings = dict(
-        dlatent_size    = 512,           # size of W
-        num_channels    = 3,             # channels of the images
-        resolution      = 1024,          # width and height of the images
-        fmap_base       = 16 << 10,      # channels: see num_fmaps
-        fmap_decay      = 1.0,
-        fmap_min        = 1,
-        fmap_max        = 512,
-        randomize_noise = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
-        architecture    = 'skip',        # 'orig', 'skip', 'resnet'
-        nonlinearity    = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        dtype           = 'float32',     # in which the highest resolutions compute: see dtype_at
-        num_fp16_res    = 4,             # how many of them
-        resample_kernel = [1, 3, 3, 1],  # filter of all resampling; None = box
-        fused_modconv   = True,          # chose between two equal ways to compute; accepted, no effect
+        STYLEGAN2_SETTINGS, **SYNTHESIS_SETTINGS,
+        architecture  = 'skip',  # 'orig', 'skip' or 'resnet'.
+        fused_modconv = True,    # Has no effect. In the original it chose between two equivalent computations.
     )
+    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv'}
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
 
     @property
     def num_layers(self):
-        """Layers that take a style, the last ToRGB included."""
+        """Number of layers that have a style, including the last ToRGB."""
         return 2 * int(np.log2(self.kw.resolution)) - 2
 
     def build(self, input_shape=None):
         kw = self.kw
         check_image_kwargs(self, ('orig', 'skip', 'resnet'))
-        for idx in range(self.num_layers - 1):
-            size = 2 ** ((idx + 5) // 2)
-            self.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+        add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
         fmaps = num_fmaps(kw, 1)
@@ -303,13 +233,14 @@ class G_synthesis_stylegan2(Network):
                 in_fmaps, fmaps = fmaps, num_fmaps(kw, stage)
                 self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv0_up', fmaps, 3, up=True, **conv_args),
                                image_shape(size // 2, in_fmaps), w_shape)
-                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps), w_shape)
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args),
+                               image_shape(size, fmaps), w_shape)
                 if kw.architecture == 'resnet':
                     self.add_layer(Conv2D(f'{size}x{size}/Skip', fmaps, 1, up=True, resample_kernel=kw.resample_kernel),
                                    image_shape(size // 2, in_fmaps))
             if kw.architecture == 'skip' or last:
-                self.add_layer(ModulatedConv2D(f'{size}x{size}/ToRGB', kw.num_channels, 1, demodulate=False, noise=False),
-                               image_shape(size, fmaps), w_shape)
+                to_rgb = ModulatedConv2D(f'{size}x{size}/ToRGB', kw.num_channels, 1, demodulate=False, noise=False)
+                self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
             if last:
                 break
             size *= 2
@@ -325,7 +256,7 @@ class G_synthesis_stylegan2(Network):
         """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
-        note_layer('dlatents_in', dlatents_in.shape)
+        record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
         def style_layer(scope, x, idx, size):
@@ -342,38 +273,24 @@ class G_synthesis_stylegan2(Network):
             if kw.architecture == 'resnet':
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
-                y = note_op(f'{size}x{size}/Upsample', upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
+                y = upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format())
+                y = record_op(f'{size}x{size}/Upsample', y)
             if kw.architecture == 'skip' or size == kw.resolution:
                 rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
                 y = rgb if y is None else y + rgb
         images = conv.to_nchw(y)
-        note_layer('images_out', images.shape)
+        record_layer('images_out', images.shape)
         return images
 
 
 class G_synthesis_stylegan_revised(Network):
-    """The same layers without skip connections, growing progressively (Figure 2c; configurations B to D)."""
+    """The layers of G_synthesis_stylegan2 without skip connections, growing progressively (configurations B to D)."""
 
     settings = dict(
-        dlatent_size      = 512,           # size of W
-        num_channels      = 3,             # channels of the images
-        resolution        = 1024,          # width and height of the images
-        fmap_base         = 16 << 10,      # channels: see num_fmaps
-        fmap_decay        = 1.0,
-        fmap_min          = 1,
-        fmap_max          = 512,
-        randomize_noise   = True,          # fresh noise for every image; False = the fixed noise0, noise1, ...
-        nonlinearity      = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        dtype             = 'float32',     # in which the highest resolutions compute: see dtype_at
-        num_fp16_res      = 4,             # how many of them
-        resample_kernel   = [1, 3, 3, 1],  # filter of all resampling; None = box
-        fused_modconv     = True,          # chose between two equal ways to compute; accepted, no effect
-        structure         = 'auto',        # chose between equal graphs; accepted, no effect
-        is_template_graph = False,         # accepted, no effect
-        force_clean_graph = False,         # accepted, no effect
-        lod_stage         = None,          # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
-        full_resolution   = True,          # repeat the pixels of a coarse stage up to `resolution`
+        STYLEGAN2_SETTINGS, **SYNTHESIS_SETTINGS, **GROWING_SYNTHESIS_SETTINGS,
+        fused_modconv = True,  # Has no effect. In the original it chose between two equivalent computations.
     )
+    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv', *GROWING_SYNTHESIS_SETTINGS}
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
     num_layers = G_synthesis_stylegan2.num_layers
@@ -385,9 +302,7 @@ class G_synthesis_stylegan_revised(Network):
         check_image_kwargs(self)
         resolution_log2 = int(np.log2(kw.resolution))
         self.add_var('lod', [], 'zeros')
-        for idx in range(self.num_layers - 1):
-            size = 2 ** ((idx + 5) // 2)
-            self.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+        add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
         self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)))
@@ -398,9 +313,11 @@ class G_synthesis_stylegan_revised(Network):
             else:
                 self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv0_up', fmaps, 3, up=True, **conv_args),
                                image_shape(size // 2, num_fmaps(kw, res - 2)), w_shape)
-                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps), w_shape)
-            self.add_layer(ModulatedConv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, demodulate=False, noise=False),
-                           image_shape(size, fmaps), w_shape)
+                self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args),
+                               image_shape(size, fmaps), w_shape)
+            to_rgb = ModulatedConv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, demodulate=False,
+                                     noise=False)
+            self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
         self.built = True
 
     def call(self, dlatents_in, rng=None, **dynamic_kwargs):
@@ -408,7 +325,7 @@ class G_synthesis_stylegan_revised(Network):
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         resolution_log2 = int(np.log2(kw.resolution))
-        note_layer('dlatents_in', dlatents_in.shape)
+        record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
         def style_layer(scope, x, idx, size):
@@ -425,40 +342,188 @@ class G_synthesis_stylegan_revised(Network):
             return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
-        images = conv.to_nchw(progressive.grow_images(self.layer('4x4/Const')(dlatents_in), block, to_rgb, resolution_log2, lod,
-                                                      kw.lod_stage, kw.full_resolution, note_op))
-        note_layer('images_out', images.shape)
+        x = self.layer('4x4/Const')(dlatents_in)
+        x = progressive.grow_images(x, block, to_rgb, resolution_log2, lod, kw.lod_stage, kw.full_resolution, record_op)
+        images = conv.to_nchw(x)
+        record_layer('images_out', images.shape)
         return images
 
 
+def add_noise_vars(net, sizes):
+    """Create the variables noise0, noise1, ... [1, 1, size, size] of a synthesis network."""
+    for idx, size in enumerate(sizes):
+        net.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+
+
 def layer_noise(net, rng, kw, idx, x, size):
-    """Noise [N or 1, 1, size, size] of layer `idx` of a synthesis network: fresh for each of the N items of x, or the fixed one."""
+    """Noise for layer `idx` of a synthesis network: [N, 1, size, size] for x [N, ...], or the stored noise."""
     if kw.randomize_noise:
         return rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
     return tf.convert_to_tensor(net.own_vars[f'noise{idx}'])
 
 
+# ---- Generator: both parts ----
+
+class G_main(Network):
+    """Latents and labels -> images: mapping, then style mixing or truncation, then synthesis.
+
+    Besides its own settings it has those of its two components, both at creation and per call.
+    """
+
+    component_classes = (G_mapping, G_synthesis_stylegan2, G_synthesis_stylegan_revised)  # Choices for *_func below.
+    settings = dict(
+        truncation_psi        = 0.5,    # Scale of the distance from the mean of W. 1 or None = no truncation.
+        truncation_cutoff     = None,   # Number of layers to truncate. None = all.
+        truncation_psi_val    = None,   # truncation_psi for is_validation. None = no truncation.
+        truncation_cutoff_val = None,   # truncation_cutoff for is_validation. None = all.
+        dlatent_avg_beta      = 0.995,  # Decay of the moving average of W in training. None = do not update it.
+        style_mixing_prob     = 0.9,    # Probability of style mixing in training. None = never.
+        is_training           = False,  # Mix styles, update dlatent_avg, and do not truncate.
+        is_validation         = False,  # Use the *_val settings.
+        return_dlatents       = False,  # Return (images, dlatents).
+        is_template_graph     = False,  # Has no effect.
+        mapping_func          = 'G_mapping',              # Name of the class of the mapping network.
+        synthesis_func        = 'G_synthesis_stylegan2',  # Name of the class of the synthesis network.
+    )
+    call_settings = frozenset(settings) - {'mapping_func', 'synthesis_func'}
+    input_names = ('latents_in', 'labels_in')
+    output_names = ('images_out',)
+
+    @classmethod
+    def all_settings(cls, static_kwargs):
+        components = [cls.component_class(key, static_kwargs) for key in ('mapping', 'synthesis')]
+        return set(cls.settings).union(*(component.settings for component in components))
+
+    @classmethod
+    def all_call_settings(cls, static_kwargs):
+        components = [cls.component_class(key, static_kwargs) for key in ('mapping', 'synthesis')]
+        return set(cls.call_settings).union(*(component.call_settings for component in components))
+
+    @classmethod
+    def component_class(cls, key: str, static_kwargs: dict) -> type[Network]:
+        """Class of a component.
+
+        Args:
+            key:           'mapping' or 'synthesis'.
+            static_kwargs: Arguments of the generator. Their mapping_func and synthesis_func may include a module, as in
+                           'training.networks_stylegan2.G_mapping'.
+
+        Raises:
+            ValueError: The generator has no such component.
+        """
+        func_name = static_kwargs.get(f'{key}_func', cls.settings[f'{key}_func'])
+        for component in cls.component_classes:
+            if func_name in (component.__name__, f'{component.__module__}.{component.__name__}'):
+                return component
+        names = sorted({component.__name__ for component in cls.component_classes})
+        raise ValueError(f'unknown network {key}_func={func_name!r}; known are {names}')
+
+    def build(self, input_shape=None):
+        kwargs = self.static_kwargs
+        synthesis = self.component_class('synthesis', kwargs)('G_synthesis', ignore_unknown=True, **kwargs)
+        mapping = self.component_class('mapping', kwargs)(
+            'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.num_layers, **kwargs})
+        self.add_var('lod', [], 'zeros')
+        self.add_var('dlatent_avg', [mapping.kw.dlatent_size], 'zeros')
+        self.add_component('synthesis', synthesis)
+        self.add_component('mapping', mapping)
+        self.built = True
+
+    def input_spec_shapes(self):
+        return self.components.mapping.input_spec_shapes()
+
+    def output_spec_shapes(self):
+        return self.components.synthesis.output_spec_shapes()
+
+    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+        """[N, latent_size], [N, label_size] -> images [N, C, H, W].
+
+        With return_dlatents the result is (images, dlatents [N, layers, dlatent_size]).
+        """
+        kw = self.settings_for(dynamic_kwargs)
+        if kw.is_training and kw.is_validation:
+            raise ValueError(f'{self.name}: is_training and is_validation cannot both be set')
+        rng = rng or Random()
+        mapping, synthesis = self.components.mapping, self.components.synthesis
+        dlatent_avg = self._net.own_vars['dlatent_avg']
+        if 'lod' in synthesis.own_vars:
+            synthesis.own_vars['lod'].assign(tf.convert_to_tensor(self._net.own_vars['lod']))
+        record_layer('latents_in', latents_in.shape)
+        record_layer('labels_in', labels_in.shape)
+        record_layer('lod', ())
+        record_layer('dlatent_avg', dlatent_avg.shape)
+
+        with layer_prefix('G_mapping'):
+            dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
+        if kw.is_training and kw.dlatent_avg_beta is not None:
+            batch_avg = tf.reduce_mean(dlatents[:, 0], axis=0)
+            dlatent_avg.assign(lerp(batch_avg, tf.convert_to_tensor(dlatent_avg), kw.dlatent_avg_beta))
+        if kw.is_training and kw.style_mixing_prob is not None:
+            dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
+        if not kw.is_training:
+            psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
+            cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
+            dlatents = self.truncate(dlatents, tf.convert_to_tensor(dlatent_avg), psi, cutoff)
+
+        with layer_prefix('G_synthesis'):
+            images = synthesis(dlatents, rng=rng, **dynamic_kwargs)
+            for name, var in synthesis.own_vars.items():
+                if '/' not in name:
+                    record_layer(name, var.shape)
+        record_layer('images_out', images.shape)
+        return (images, dlatents) if kw.return_dlatents else images
+
+    @staticmethod
+    def truncate(dlatents, dlatent_avg, psi, cutoff):
+        """Call the function `truncate`. G_style overrides this method."""
+        return truncate(dlatents, dlatent_avg, psi, cutoff)
+
+    def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
+        """With probability `prob`, take the styles of all layers from a random one on from a second latent."""
+        latents2 = rng.normal('latents2', tf.shape(latents))
+        dlatents2 = self.components.mapping(latents2, labels, **dynamic_kwargs)
+        num_layers = dlatents.shape[1]
+        cur_layers = num_layers - 2 * tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        is_mixed = rng.uniform('mix_u', []) < prob
+        cutoff = tf.where(is_mixed, rng.integers('mix_cutoff', [], 1, cur_layers), cur_layers)
+        return tf.where(tf.range(num_layers)[tf.newaxis, :, tf.newaxis] < cutoff, dlatents, dlatents2)
+
+
+def truncate(dlatents: tf.Tensor, dlatent_avg: tf.Tensor, psi, cutoff: int | None) -> tf.Tensor:
+    """Truncation trick: move dlatents towards their mean (Karras et al. 2019, arXiv:1812.04948, Appendix B).
+
+    Args:
+        dlatents:    [N, layers, dlatent_size].
+        dlatent_avg: Mean of W, [dlatent_size].
+        psi:         Scale of the distance from the mean, a number or scalar tensor. None or 1 = do not truncate.
+        cutoff:      Number of layers, from the first on, to truncate. None = all.
+
+    Returns:
+        [N, layers, dlatent_size].
+    """
+    if psi is None or (isinstance(psi, (int, float)) and psi == 1):
+        return dlatents
+    if cutoff is None:
+        dlatents = lerp(dlatent_avg, dlatents, psi)
+        record_layer('Truncation/Lerp', dlatents.shape)
+        return dlatents
+    layer_idx = tf.range(dlatents.shape[1])[tf.newaxis, :, tf.newaxis]
+    coefs = tf.where(layer_idx < tf.cast(cutoff, tf.int32), tf.cast(psi, tf.float32), 1.0)
+    dlatents = lerp(dlatent_avg, dlatents, coefs)
+    record_layer('Truncation', dlatents.shape)
+    return dlatents
+
+
 # ---- Discriminator ----
 
 class D_stylegan2(Network):
-    """Images and labels -> scores, higher for what looks real (Figure 7)."""
+    """Images and labels -> scores, which are higher for real images (Figure 7)."""
 
     settings = dict(
-        num_channels       = 3,             # channels of the images
-        resolution         = 1024,          # width and height of the images
-        label_size         = 0,             # size of the labels, 0 = unconditional
-        fmap_base          = 16 << 10,      # channels: see num_fmaps
-        fmap_decay         = 1.0,
-        fmap_min           = 1,
-        fmap_max           = 512,
-        architecture       = 'resnet',      # 'orig', 'skip', 'resnet'
-        nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
-        mbstd_num_features = 1,             # channels that it appends
-        dtype              = 'float32',     # in which the highest resolutions compute: see dtype_at
-        num_fp16_res       = 4,             # how many of them
-        resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
+        STYLEGAN2_SETTINGS, **DISCRIMINATOR_SETTINGS,
+        architecture = 'resnet',  # 'orig', 'skip' or 'resnet'.
     )
+    call_settings = IMAGE_CALL_SETTINGS
     input_names = ('images_in', 'labels_in')
     output_names = ('scores_out',)
 
@@ -471,18 +536,17 @@ class D_stylegan2(Network):
             stage = int(np.log2(size)) - 1
             fmaps, out_fmaps = num_fmaps(kw, stage), num_fmaps(kw, stage - 1)
             if kw.architecture == 'skip' or size == kw.resolution:
-                self.add_layer(Conv2D(f'{size}x{size}/FromRGB', fmaps, 1, act=kw.nonlinearity), image_shape(size, kw.num_channels))
+                self.add_layer(Conv2D(f'{size}x{size}/FromRGB', fmaps, 1, act=kw.nonlinearity),
+                               image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
-                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args), image_shape(size, fmaps))
+                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args),
+                               image_shape(size, fmaps))
                 if kw.architecture == 'resnet':
-                    self.add_layer(Conv2D(f'{size}x{size}/Skip', out_fmaps, 1, down=True, resample_kernel=kw.resample_kernel),
-                                   image_shape(size, fmaps))
+                    skip = Conv2D(f'{size}x{size}/Skip', out_fmaps, 1, down=True, resample_kernel=kw.resample_kernel)
+                    self.add_layer(skip, image_shape(size, fmaps))
             size //= 2
-        features = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
-        self.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, features))
-        self.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
-        self.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+        build_score_layers(self, fmaps, out_fmaps)
         self.built = True
 
     def input_spec_shapes(self):
@@ -492,10 +556,10 @@ class D_stylegan2(Network):
         return ((None, 1),)
 
     def call(self, images_in, labels_in, **dynamic_kwargs):
-        """[N, C, H, W], [N, label_size] -> [N, 1]. With labels, the outputs are weighted by them and summed."""
+        """[N, C, H, W], [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
-        note_layer('images_in', images_in.shape)
-        note_layer('labels_in', labels_in.shape)
+        record_layer('images_in', images_in.shape)
+        record_layer('labels_in', labels_in.shape)
         y = conv.from_nchw(tf.ensure_shape(images_in, [None, *self.input_spec_shapes()[0][1:]]))
         x = None
         for res in range(int(np.log2(kw.resolution)), 1, -1):
@@ -512,37 +576,40 @@ class D_stylegan2(Network):
             if kw.architecture == 'resnet':
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
-                y = note_op(f'{size}x{size}/Downsample', downsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format()))
-        if kw.mbstd_group_size > 1:
-            x = note_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
-        x = self.layer('4x4/Conv')(x)
-        x = self.layer('4x4/Dense0')(x)
-        x = self.layer('Output')(x, labels_in if kw.label_size else None)
-        note_layer('scores_out', x.shape)
-        return x
+                y = downsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format())
+                y = record_op(f'{size}x{size}/Downsample', y)
+        return compute_scores(self, x, labels_in)
+
+
+def build_score_layers(net, fmaps, out_fmaps):
+    """Create the last layers of a discriminator, from features [N, fmaps, 4, 4] to scores."""
+    kw = net.kw
+    in_fmaps = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
+    net.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, in_fmaps))
+    net.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
+    net.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+
+
+def compute_scores(net, x, labels):
+    """Features [N, fmaps, 4, 4] in the internal layout -> scores [N, 1].
+
+    A conditional network has one output per class. The score is the sum of the outputs weighted by the labels.
+    """
+    kw = net.kw
+    if kw.mbstd_group_size > 1:
+        x = record_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
+    x = net.layer('4x4/Conv')(x)
+    x = net.layer('4x4/Dense0')(x)
+    x = net.layer('Output')(x, labels if kw.label_size else None)
+    record_layer('scores_out', x.shape)
+    return x
 
 
 class D_stylegan(Network):
-    """The same layers without skip connections, growing progressively (configurations B to D)."""
+    """The layers of D_stylegan2 without skip connections, growing progressively (configurations B to D)."""
 
-    settings = dict(
-        num_channels       = 3,             # channels of the images
-        resolution         = 1024,          # width and height of the images
-        label_size         = 0,             # size of the labels, 0 = unconditional
-        fmap_base          = 16 << 10,      # channels: see num_fmaps
-        fmap_decay         = 1.0,
-        fmap_min           = 1,
-        fmap_max           = 512,
-        nonlinearity       = 'lrelu',       # activation, a key of custom_ops.ACTIVATIONS
-        mbstd_group_size   = 4,             # images per group of minibatch_stddev; 0 or 1 = without it
-        mbstd_num_features = 1,             # channels that it appends
-        dtype              = 'float32',     # in which the highest resolutions compute: see dtype_at
-        num_fp16_res       = 4,             # how many of them
-        resample_kernel    = [1, 3, 3, 1],  # filter of all resampling; None = box
-        structure          = 'auto',        # chose between equal graphs; accepted, no effect
-        is_template_graph  = False,         # accepted, no effect
-        lod_stage          = None,          # whole part of lod; None = not known, compute for any (training/nets/progressive.py)
-    )
+    settings = dict(STYLEGAN2_SETTINGS, **DISCRIMINATOR_SETTINGS, **GROWING_SETTINGS)
+    call_settings = IMAGE_CALL_SETTINGS | set(GROWING_SETTINGS)
     input_names = ('images_in', 'labels_in')
     output_names = ('scores_out',)
     input_spec_shapes = D_stylegan2.input_spec_shapes
@@ -556,23 +623,22 @@ class D_stylegan(Network):
         self.add_var('lod', [], 'zeros')
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
-            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity), image_shape(size, kw.num_channels))
+            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity),
+                           image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
-                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args), image_shape(size, fmaps))
-        features = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
-        self.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, features))
-        self.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
-        self.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+                self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args),
+                               image_shape(size, fmaps))
+        build_score_layers(self, fmaps, out_fmaps)
         self.built = True
 
     def call(self, images_in, labels_in, **dynamic_kwargs):
-        """[N, C, H, W] (full resolution, or that of lod_stage), [N, label_size] -> [N, 1]. With labels: as D_stylegan2."""
+        """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         resolution_log2 = int(np.log2(kw.resolution))
-        note_layer('images_in', images_in.shape)
-        note_layer('labels_in', labels_in.shape)
-        note_layer('lod', ())
+        record_layer('images_in', images_in.shape)
+        record_layer('labels_in', labels_in.shape)
+        record_layer('lod', ())
 
         def block(res, x):
             x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
@@ -582,11 +648,6 @@ class D_stylegan(Network):
             return self.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
-        x = progressive.shrink_images(conv.from_nchw(images_in), block, from_rgb, resolution_log2, lod, kw.lod_stage, note_op)
-        if kw.mbstd_group_size > 1:
-            x = note_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
-        x = self.layer('4x4/Conv')(x)
-        x = self.layer('4x4/Dense0')(x)
-        x = self.layer('Output')(x, labels_in if kw.label_size else None)
-        note_layer('scores_out', x.shape)
-        return x
+        x = conv.from_nchw(images_in)
+        x = progressive.shrink_images(x, block, from_rgb, resolution_log2, lod, kw.lod_stage, record_op)
+        return compute_scores(self, x, labels_in)

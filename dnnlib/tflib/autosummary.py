@@ -10,13 +10,13 @@ import numpy as np
 
 
 class Summaries:
-    """Collects scalars by tag; `save` writes the mean of each since the last save, and starts afresh.
+    """Collects scalars by tag. `save` writes the mean of each tag since the last save and resets it.
 
     Args:
         run_dir: Folder that receives TensorBoard's event file and stats.jsonl. A later run appends to stats.jsonl.
 
-    A value that is not finite is left out of its mean, as in the original; a tag that saw no finite value is null in
-    stats.jsonl and NaN in TensorBoard. A tag that got no value at all since the last save is not written.
+    Values that are not finite do not enter the mean, as in the original. A tag without finite values is null in
+    stats.jsonl and NaN in TensorBoard. A tag without any values since the last save is not written.
 
     Example:
         stats = Summaries(run_dir)
@@ -27,36 +27,44 @@ class Summaries:
     def __init__(self, run_dir):
         self._run_dir = run_dir
         self._moments = {}  # tag -> float64 [count, sum, sum of squares]
-        self._writer = None  # made by the first save, so that TensorFlow loads late
+        self._writer = None  # Created by the first save, so that TensorFlow is imported late.
 
     def add(self, name, value):
-        """Take in a number or an array of any shape (all its elements), and return it unchanged."""
+        """Add a number, or all elements of an array. Returns the value unchanged."""
         array = np.asarray(value, np.float64)
         self.add_moments(name, (array.size, array.sum(), np.square(array).sum()))
         return value
 
     def add_moments(self, name, moments):
-        """Take in many values by their moments, (count, sum, sum of squares), for example computed inside a tf.function.
+        """Add many values by their moments, which may have been computed inside a tf.function.
 
-        Raises: ValueError unless there are three numbers.
+        Args:
+            name:    Tag.
+            moments: (count, sum, sum of squares).
+
+        Raises:
+            ValueError: There are not three numbers.
         """
         moments = np.array(moments, np.float64)
         if moments.shape != (3,):
-            raise ValueError(f'moments of {name!r}: expected (count, sum, sum of squares). Received: shape {moments.shape}')
+            raise ValueError(f'moments of {name!r}: expected (count, sum, sum of squares). '
+                             f'Received: shape {moments.shape}')
         total = self._moments.setdefault(name, np.zeros(3))
         if np.isfinite(moments).all():
             total += moments
 
     def save(self, step, **fields):
-        """Write the means and forget the values.
+        """Write the means and reset them.
 
         Args:
-            step:   Images shown so far; TensorBoard's horizontal axis.
-            fields: Further entries of the line in stats.jsonl, e.g. tick, kimg, seconds. A timestamp (Unix time) is added.
+            step:   Number of images shown so far: TensorBoard's horizontal axis.
+            fields: Further fields of the line in stats.jsonl, such as tick, kimg, seconds. A Unix timestamp is added.
 
-        Returns: {tag: mean}, float, NaN where no value was finite.
+        Returns:
+            {tag: mean}, NaN where no value was finite.
 
-        Raises: OSError if they cannot be written; they are forgotten all the same, and no half of a line stays.
+        Raises:
+            OSError: They cannot be written. They are reset all the same, and no incomplete line remains.
         """
         means = {name: float(total / count) if count else math.nan for name, (count, total, _) in self._moments.items()}
         self._moments.clear()
@@ -75,18 +83,19 @@ class Summaries:
         return means
 
     def state(self):
-        """What has been taken in since the last save, for JSON."""
+        """Return the values since the last save in a form that JSON can hold."""
         return {name: moments.tolist() for name, moments in self._moments.items()}
 
     def set_state(self, state):
-        """Go on as when `state` returned this."""
+        """Restore what `state` returned."""
         self._moments = {name: np.array(moments, np.float64) for name, moments in state.items()}
 
     def _write_events(self, step, means):
         import tensorflow as tf
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._run_dir)
-        # The original's plain form of a scalar; tf.summary.scalar would need the package tensorboard, which not every TensorFlow brings.
+        # The original's format of a scalar. tf.summary.scalar would need the package tensorboard, which not every
+        # version of TensorFlow depends on.
         values = [tf.compat.v1.Summary.Value(tag=name, simple_value=mean) for name, mean in means.items()]
         with self._writer.as_default():
             tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=values).SerializeToString(), step=int(step))
@@ -97,6 +106,6 @@ class Summaries:
 
 
 def _json_value(value):
-    """JSON has no NaN and no infinity: they become null. numpy scalars become Python's."""
+    """Convert NumPy scalars to Python's, and NaN and infinity, which JSON does not have, to None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

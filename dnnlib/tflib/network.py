@@ -1,4 +1,4 @@
-"""The base class of all networks: a Keras model with the verbs of the original's Network."""
+"""The base class of all networks: a Keras model with the methods of the original's Network."""
 
 import contextlib
 import contextvars
@@ -16,10 +16,10 @@ from dnnlib.util import EasyDict
 
 
 class NetworkVariable:
-    """A variable of a network as `Network.vars` hands it out.
+    """A variable of a network, as listed by `Network.vars`.
 
-    It converts to a tensor or array wherever one is expected and, unlike a tf.Variable, may be the key of a dict
-    (`tflib.set_vars({var: value})`). `variable` is the tf.Variable itself.
+    It converts to a tensor or array where one is expected. Unlike a tf.Variable it can be the key of a dict, as in
+    `tflib.set_vars({var: value})`. The attribute `variable` is the tf.Variable.
     """
 
     def __init__(self, name, variable):
@@ -33,7 +33,7 @@ class NetworkVariable:
         return self.variable.numpy()
 
     def eval(self):
-        """The value, by the name it had in TensorFlow 1."""
+        """Value as numpy array, under the name of TensorFlow 1."""
         return self.variable.numpy()
 
     def assign(self, value):
@@ -49,174 +49,193 @@ class NetworkVariable:
         return f'<NetworkVariable {self.name} {tuple(self.shape)}>'
 
 
-# Settings that may be given for a single evaluation. The others decide which variables there are.
-PER_CALL_SETTINGS = {
-    'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'dlatent_avg_beta', 'style_mixing_prob',
-    'is_training', 'is_validation', 'return_dlatents', 'randomize_noise', 'normalize_latents', 'lod_stage', 'full_resolution',
-    'is_template_graph', 'fused_modconv', 'structure', 'force_clean_graph', 'dtype', 'num_fp16_res'}
-
-
-_values_follow = contextvars.ContextVar('values_follow', default=False)
+_skip_initializers = contextvars.ContextVar('skip_initializers', default=False)
 
 
 @contextlib.contextmanager
-def values_follow():
-    """Variables made inside are zero at first, for each is given a value afterwards: drawing thirty million numbers takes a second."""
-    token = _values_follow.set(True)
+def skip_initializers():
+    """Variables created inside the with-block start as zeros, because the caller assigns all their values afterwards.
+
+    Drawing 30 million random numbers takes about a second.
+    """
+    token = _skip_initializers.set(True)
     try:
         yield
     finally:
-        _values_follow.reset(token)
+        _skip_initializers.reset(token)
 
 
-def initializer_now(initializer):
-    """The initializer of a variable that is made now."""
-    return 'zeros' if _values_follow.get() else initializer
+def resolve_initializer(initializer):
+    """Return the initializer to use for a variable: `initializer`, or zeros inside `skip_initializers`."""
+    return 'zeros' if _skip_initializers.get() else initializer
 
 
 class Network(keras.Model):
-    """A network that is built when it is made, from the settings of its class and the arguments given.
+    """A network that is built by its constructor, from the settings of its class and the arguments given.
 
-    A subclass has a table `settings` of its arguments and their defaults, makes its variables and layers in `build` with
-    `add_var` and `add_layer`, and computes in `call`, where `self.settings_for(kwargs)` merges what the caller gives
-    for this evaluation. Networks take and return images as [N, C, H, W] float32, about [-1, 1], also where `dtype` has them
-    compute in half precision.
+    A subclass lists its arguments with their defaults in `settings`, creates variables and layers in `build` with
+    `add_var` and `add_layer`, and computes in `call`, where `self.settings_for(kwargs)` merges the arguments of that
+    call into the settings. Networks take and return images as [N, C, H, W] float32, about [-1, 1], even where `dtype`
+    makes them compute in half precision.
 
     Args:
-        name:           Name of the network, 'G', 'D', 'Gs'. None = the class's name.
-        ignore_unknown: Accept and keep arguments that `settings` does not list. Components are made so: they
-                        receive all the arguments of the network that they are part of.
-        static_kwargs:  Settings that differ from the defaults. An unknown one is a ValueError.
+        name:           Name of the network, such as 'G', 'D' or 'Gs'. None = name of the class.
+        ignore_unknown: Accept and keep arguments that `settings` does not list. Components are created this way,
+                        because they receive all arguments of the network they belong to.
+        static_kwargs:  Settings that differ from the defaults.
+
+    Raises:
+        ValueError: There are unknown arguments, or their values are invalid.
     """
 
-    settings = {}
-    input_names = ()       # of the positional arguments of `call`
+    settings = {}                 # Name of an argument -> its default.
+    call_settings = frozenset()   # Those that can be given for a single call. The others determine the variables.
+    input_names = ()              # Names of the positional arguments of `call`.
     output_names = ()
 
     def __init__(self, name=None, ignore_unknown=False, **static_kwargs):
         super().__init__(name=name or type(self).__name__)
-        self.input_names, self.output_names = type(self).input_names, type(self).output_names  # Keras 2 has put None in their place.
-        tf.random.get_global_generator()  # It must exist before a function that draws from it is traced.
-        self.may_freeze = True  # May `run` go over to evaluation from constants by itself?
-        # Keras wraps plain containers of a layer in its own; a namespace keeps these as they are.
-        self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(), components=EasyDict(), functions={},
-                                    is_component=ignore_unknown)
+        # Keras 2 has overwritten these two with None.
+        self.input_names, self.output_names = type(self).input_names, type(self).output_names
+        tf.random.get_global_generator()  # Must exist before a function that uses it is traced.
+        self.may_freeze = True  # May `run` switch to constant weights by itself? See dnnlib/tflib/frozen.py.
+        # Keras replaces plain containers among the attributes of a layer by its own. A namespace protects them.
+        self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(),
+                                    components=EasyDict(), functions={}, is_component=ignore_unknown)
         if not ignore_unknown:
             self.check_kwargs(static_kwargs, self.known_kwargs())
         self.kw = SimpleNamespace(**{**self.settings, **{k: v for k, v in static_kwargs.items() if k in self.settings}})
-        self.build()
+        self.build(None)
 
     def __call__(self, *inputs, **kwargs):
-        # Keras refuses settings that mix tensors and plain values; it is needed only where a model of models is put together.
+        # Keras' own __call__ is needed only to compose models. It rejects arguments that mix tensors and numbers.
         if any(is_keras_tensor(x) for x in inputs):
             return super().__call__(*inputs, **kwargs)
-        if not self._net.is_component:  # The network that it is part of has checked them.
-            self.check_kwargs(kwargs, (self.known_kwargs() & PER_CALL_SETTINGS) | {'rng'})
+        if not self._net.is_component:  # Arguments of a component are checked by the network it belongs to.
+            self.check_kwargs(kwargs, self.known_call_kwargs() | {'rng'})
         return self.call(*self._fill_missing(inputs, tf.zeros), **kwargs)
 
     # ---- For the subclasses ----
 
     @classmethod
-    def all_settings(cls, static_kwargs):
-        """Names of all arguments that mean something to a network made with these."""
+    def all_settings(cls, static_kwargs: dict) -> set[str]:
+        """Names of all arguments of a network created with `static_kwargs`, including those of its components."""
         return set(cls.settings)
 
-    def known_kwargs(self):
-        """Names of all arguments that mean something to this network."""
+    @classmethod
+    def all_call_settings(cls, static_kwargs: dict) -> set[str]:
+        """The part of `all_settings` that can be given for a single call."""
+        return set(cls.call_settings)
+
+    def known_kwargs(self) -> set[str]:
+        """`all_settings` of this network."""
         return self.all_settings(self._net.static_kwargs)
 
+    def known_call_kwargs(self) -> set[str]:
+        """`all_call_settings` of this network."""
+        return self.all_call_settings(self._net.static_kwargs)
+
     def check_kwargs(self, kwargs, known):
+        """ValueError if `kwargs` has a name that is not in `known`."""
         unknown = sorted(set(kwargs) - known)
         if unknown:
             raise ValueError(f'{type(self).__name__}: unknown arguments {unknown}; known are {sorted(known)}')
 
-    def settings_for(self, dynamic_kwargs):
-        """The settings as a namespace, with those given for one evaluation put over those of the network."""
+    def settings_for(self, dynamic_kwargs: dict) -> SimpleNamespace:
+        """The settings for one call: those of the network, overridden by `dynamic_kwargs`."""
         return SimpleNamespace(**{**vars(self.kw), **{k: v for k, v in dynamic_kwargs.items() if k in self.settings}})
 
     def add_var(self, name, shape, initializer, trainable=False):
-        """Make a variable of the network itself."""
-        var = self.add_weight(name=name, shape=shape, initializer=initializer_now(initializer), trainable=trainable)
+        """Create a variable that belongs to the network itself."""
+        initializer = resolve_initializer(initializer)
+        var = self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable)
         self._net.own_vars[name] = var
         return var
 
     def add_layer(self, layer, *input_shapes):
-        """Build `layer` for inputs of these shapes (layout inside, None for the batch) and keep it by its scope."""
+        """Build `layer` for inputs of these shapes (internal layout, None for the batch) and register its scope."""
         layer.build(*input_shapes)
-        setattr(self, 'layer_' + layer.scope.replace('/', '_'), layer)  # So that Keras knows of it.
+        setattr(self, 'layer_' + layer.scope.replace('/', '_'), layer)  # Keras tracks layers that are attributes.
         self._net.layers[layer.scope] = layer
         for name in layer.var_names:
             self._net.own_vars[f'{layer.scope}/{name}'] = layer.var(name)
 
     def add_component(self, key, network):
+        """Register a network as the component `key`."""
         setattr(self, f'component_{key}', network)
         self._net.components[key] = network
 
     def layer(self, scope):
-        """The layer made under this scope, such as '64x64/Conv0_up'."""
+        """The layer with this scope, such as '64x64/Conv0_up'."""
         return self._net.layers[scope]
 
     # ---- Settings and variables ----
 
     @property
-    def static_kwargs(self):
-        """The arguments that the network was made with, without defaults."""
+    def static_kwargs(self) -> EasyDict:
+        """The arguments that the network was created with. A component has those of the whole network."""
         return EasyDict(self._net.static_kwargs)
 
     @property
-    def components(self):
-        """Networks that this one consists of, by name: `G.components.mapping`."""
+    def components(self) -> EasyDict:
+        """The networks that this one consists of, by name: `G.components.mapping`."""
         return self._net.components
 
-    def named_variables(self, trainable=None):
-        """OrderedDict of local name -> tf.Variable: own variables, then those of the components.
+    def named_variables(self, trainable: bool | None = None) -> OrderedDict:
+        """OrderedDict of local name -> tf.Variable: own variables first, then those of the components.
 
         Args:
-            trainable: Only those that are (True) or are not (False). None = all.
+            trainable: True or False selects the variables that are or are not trainable. None = all.
         """
         named = OrderedDict((name, tf_variable(var)) for name, var in self._net.own_vars.items())
         for component in self.components.values():
             named.update((f'{component.name}/{name}', var) for name, var in component.named_variables().items())
         return OrderedDict((name, var) for name, var in named.items() if trainable in (None, var.trainable))
 
-    def variables_by_layer(self):
-        """OrderedDict of layer -> {local name: tf.Variable}, in the order in which the layers were made: a discriminator's from the
-        images on. Variables of the network itself, such as noise0, stand alone under their own names."""
+    def variables_by_layer(self) -> OrderedDict:
+        """OrderedDict of layer -> {local name: tf.Variable}, in the order in which the layers were created.
+
+        For a discriminator that is the order from the image to the score. Variables of the network itself, such as
+        noise0, are listed under their own names.
+        """
         layer_of = {f'{scope}/{name}': scope for scope, layer in self._net.layers.items() for name in layer.var_names}
         by_layer = OrderedDict()
         for name, var in self._net.own_vars.items():
             by_layer.setdefault(layer_of.get(name, name), {})[name] = tf_variable(var)
         for component in self.components.values():
             for layer, variables in component.variables_by_layer().items():
-                by_layer[f'{component.name}/{layer}'] = {f'{component.name}/{name}': var for name, var in variables.items()}
+                by_layer[f'{component.name}/{layer}'] = {
+                    f'{component.name}/{name}': var for name, var in variables.items()}
         return by_layer
 
     @property
-    def own_vars(self):
+    def own_vars(self) -> OrderedDict:
         """`vars` without those of the components."""
         return OrderedDict((name, NetworkVariable(name, tf_variable(var))) for name, var in self._net.own_vars.items())
 
     @property
-    def vars(self):
-        """OrderedDict of local name -> NetworkVariable, in the original's order and with its names."""
+    def vars(self) -> OrderedDict:
+        """OrderedDict of local name -> NetworkVariable, with the names and the order of the original."""
         return OrderedDict((name, NetworkVariable(name, var)) for name, var in self.named_variables().items())
 
     @property
-    def trainables(self):
-        """The part of `vars` that training changes."""
-        return OrderedDict((name, NetworkVariable(name, var)) for name, var in self.named_variables(trainable=True).items())
+    def trainables(self) -> OrderedDict:
+        """The trainable part of `vars`."""
+        trainables = self.named_variables(trainable=True)
+        return OrderedDict((name, NetworkVariable(name, var)) for name, var in trainables.items())
 
     def find_var(self, var_or_local_name):
-        """The NetworkVariable of this name; a variable is returned as it is. KeyError with the nearest names."""
+        """Return the NetworkVariable of this name; a variable is returned as it is. KeyError if there is none."""
         if not isinstance(var_or_local_name, str):
             return var_or_local_name
         variables = self.vars
         if var_or_local_name not in variables:
-            raise KeyError(f'{self.name} has no variable {var_or_local_name!r}; it has {list(variables)[:8]} ...')
+            raise KeyError(f'{self.name} has no variable {var_or_local_name!r}. '
+                           f'Some that it has: {list(variables)[:8]}')
         return variables[var_or_local_name]
 
-    def get_var(self, var_or_local_name):
-        """Value of a variable, as numpy array."""
+    def get_var(self, var_or_local_name) -> np.ndarray:
+        """Return the value of a variable."""
         return self.find_var(var_or_local_name).numpy()
 
     def set_var(self, var_or_local_name, new_value):
@@ -224,7 +243,7 @@ class Network(keras.Model):
         self.find_var(var_or_local_name).assign(np.asarray(new_value, np.float32))
 
     def copy_vars_from(self, src_net):
-        """Take over the values of all variables of `src_net` that have a counterpart here."""
+        """Copy the values of all variables of `src_net` that exist here too. ValueError if shapes differ."""
         self._copy(src_net, self.named_variables())
 
     def copy_own_vars_from(self, src_net):
@@ -232,7 +251,7 @@ class Network(keras.Model):
         self._copy(src_net, {name: tf_variable(var) for name, var in self._net.own_vars.items()})
 
     def copy_trainables_from(self, src_net):
-        """`copy_vars_from` for trainable variables alone."""
+        """`copy_vars_from` for trainable variables only."""
         self._copy(src_net, self.named_variables(trainable=True))
 
     @staticmethod
@@ -241,15 +260,26 @@ class Network(keras.Model):
         for name, var in targets.items():
             if name in sources:
                 if sources[name].shape != var.shape:
-                    raise ValueError(f'cannot copy {name}: expected shape {tuple(var.shape)}, received {tuple(sources[name].shape)}')
+                    raise ValueError(f'cannot copy {name}: expected shape {tuple(var.shape)}, '
+                                     f'received {tuple(sources[name].shape)}')
                 var.assign(sources[name])
 
-    def clone(self, name=None, **new_static_kwargs):
-        """A network of the same class, settings and values; `new_static_kwargs` change settings."""
-        with contextlib.nullcontext() if new_static_kwargs else values_follow():  # Changed settings may come with variables of their own.
-            net = type(self)(name or self.name, **{**self.static_kwargs, **new_static_kwargs})
+    def clone(self, name: str | None = None, **new_static_kwargs) -> 'Network':
+        """Create a network of the same class with the same settings and values.
+
+        Args:
+            name:              Its name. None = the name of this network.
+            new_static_kwargs: Settings that change. Variables that exist only with these are initialized at random.
+        """
+        with contextlib.nullcontext() if new_static_kwargs else skip_initializers():
+            net = type(self)(name or self.name, **{**self._own_static_kwargs(), **new_static_kwargs})
         net.copy_vars_from(self)
         return net
+
+    def _own_static_kwargs(self):
+        """`static_kwargs` without those that only the network it belongs to understands, if this is a component."""
+        known = self.known_kwargs()
+        return {key: value for key, value in self._net.static_kwargs.items() if key in known}
 
     # ---- Copies and files ----
 
@@ -257,17 +287,17 @@ class Network(keras.Model):
         return self.clone()
 
     def __reduce__(self):
-        raise TypeError('networks are not pickled directly: write them with training.misc.save_pkl((G, D, Gs), path)')
+        raise TypeError('networks cannot be pickled directly: save them with training.misc.save_pkl((G, D, Gs), path)')
 
     def __reduce_ex__(self, protocol):
         return self.__reduce__()
 
     def __setstate__(self, state):
-        raise TypeError('network pickles are not opened by pickle.load, which would run what they contain: '
-                        'use pretrained_networks.load_networks(path) or training.misc.load_pkl(path)')
+        raise TypeError('pickle.load would run code from the network pickle: open it with '
+                        'pretrained_networks.load_networks(path) or training.misc.load_pkl(path)')
 
     def get_config(self):
-        return {'name': self.name, **self.static_kwargs}
+        return {'name': self.name, **self._own_static_kwargs()}
 
     @classmethod
     def from_config(cls, config):
@@ -276,22 +306,26 @@ class Network(keras.Model):
     # ---- Shapes ----
 
     def input_spec_shapes(self):
-        """Shapes of the inputs, None for the batch, in the order of `input_names`."""
+        """Shapes of the inputs in the order of `input_names`, None for the batch."""
+        raise NotImplementedError
+
+    def output_spec_shapes(self):
+        """Shapes of the outputs in the order of `output_names`, None for the batch."""
         raise NotImplementedError
 
     @property
     def input_shapes(self):
-        """List of the inputs' shapes as lists, None for the batch: [[None, 512], [None, 0]]."""
+        """Shapes of all inputs, None for the batch, such as [[None, 512], [None, 0]]."""
         return [list(shape) for shape in self.input_spec_shapes()]
 
     @property
     def input_shape(self):
-        """Shape of the first input: [None, 512]."""
+        """Shape of the first input, such as [None, 512]."""
         return self.input_shapes[0]
 
     @property
     def output_shapes(self):
-        """List of the outputs' shapes as lists, None for the batch: [[None, 3, 1024, 1024]]."""
+        """Shapes of all outputs, None for the batch, such as [[None, 3, 1024, 1024]]."""
         return [list(shape) for shape in self.output_spec_shapes()]
 
     @property
@@ -309,18 +343,19 @@ class Network(keras.Model):
 
     # ---- Evaluation ----
 
-    def lod_stage(self):
-        """Whole part of the variable lod where the network has layers that depend on it; None = it has none."""
+    def lod_stage(self) -> int | None:
+        """Integer part of the variable lod, which selects the active layers. None = the network does not grow."""
         if 'lod_stage' not in self.known_kwargs():
             return None
         return int(np.floor(self.get_var('lod')))
 
     def get_output_for(self, *in_expr, return_as_list=False, **dynamic_kwargs):
-        """Evaluate on tensors; None stands for zeros where another input tells the batch."""
+        """Evaluate on tensors. An input of None stands for zeros, if another one determines the batch size."""
         out = self(*in_expr, **dynamic_kwargs)
         return [*out] if return_as_list and isinstance(out, (tuple, list)) else [out] if return_as_list else out
 
     def _fill_missing(self, inputs, zeros):
+        """Replace None among the inputs by zeros."""
         shapes = self.input_shapes
         inputs = [*inputs, *[None] * (len(shapes) - len(inputs))]
         if len(inputs) > len(shapes):
@@ -336,21 +371,25 @@ class Network(keras.Model):
         """Evaluate on numpy arrays.
 
         Args:
-            in_arrays:        One array per input, all with the same first axis; None = zeros.
-            input_transform:  dict(func=f, **kwargs): inputs = f(*inputs, **kwargs) first. None = as they are.
-            output_transform: dict(func=f, **kwargs): outputs = f(*outputs, **kwargs) last. None = as they are.
-            return_as_list:   A list even of one output.
-            print_progress:   Show a bar.
-            minibatch_size:   Items computed at once. None = all.
-            num_gpus:         Accepted for the original's sake: TensorFlow's device placement decides.
-            assume_frozen:    On a CPU, evaluate from constants at once, which takes some seconds to prepare (dnnlib/tflib/frozen.py);
-                              False = only when enough has been evaluated for it to pay, and if `may_freeze`.
-            dynamic_kwargs:   Settings for this evaluation: truncation_psi, randomize_noise, is_validation, ...
+            in_arrays:        One array per input, all with the same first axis. None = zeros.
+            input_transform:  dict(func=f, **kwargs): inputs = f(*inputs, **kwargs) comes first. None = no transform.
+            output_transform: dict(func=f, **kwargs): outputs = f(*outputs, **kwargs) comes last. None = no transform.
+            return_as_list:   Return a list even for one output.
+            print_progress:   Show a progress bar.
+            minibatch_size:   Number of items to compute at a time. None = all.
+            num_gpus:         Has no effect; the original had this argument. TensorFlow chooses the device.
+            assume_frozen:    True = use constant weights from the first call on, which takes some seconds to prepare
+                              on a CPU; False = only once it pays off, and if `may_freeze` is set
+                              (dnnlib/tflib/frozen.py).
+            dynamic_kwargs:   Settings for this call: truncation_psi, randomize_noise, is_validation, ...
 
         Returns:
-            Numpy array [N, ...], or a list of them where there are several outputs.
+            Array [N, ...], or a list of arrays if there are several outputs.
+
+        Raises:
+            ValueError: An argument is unknown, or an input has the wrong shape.
         """
-        self.check_kwargs(dynamic_kwargs, self.known_kwargs() & PER_CALL_SETTINGS)
+        self.check_kwargs(dynamic_kwargs, self.known_call_kwargs())
         if minibatch_size is not None and minibatch_size < 1:
             raise ValueError(f'{self.name}: expected a minibatch_size above 0, or None; received {minibatch_size}')
         arrays = [None if x is None else np.asarray(x, np.float32) for x in in_arrays]
@@ -358,38 +397,41 @@ class Network(keras.Model):
         num_items = len(arrays[0])
         if not input_transform:
             for name, array, shape in zip(self.input_names, arrays, self.input_shapes, strict=True):
-                if list(array.shape) != [num_items, *shape[1:]]:
-                    raise ValueError(f'{self.name}: expected {name} of shape {[num_items, *shape[1:]]}, received {list(array.shape)}')
+                expected = [num_items, *shape[1:]]
+                if list(array.shape) != expected:
+                    raise ValueError(f'{self.name}: expected {name} of shape {expected}, received {list(array.shape)}')
         stage = self.lod_stage()
         if stage is not None:
             dynamic_kwargs = {'lod_stage': stage, **dynamic_kwargs}
         function, tensors = self._function_for(arrays, input_transform, output_transform, dynamic_kwargs)
-        if num_items == 0:  # Not every kernel of TensorFlow takes an empty batch: the shapes are those of one item.
+        if num_items == 0:  # Some kernels of TensorFlow reject an empty batch, so compute one item to get the shapes.
             arrays = [np.zeros([1, *a.shape[1:]], np.float32) for a in arrays]
         step = minibatch_size or len(arrays[0])
-        parts = []
         freeze = True if assume_frozen else None if self.may_freeze else False
-        for each in self._net.functions.values():  # So that none holds weights of the past.
+        for each in self._net.functions.values():  # Release constants that have become stale in any of the functions.
             each.refresh()
+        minibatches = []
         for begin in tqdm(range(0, len(arrays[0]), step), desc=self.name, disable=not print_progress):
             outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze)
-            parts.append([x.numpy() for x in outputs])
-        outputs = [np.concatenate(part)[:num_items] for part in zip(*parts, strict=True)]
+            minibatches.append([x.numpy() for x in outputs])
+        outputs = [np.concatenate(parts)[:num_items] for parts in zip(*minibatches, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
 
     def _function_for(self, arrays, input_transform, output_transform, dynamic_kwargs):
-        """The FreezableFunction for these options, and the options that are fed to it as tensors."""
-        # Numbers go in as tensors: a film that turns truncation_psi slowly must not trace anew for every frame.
-        tensors = {k: tf.constant(v, tf.float32) for k, v in dynamic_kwargs.items() if isinstance(v, (float, np.floating))}
-        static = {k: v for k, v in dynamic_kwargs.items() if k not in tensors}
+        """Return the FreezableFunction for these options, and the options that are passed to it as tensors."""
+        # Numbers are passed as tensors: an animation of truncation_psi must not retrace for every frame. The exception
+        # is a truncation_psi of exactly 1, which means that W stays as it is, to the last bit.
+        tensors = {key: tf.constant(value, tf.float32) for key, value in dynamic_kwargs.items()
+                   if isinstance(value, (float, np.floating)) and not (key in _EXACT_AT_1 and value == 1)}
+        static = {key: value for key, value in dynamic_kwargs.items() if key not in tensors}
         shapes = tuple(a.shape[1:] for a in arrays)
-        # The device counts: what is traced for a GPU need not run on a CPU.
-        key = _frozen([shapes, input_transform, output_transform, sorted(tensors), static, tf.constant(0.0).device])
+        # The device is part of the key, because a function that was traced for a GPU may not run on a CPU.
+        key = _hashable([shapes, input_transform, output_transform, sorted(tensors), static, tf.constant(0.0).device])
         if key not in self._net.functions:
             def evaluate(inputs, tensors):
                 if input_transform:
-                    inputs = _apply_transform(input_transform, inputs)
-                outputs = self(*inputs, **static, **tensors)
+                    inputs = self._fill_missing(_apply_transform(input_transform, inputs), tf.zeros)
+                outputs = self.call(*inputs, **static, **tensors)
                 outputs = [*outputs] if isinstance(outputs, (tuple, list)) else [outputs]
                 return _apply_transform(output_transform, outputs) if output_transform else outputs
             inputs_spec = [tf.TensorSpec([None, *shape], tf.float32) for shape in shapes]
@@ -401,7 +443,7 @@ class Network(keras.Model):
     # ---- Printing ----
 
     def list_layers(self):
-        """List of (scope, parameters, output shape, weight shape) in the order of computation."""
+        """List (scope, number of parameters, output shape, weight shape) of all layers, in the order of computation."""
         specs = [tf.TensorSpec(shape, tf.float32) for shape in self.input_shapes]
         with record_layers() as rows:
             def evaluate(*inputs):
@@ -411,16 +453,17 @@ class Network(keras.Model):
         return rows
 
     def print_layers(self, title=None, hide_layers_with_no_params=False):
-        """Print the table of layers as the original does.
+        """Print a table of all layers in the format of the original.
 
         Args:
-            title:                      Head of the first column. None = the name of the network.
-            hide_layers_with_no_params: Leave out what has no trainable parameters.
+            title:                      Title of the first column. None = name of the network.
+            hide_layers_with_no_params: Omit layers without trainable parameters.
         """
         rows = [[title or self.name, 'Params', 'OutputShape', 'WeightShape'], ['---'] * 4]
         for scope, params, shape, weight_shape in self.list_layers():
             if params or not hide_layers_with_no_params:
-                rows.append([scope, str(params) if params else '-', _shape_text(shape), _shape_text(weight_shape) if weight_shape else '-'])
+                rows.append([scope, str(params) if params else '-', _shape_text(shape),
+                             _shape_text(weight_shape) if weight_shape else '-'])
         total = sum(int(np.prod(var.shape)) for var in self.named_variables(trainable=True).values())
         rows += [['---'] * 4, ['Total', str(total), '', '']]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -430,12 +473,16 @@ class Network(keras.Model):
         print()
 
 
-def _frozen(value):
-    """A hashable value that is equal for equal options: nests of plain values, arrays, functions (by identity)."""
+# Settings for which a value of exactly 1 means that nothing is computed.
+_EXACT_AT_1 = {'truncation_psi', 'truncation_psi_val'}
+
+
+def _hashable(value):
+    """Convert options (nested plain values, arrays, functions) to a key that is equal for equal options."""
     if isinstance(value, dict):
-        return tuple((key, _frozen(item)) for key, item in sorted(value.items()))
+        return tuple((key, _hashable(item)) for key, item in sorted(value.items()))
     if isinstance(value, (list, tuple)):
-        return tuple(_frozen(item) for item in value)
+        return tuple(_hashable(item) for item in value)
     if isinstance(value, (np.ndarray, tf.Tensor)):
         array = np.asarray(value)
         return array.shape, array.dtype.str, array.tobytes()
@@ -448,14 +495,14 @@ def _apply_transform(transform, tensors):
     return [*out] if isinstance(out, (tuple, list)) else [out]
 
 
-# ---- What print_layers needs: every layer notes itself while a recording runs ----
+# ---- Recording for print_layers: while a recording is active, every layer adds a row to it ----
 
 _recording = None
 
 
 @contextlib.contextmanager
 def record_layers():
-    """Collect the rows that `note_layer` adds inside the with-block."""
+    """Collect the rows that `record_layer` adds inside the with-block."""
     global _recording
     assert _recording is None
     _recording = SimpleNamespace(rows=[], prefix='')
@@ -466,8 +513,8 @@ def record_layers():
 
 
 @contextlib.contextmanager
-def layer_prefix(prefix):
-    """Rows noted inside the with-block belong to the component of this name."""
+def layer_prefix(prefix: str):
+    """Rows added inside the with-block belong to the component of this name."""
     if _recording is None:
         yield
         return
@@ -478,10 +525,11 @@ def layer_prefix(prefix):
         _recording.prefix = outer
 
 
-def note_layer(scope, output_shape, params=0, weight_shape=None):
-    """Add a row while a recording runs. `output_shape` is as the user sees it: channels first."""
+def record_layer(scope: str, output_shape, params: int = 0, weight_shape=None):
+    """Add a row to the active recording, if any. `output_shape` is in the layout that users see, [N, C, H, W]."""
     if _recording is not None:
-        _recording.rows.append((_recording.prefix + scope, params, tuple(output_shape), weight_shape and tuple(weight_shape)))
+        row = (_recording.prefix + scope, params, tuple(output_shape), weight_shape and tuple(weight_shape))
+        _recording.rows.append(row)
 
 
 def _shape_text(shape):

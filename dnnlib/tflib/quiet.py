@@ -1,17 +1,17 @@
-"""Import TensorFlow without the dozen lines that it prints before any log level counts."""
+"""Import TensorFlow without the messages that it prints before it honors any log level."""
 
 import contextlib
 import os
 import sys
 import tempfile
 
-# Whoever sets a level below 3, which is the quietest, wants to see what TensorFlow says.
+# A level below 3, the quietest, means that the user wants to see the messages.
 _hush = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') == '3'
 
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Hold back what the process, C++ included, writes to stderr; an exception lets it out again."""
+    """Suppress what the process writes to stderr, C++ included, unless an exception is raised."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -32,4 +32,4 @@ if _hush and 'tensorflow' not in sys.modules:
     with silent_stderr():
         import tensorflow as tf
         tf.config.list_physical_devices()
-    tf.get_logger().setLevel('ERROR')  # Functions traced once for each set of options are no mistake here.
+    tf.get_logger().setLevel('ERROR')  # No warnings about retracing: one trace for each set of options is intended.

@@ -1,4 +1,4 @@
-"""Random numbers that can be replayed."""
+"""Sources of random numbers for networks and losses, and the state of the global generators."""
 
 import contextlib
 import random
@@ -8,15 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 
-def random_state():
-    """State of the global generators of Python, NumPy and TensorFlow, for JSON."""
+def random_state() -> dict:
+    """Return the state of the global generators of Python, NumPy and TensorFlow in a form that JSON can hold."""
     name, keys, *rest = np.random.get_state()
-    return {'python': random.getstate(), 'numpy': [name, keys.tolist(), *rest],
+    return {'python': random.getstate(), 'numpy': [name, np.asarray(keys).tolist(), *rest],
             'tensorflow': tf.random.get_global_generator().state.numpy().tolist()}
 
 
-def set_random_state(state):
-    """Go on as when `random_state` returned this."""
+def set_random_state(state: dict):
+    """Restore what `random_state` returned."""
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state['numpy']))
@@ -25,7 +25,7 @@ def set_random_state(state):
 
 @contextlib.contextmanager
 def random_state_kept():
-    """Whatever the with-block draws from the global generators, they are as before when it ends."""
+    """Restore the state of the global generators at the end of the with-block."""
     state = random_state()
     try:
         yield
@@ -34,14 +34,13 @@ def random_state_kept():
 
 
 class Random:
-    """Where networks and losses draw from.
+    """A source of random numbers for networks and losses.
 
-    Every draw carries a name, so that a test can put known numbers in the place of random ones; `child` and `at` say
-    which evaluation of a network and which round of an iteration the draws that follow belong to. This class ignores
-    all three.
+    Every draw has a name, so that tests can substitute known numbers. `child` and `at` return the source for one
+    evaluation of a network and for one microbatch of an iteration. This class ignores names, `child` and `at`.
 
     Args:
-        generator: tf.random.Generator to draw from. None = the process's, which `init_tf` seeds.
+        generator: tf.random.Generator to draw from. None = the global one, which `init_tf` seeds.
     """
 
     def __init__(self, generator=None):
@@ -52,32 +51,32 @@ class Random:
         return self._generator or tf.random.get_global_generator()
 
     def child(self, name):
-        """The source for the part called `name`."""
+        """The source for the part `name`."""
         return self
 
     def at(self, index):
-        """The source for round `index` (a tensor or an int)."""
+        """The source for microbatch `index`, an int or a tensor."""
         return self
 
     def normal(self, name, shape):
-        """float32 N(0, 1)."""
+        """Draw from N(0, 1), float32."""
         return self.generator.normal(shape)
 
     def uniform(self, name, shape):
-        """float32 U[0, 1)."""
+        """Draw from U[0, 1), float32."""
         return self.generator.uniform(shape)
 
     def integers(self, name, shape, low, high):
-        """int32, each of low .. high - 1 as likely."""
+        """Draw uniformly from low .. high - 1, int32."""
         return self.generator.uniform(shape, low, high, tf.int32)
 
     def rows(self, name, table, n):
-        """n rows of `table`, each as likely, with replacement."""
+        """Draw n rows of `table` uniformly, with replacement."""
         return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))
 
 
 class KeyedRandom(Random):
-    """Draws that are a function of a key, of their names and of nothing else: nothing moves on, so there is no state to keep.
+    """Random numbers that depend only on a key and the name of the draw. There is no state that would have to be saved.
 
     Args:
         key: int64 tensor [2].
@@ -88,8 +87,8 @@ class KeyedRandom(Random):
         self._key = key
 
     def at(self, index):
-        """Draws of their own for round `index`, or for whatever else it counts."""
-        with tf.device('CPU:0'):  # Where the operations that draw want to find the key.
+        """A source with a key of its own for each `index`."""
+        with tf.device('CPU:0'):  # Stateless random ops require the key in the memory of the CPU.
             return KeyedRandom(tf.random.fold_in(self._key, tf.cast(index, tf.int64)))
 
     def child(self, name):
@@ -109,12 +108,12 @@ class KeyedRandom(Random):
 
 
 class GivenNoise(Random):
-    """The noise of a synthesis network given for one evaluation, in place of fresh or fixed noise.
+    """Supplies given noise to a synthesis network, instead of new or stored noise.
 
         images = Gs.components.synthesis(dlatents, rng=GivenNoise(noises), randomize_noise=True)
 
     Args:
-        noises: {'noise0': tensor [N or 1, 1, 4, 4], 'noise1': ...}, one for each noise variable of the network.
+        noises: {'noise0': tensor [N or 1, 1, 4, 4], 'noise1': ...}, for all noise variables of the network.
     """
 
     def __init__(self, noises):

@@ -55,7 +55,7 @@ def test_where_it_builds_the_native_form_runs(impl):
     module, texts = warned(loader.library)
     assert all(hasattr(module, name) for name in OPS) and texts == []
     assert re.fullmatch(r'Custom ops: native CPU( \+ CUDA \(sm_\w+(, sm_\w+)*\))?', custom_ops.impl_report())
-    assert loader.library() is module is loader.loaded()
+    assert loader.library() is module is loader.loaded_library()
 
 
 def test_auto_falls_back_with_one_warning_that_names_cause_and_remedy(broken):

@@ -11,9 +11,7 @@ import tensorflow as tf
 
 import custom_ops
 from custom_ops import loader
-from custom_ops.fused_bias_act import bias_act_reference
-from custom_ops.styled_bias_act import styled_bias_act_reference
-from custom_ops.upfirdn_2d import upfirdn_reference
+from custom_ops.reference import bias_act_reference, styled_bias_act_reference, upfirdn_reference
 
 TOLERANCES = {'float32': 2e-6, 'float64': 1e-12, 'bfloat16': 1e-2, 'float16': 2e-3}
 

@@ -101,7 +101,7 @@ def test_randomize_noise(networks):
     (lambda Gs: Gs.run(np.zeros([1, 8]), None, trunaction_psi=1), ValueError, 'trunaction_psi'),
     (lambda Gs: Gs.run(np.zeros([1, 8]), None, resolution=16), ValueError, 'resolution'),
     (lambda Gs: Gs.run(np.zeros([1, 8]), None, minibatch_size=0), ValueError, 'minibatch_size'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, is_training=True, is_validation=True), ValueError, 'exclude'),
+    (lambda Gs: Gs.run(np.zeros([1, 8]), None, is_training=True, is_validation=True), ValueError, 'cannot both be set'),
     (lambda Gs: pickle.dumps(Gs), TypeError, 'save_pkl'),
     (lambda Gs: pickle.load(open(GOLDEN / 'networks' / 'channels1.pkl', 'rb')) if GOLDEN.is_dir() else type(Gs).__setstate__(Gs, {}),
      TypeError, 'load_networks'),
@@ -138,7 +138,7 @@ def test_none_stands_for_zeros_in_a_plain_call(networks):
     assert networks[2](tf.zeros([2, 8]), None).shape == networks[2](tf.zeros([2, 8])).shape == (2, 3, 8, 8)
 
 
-def test_networks_whose_values_follow_draw_no_numbers(networks, tmp_path, monkeypatch):
+def test_networks_whose_values_are_assigned_draw_no_numbers(networks, tmp_path, monkeypatch):
     """Thirty million normal numbers take a second. A clone with other settings may have variables that nothing else fills."""
     misc.save_pkl(networks, tmp_path / 'net.pkl')
 
@@ -172,6 +172,51 @@ def test_clone_and_copies(networks):
     G.copy_own_vars_from(G2)
     assert G.get_var('lod') == 3
     G.set_var('lod', 0)
+
+
+@pytest.mark.parametrize('copied', [lambda net: net.clone(), copy.deepcopy, lambda net: type(net).from_config(net.get_config())])
+def test_a_component_can_be_copied_without_its_generator(networks, copied):
+    """It was made with the settings of the whole generator, which it keeps, but a copy of it must not be refused for them."""
+    Gs = networks[2]
+    z = np.random.RandomState(4).randn(2, 8)
+    w = Gs.components.mapping.run(z, None)
+    for key, inputs, kwargs in (('mapping', (z, None), {}), ('synthesis', (w,), dict(randomize_noise=False))):
+        component = Gs.components[key]
+        twin = copied(component)
+        assert type(twin) is type(component) and twin.name == component.name and list(twin.vars) == list(component.vars)
+        twin.copy_vars_from(component)  # from_config has the settings alone.
+        np.testing.assert_array_equal(twin.run(*inputs, **kwargs), component.run(*inputs, **kwargs))
+        with pytest.raises(ValueError, match='unknown arguments'):
+            twin.clone(truncation_psi=1)
+    assert 'mapping_layers' in Gs.components.synthesis.static_kwargs  # As in pickles of the original.
+
+
+def test_what_can_be_given_for_a_call_is_among_the_settings():
+    for cls in registry.NETWORKS.values():
+        assert cls.call_settings <= set(cls.settings), cls
+    G = registry.create_network('G', 'G_main', resolution=4, fmap_max=2, latent_size=4, mapping_layers=1)
+    assert {'truncation_psi', 'randomize_noise', 'normalize_latents', 'dtype'} < G.known_call_kwargs() < G.known_kwargs()
+    assert not {'resolution', 'latent_size', 'mapping_func', 'lod_stage'} & G.known_call_kwargs()
+
+
+@pytest.mark.parametrize('func_name', ['G_main', 'G_style'])
+def test_psi_of_one_leaves_w_as_it_is(func_name):
+    G = registry.create_network('G', func_name, resolution=4, fmap_max=2, latent_size=8, dlatent_size=8, mapping_layers=1)
+    G.set_var('dlatent_avg', np.random.RandomState(0).randn(8) * 100)
+    z = np.random.RandomState(1).randn(16, 8)
+    w = G.components.mapping.run(z, None)
+    for psi in 1, 1.0, np.float32(1), None:
+        np.testing.assert_array_equal(G.run(z, None, truncation_psi=psi, return_dlatents=True)[1], w)
+    assert np.abs(G.run(z, None, truncation_psi=0.5, return_dlatents=True)[1] - w).max() > 1
+
+
+@pytest.mark.parametrize('func_name, module, name', [('G_main', 'networks_stylegan2', 'G_mapping'), ('G_style', 'networks_stylegan', 'G_mapping')])
+def test_parts_are_found_by_name_with_or_without_the_module(func_name, module, name):
+    cls = registry.find_network(func_name)
+    for value in name, f'training.{module}.{name}':
+        assert cls.component_class('mapping', {'mapping_func': value}) is registry.NETWORKS[f'training.{module}.{name}']
+    with pytest.raises(ValueError, match='unknown network synthesis_func'):
+        registry.create_network('G', func_name, synthesis_func='D_basic')
 
 
 def test_settings_of_components_reach_them():

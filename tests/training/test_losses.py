@@ -9,22 +9,9 @@ from tests.injected import InjectedRandom
 from training import loss, misc
 from training.nets import registry
 
-SUPPORTED = {cls.__name__ for cls in registry.NETWORKS.values()}
-
-
-def loss_cases():
-    cases = []
-    for path in sorted(GOLDEN.glob('losses/*.npz')):
-        case = load_json('losses/cases.json')[path.stem]
-        funcs = [case['G_kwargs']['func_name'], case['D_kwargs']['func_name'], case['G_kwargs'].get('synthesis_func', '')]
-        missing = [func for func in funcs if func and func.split('.')[-1] not in SUPPORTED]
-        marks = pytest.mark.skip(reason=f'{missing} not built yet: progressive networks of configurations A to D') if missing else ()
-        cases.append(pytest.param(path.stem, marks=marks))
-    return cases
-
 
 @pytest.mark.golden
-@pytest.mark.parametrize('name', loss_cases())
+@pytest.mark.parametrize('name', sorted(path.stem for path in GOLDEN.glob('losses/*.npz')))
 def test_golden_values_and_gradients(name, impl):
     case, data = load_json('losses/cases.json')[name], load_npz(f'losses/{name}.npz')
     G, D = misc.load_pkl(GOLDEN / 'losses' / case['weights'])[:2]
@@ -34,7 +21,7 @@ def test_golden_values_and_gradients(name, impl):
     net = G if case['loss'].startswith('G') else D
     variables = net.named_variables(trainable=True)
     pl_mean = tf.Variable(data.get('pl_mean_before', np.float32(0)))
-    step = loss.Step(G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
+    step = loss.LossContext(G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
                      label_table=tf.zeros([1, case['label_size']]), pl_mean=pl_mean,
                      reals=tf.constant(data['reals']) if 'reals' in data else None,
                      labels=tf.constant(data['labels']) if 'labels' in data else None)
@@ -114,7 +101,7 @@ def small_step():
     small = dict(resolution=8, fmap_base=16, fmap_max=4, num_channels=1, label_size=2)
     G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **small)
     D = registry.create_network('D', 'D_stylegan2', **small)
-    step = loss.Step(G, D, 4, Random(tf.random.Generator.from_seed(1)), label_table=tf.eye(2), reals=tf.random.normal([4, 1, 8, 8]),
+    step = loss.LossContext(G, D, 4, Random(tf.random.Generator.from_seed(1)), label_table=tf.eye(2), reals=tf.random.normal([4, 1, 8, 8]),
                      labels=tf.constant([[1.0, 0], [0, 1], [1, 0], [0, 1]]), pl_mean=tf.Variable(0.3))
     return G, D, step
 

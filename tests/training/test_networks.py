@@ -8,24 +8,9 @@ import tensorflow as tf
 
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from training import misc
-from training.nets import registry
-
-SUPPORTED = {cls.__name__ for cls in registry.NETWORKS.values()}
 
 
-def network_cases():
-    """Variants of the golden set; those whose networks the registry does not know are marked with that reason."""
-    cases = []
-    for name, variant in load_json('networks/variants.json').items():
-        funcs = [variant['G_kwargs'].get('func_name', ''), variant['D_kwargs'].get('func_name', ''),
-                 variant['G_kwargs'].get('synthesis_func', '')]
-        missing = [func for func in funcs if func and func.split('.')[-1] not in SUPPORTED]
-        marks = pytest.mark.skip(reason=f'{missing} not built yet: progressive networks of configurations A to D') if missing else ()
-        cases.append(pytest.param(name, marks=marks))
-    return cases
-
-
-@pytest.fixture(scope='module', params=network_cases())
+@pytest.fixture(scope='module', params=list(load_json('networks/variants.json')))
 def variant(request, tmp_path_factory):
     """(name, networks as read, path of the pickle that we wrote of them)."""
     nets = misc.load_pkl(GOLDEN / 'networks' / f'{request.param}.pkl')
@@ -125,7 +110,7 @@ def test_outputs(variant, impl):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize('name', [case for case in network_cases() if case.values[0] in ('config-a', 'config-f')])
+@pytest.mark.parametrize('name', [name for name in load_json('networks/variants.json') if name in ('config-a', 'config-f')])
 def test_outputs_traced(name):
     """All calls as a user makes them, of the least and of the most refined configuration."""
     for key, expected, actual, scale in expected_and_actual(name, misc.load_pkl(GOLDEN / 'networks' / f'{name}.pkl')):

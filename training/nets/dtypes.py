@@ -1,7 +1,7 @@
-"""Data types of networks: what --precision means.
+"""Data types of networks: the meaning of --precision.
 
-The highest resolutions of G and D may compute in half precision (`dtype_at`). Weights, moments, losses
-and penalties are float32 always, and so are the pickles.
+The highest resolutions of G and D can compute in half precision (`dtype_at`). Weights, optimizer state, losses,
+penalties and pickles are always float32.
 """
 
 import contextlib
@@ -15,19 +15,20 @@ from dnnlib.cli import UserError
 from training.configs import PRECISIONS
 
 
-def dtype_at(kw, size):
-    """Name of the type of activations in blocks of size x size: kw.dtype at the kw.num_fp16_res highest resolutions, float32 at the others.
+def dtype_at(kw, size: int) -> str:
+    """Return the type of activations in blocks of size x size pixels.
 
-    The 4x4 blocks, RGB images that are summed, and the networks' inputs and outputs are float32 always.
+    It is kw.dtype at the kw.num_fp16_res highest resolutions, and float32 at the others. The 4x4 blocks, RGB images
+    that are summed, and the inputs and outputs of networks are always float32.
     """
     if kw.dtype not in PRECISIONS.values():
         raise ValueError(f'expected a dtype of {list(PRECISIONS.values())}, received {kw.dtype!r}')
     return kw.dtype if size > max(4, kw.resolution >> kw.num_fp16_res) else 'float32'
 
 
-def check_precision(precision):
-    """UserError if the device has no convolutions of this precision, which every step of training needs."""
-    if precision == 'float32':  # All have that: no time of the start-up is spent on it.
+def check_precision(precision: str):
+    """Raise a UserError if the device does not support convolutions of this precision, which training needs."""
+    if precision == 'float32':  # Every device supports it, so do not spend time on the test.
         return
 
     @tf.function(autograph=False)
@@ -39,26 +40,29 @@ def check_precision(precision):
     dtype = PRECISIONS[precision]
     try:
         convolve(conv.from_nhwc(tf.zeros([1, 8, 8, 8], dtype)), tf.zeros([3, 3, 8, 8], dtype))
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError, tf.errors.AbortedError) as err:
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError,
+            tf.errors.AbortedError) as err:
         reason = [line for line in err.message.splitlines() if line.strip() and '{{node' not in line][-1]
-        raise UserError(f'--precision={precision}: this device cannot do it: {reason}', 'Use --precision=float32.') from None
+        raise UserError(f'--precision={precision}: this device does not support it: {reason}',
+                        'Use --precision=float32.') from None
 
 
-def note_slow_precision(precision, cpuinfo='/proc/cpuinfo'):
-    """Line to print before anything begins where bfloat16 is slower than float32: on a CPU without instructions for it. '' elsewhere."""
+def note_slow_precision(precision: str, cpuinfo: str = '/proc/cpuinfo') -> str:
+    """Return a note that bfloat16 is slower than float32, if the CPU has no instructions for it; otherwise ''."""
     if precision != 'bfloat16' or tf.config.get_visible_devices('GPU'):
         return ''
     text = ''
-    with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Only Linux tells; elsewhere it is not known.
+    with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Exists on Linux only.
         text = file.read()
     flags = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
     if flags is None or {'avx512_bf16', 'amx_bf16', 'bf16'} & set(flags[1].split()):
         return ''
-    return 'Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): --precision=bfloat16 takes longer here than float32.'
+    return ('Note: this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16): '
+            '--precision=bfloat16 takes longer here than float32.')
 
 
-def describe_precision(precision, G):
-    """Line for the log: what is computed in which precision."""
+def describe_precision(precision: str, G) -> str:
+    """Return a line for the log that says which resolutions of G use which precision."""
     kw = G.components.synthesis.settings_for({'dtype': PRECISIONS[precision]})
     sizes = [2 ** res for res in range(2, int(np.log2(kw.resolution)) + 1) if dtype_at(kw, 2 ** res) != 'float32']
     if not sizes:

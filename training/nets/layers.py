@@ -1,14 +1,18 @@
-"""The layers that StyleGAN2's networks are made of.
+"""The layers of StyleGAN2's networks.
 
-Images are in the layout inside (custom_ops/conv2d.py); shape comments write them [N, H, W, C]. Every layer stands at a
-`scope` of the original's tree of names ('64x64/Conv0_up'), and `var_names` lists its variables in the original's order.
+Images are in the internal layout (custom_ops/conv2d.py); shape comments write it as [N, H, W, C]. Every layer has a
+`scope` in the original's hierarchy of names, such as '64x64/Conv0_up', and `var_names` lists its variables in the
+original's order.
 
-Weights with an equalized learning rate (Karras et al. 2018, arXiv:1710.10196, Section 4.1) are stored as N(0, 1 / lrmul)
-and multiplied by lrmul / sqrt(fan_in) at run time.
+Weights with an equalized learning rate (Karras et al. 2018, arXiv:1710.10196, Section 4.1) are initialized to
+N(0, 1 / lrmul) and multiplied by lrmul / sqrt(fan_in) at run time.
 
-Variables are float32. Layers on images compute in the dtype that their images have; in half precision as in Karras et al. 2020
-(arXiv:2006.06676, Appendix D): weights are cast where they are used, styles and demodulation are float32 until they meet the images.
+Variables are float32. Layers on images compute in the dtype of their input. Half precision follows Karras et al. 2020
+(arXiv:2006.06676, Appendix D): weights are cast where they are used, styles and demodulation factors are computed in
+float32.
 """
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,60 +20,76 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
-from dnnlib.tflib.network import initializer_now, note_layer
+from dnnlib.tflib.network import record_layer, resolve_initializer
 from dnnlib.tflib.tfutil import tf_variable
 
 
 class ScopedLayer(keras.layers.Layer):
-    """A layer with a place in the tree of names.
+    """A layer with a scope in the original's hierarchy of names.
 
     Args:
-        scope: '64x64/Conv0_up'. The layer's variables are called scope/weight, scope/bias, ...
+        scope: Scope such as '64x64/Conv0_up'. The variables are called scope/weight, scope/bias, ...
     """
 
     def __init__(self, scope):
-        super().__init__(name=scope.replace('/', '_'), autocast=False)  # Keras would cast images in half precision to float32.
+        # With autocast Keras would convert images in half precision to float32.
+        super().__init__(name=scope.replace('/', '_'), autocast=False)
         self.scope = scope
         self.var_names = []
 
-    def add_var(self, name, shape, initializer='zeros'):
-        """Make a trainable variable and keep it as the attribute of this name, with _ for /."""
+    def add_var(self, name: str, shape, initializer: Any = 'zeros'):
+        """Create a trainable variable. It becomes the attribute of this name, with / replaced by _."""
         attribute = name.replace('/', '_')
-        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer_now(initializer)))
+        initializer = resolve_initializer(initializer)
+        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer))
         self.var_names.append(name)
 
     def var(self, name):
-        """The variable made under this name."""
+        """The variable of this name."""
         return getattr(self, name.replace('/', '_'))
 
     def add_equalized(self, name, shape, lrmul=1.0, gain=1.0, use_wscale=True):
-        """Make a weight [..., in, out] with an equalized learning rate; returns its run-time factor.
+        """Create a weight with an equalized learning rate.
 
         Args:
+            name:       Name of the variable.
+            shape:      [..., in, out].
             lrmul:      Multiplier of the learning rate.
-            gain:       Standard deviation of the output for unit input, in place of 1.
-            use_wscale: False = put the scale into the initial values, as without equalized learning rates.
+            gain:       Standard deviation of the output for unit input.
+            use_wscale: False = apply the scale to the initial values instead, without an equalized learning rate.
+
+        Returns:
+            The factor to multiply the weight by at run time.
         """
         std = gain / np.sqrt(np.prod(shape[:-1]))
         init_std, coef = (1.0 / lrmul, std * lrmul) if use_wscale else (std / lrmul, lrmul)
         self.add_var(name, shape, keras.initializers.RandomNormal(0.0, init_std))
         return float(coef)
 
-    def note(self, x, is_image=True, weight=None):
-        """Add this layer to a listing, with `x` as its output; returns x. weight: the one listed; None = the first."""
+    def record(self, x, is_image=True, weight=None):
+        """Add this layer to the list of layers that is being recorded, if any (dnnlib.tflib.network.record_layer).
+
+        Args:
+            x:        Output of the layer.
+            is_image: Is x an image in the internal layout?
+            weight:   The variable whose shape is listed. None = the first one.
+
+        Returns:
+            x.
+        """
         variables = [tf_variable(self.var(name)) for name in self.var_names]
         params = sum(int(np.prod(var.shape)) for var in variables)
         weight = variables[0] if weight is None else weight
-        note_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
+        record_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
         return x
 
     def get_config(self):
         return {'scope': self.scope}
 
 
-def note_op(scope, x):
-    """Add an image without weights to a listing; returns x."""
-    note_layer(scope, _nchw_shape(x))
+def record_op(scope, x):
+    """Add an operation without weights to the recorded list of layers, with the image x as its output. Returns x."""
+    record_layer(scope, _nchw_shape(x))
     return x
 
 
@@ -79,16 +99,23 @@ def _nchw_shape(x):
 
 
 def image_shape(size, channels):
-    """Shape of a batch of images in the layout inside: size x size pixels."""
+    """Shape of a batch of images of size x size pixels in the internal layout."""
     return (None, size, size, channels) if conv.image_format() == 'NHWC' else (None, channels, size, size)
 
 
-# Greatest activation in half precision: far above what trained networks reach, and sums over such ones stay within float16's 65504.
+# Largest activation in half precision. Trained networks stay far below it, and sums of such values fit into float16.
 CONV_CLAMP = 256.0
 
 
 def bias_act(x, b, act, gain=None, scale=None, noise=None):
-    """`styled_bias_act` of images in the layout inside, within CONV_CLAMP in half precision. act None = neither bias nor activation."""
+    """`styled_bias_act` for images in the internal layout, clamped to CONV_CLAMP in half precision.
+
+    Args:
+        x:     Images.
+        b:     Bias [C]. None = no bias.
+        act:   Activation. None = neither bias nor activation.
+        gain, scale, noise: As in `styled_bias_act`.
+    """
     clamp = None if x.dtype.size > 2 else CONV_CLAMP
     if scale is None and noise is None and clamp is None:
         return x if act is None else fused_bias_act(x, b, conv.channel_axis(), act, gain=gain)
@@ -96,10 +123,10 @@ def bias_act(x, b, act, gain=None, scale=None, noise=None):
 
 
 class Dense(ScopedLayer):
-    """y = act(x @ weight + bias), for x [N, ...], flattened as channels-first.
+    """y = act(x @ weight + bias) for x [N, ...], which is flattened in channels-first order.
 
     Args:
-        scope: Place in the tree of names.
+        scope: Scope of the layer's names.
         fmaps: Number of outputs.
         act:   Activation, a key of custom_ops.ACTIVATIONS.
         lrmul: Multiplier of the learning rate of weight and bias.
@@ -118,26 +145,26 @@ class Dense(ScopedLayer):
         self.built = True
 
     def call(self, x, labels=None):
-        """x [N, ...] -> [N, fmaps]; with labels [N, fmaps] -> [N, 1], the sum of the outputs weighted by them."""
+        """x [N, ...] -> [N, fmaps], or with labels [N, fmaps] the sum of the outputs weighted by them, [N, 1]."""
         if x.shape.rank > 2:
             x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
         x = tf.matmul(x, self.weight * self.coef)
         x = fused_bias_act(x, self.bias * self.lrmul, act=self.act)
         if labels is not None:
             x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
-        return self.note(x, is_image=False)
+        return self.record(x, is_image=False)
 
 
 class Conv2D(ScopedLayer):
     """Convolution with optional resampling, bias and activation.
 
     Args:
-        scope:           Place in the tree of names.
+        scope:           Scope of the layer's names.
         fmaps:           Number of output channels.
         kernel:          Size of the kernel.
         down:            Downsample by 2 after the convolution.
         act:             Activation, a key of custom_ops.ACTIVATIONS. None = neither bias nor activation.
-        resample_kernel: Filter of the downsampling. None = box.
+        resample_kernel: Filter for resampling. None = box.
         up:              Upsample by 2 before the convolution.
     """
 
@@ -152,7 +179,8 @@ class Conv2D(ScopedLayer):
                 'resample_kernel': self.resample_kernel, 'up': self.up}
 
     def build(self, input_shape):
-        self.coef = self.add_equalized('weight', [self.kernel, self.kernel, input_shape[conv.channel_axis()], self.fmaps])
+        shape = [self.kernel, self.kernel, input_shape[conv.channel_axis()], self.fmaps]
+        self.coef = self.add_equalized('weight', shape)
         if self.act is not None:
             self.add_var('bias', [self.fmaps])
         self.built = True
@@ -165,38 +193,40 @@ class Conv2D(ScopedLayer):
             x = conv_downsample_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
         else:
             x = conv.conv2d(x, w)
-        return self.note(bias_act(x, None if self.act is None else self.bias, self.act))
+        return self.record(bias_act(x, None if self.act is None else self.bias, self.act))
 
 
 class ModulatedConv2D(ScopedLayer):
-    """Convolution whose weights are scaled per image by a style (StyleGAN2, Section 2.2, Equations 1 to 3).
+    """Convolution whose weights are modulated by a style for each image (StyleGAN2, Section 2.2, Equations 1 to 3).
 
-    Scaling the weights by the style s and normalising them to unit length is the same as scaling the input by s and the
-    output by sigma^-1, which needs no convolution per image:
+    Scaling the weights by the style s and normalizing them is the same as scaling the input by s and the output by the
+    demodulation factor, which does not require separate weights for each image:
 
         w'_ijk = s_i w_ijk,   w''_ijk = w'_ijk / sqrt(sum_ik w'_ijk^2 + 1e-8)
 
-    In float16 s and w are first divided by their maxima, so that no sum can overflow; the demodulation undoes it.
+    In float16, s and w are first divided by their maxima so that no sum overflows. Demodulation cancels these factors.
 
     Args:
-        scope:           Place in the tree of names.
+        scope:           Scope of the layer's names.
         fmaps:           Number of output channels.
         kernel:          Size of the kernel.
         up:              Upsample by 2 before the convolution.
-        demodulate:      Normalise the weights (Equation 3).
-        noise:           Add noise times a learned strength.
-        act:             Activation after the bias.
-        resample_kernel: Filter of the upsampling. None = box.
+        demodulate:      Normalize the weights (Equation 3).
+        noise:           Add noise, scaled by a learned strength.
+        act:             Activation, a key of custom_ops.ACTIVATIONS.
+        resample_kernel: Filter for upsampling. None = box.
     """
 
     def __init__(self, scope, fmaps, kernel, up=False, demodulate=True, noise=True, act='linear', resample_kernel=None):
         super().__init__(scope)
-        self.fmaps, self.kernel, self.up, self.demodulate, self.use_noise, self.act = fmaps, kernel, up, demodulate, noise, act
+        self.fmaps, self.kernel, self.up, self.act = fmaps, kernel, up, act
+        self.demodulate, self.use_noise = demodulate, noise
         self.resample_kernel = None if resample_kernel is None else tuple(resample_kernel)
 
     def get_config(self):
-        return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'up': self.up, 'demodulate': self.demodulate,
-                'noise': self.use_noise, 'act': self.act, 'resample_kernel': self.resample_kernel}
+        return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'up': self.up,
+                'demodulate': self.demodulate, 'noise': self.use_noise, 'act': self.act,
+                'resample_kernel': self.resample_kernel}
 
     def build(self, input_shape, dlatent_shape):
         in_fmaps = input_shape[conv.channel_axis()]
@@ -209,12 +239,12 @@ class ModulatedConv2D(ScopedLayer):
         self.built = True
 
     def call(self, x, dlatents, noise=None):
-        """x [N, H, W, in], dlatents [N, dlatent], noise [N or 1, 1, H', W'] (channels first) or None -> [N, H', W', out]."""
+        """x [N, H, W, in], dlatents [N, dlatent_size], noise [N or 1, 1, H', W'] or None -> [N, H', W', out]."""
         w, dtype = tf.convert_to_tensor(self.weight), x.dtype
         style = tf.matmul(dlatents, self.mod_weight * self.mod_coef) + self.mod_bias + 1  # [N, in]
         if dtype == tf.float16 and self.demodulate:
             w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style, [1])
-        style = style * self.coef  # Here, for the weights have many more numbers.
+        style = style * self.coef  # Applied to the style, which has far fewer elements than the weights.
         x = x * conv.per_channel(tf.cast(style, dtype))
         if self.up:
             x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
@@ -222,19 +252,20 @@ class ModulatedConv2D(ScopedLayer):
             x = conv.conv2d(x, tf.cast(w, dtype))
         scale = None
         if self.demodulate:
-            scale = tf.math.rsqrt(tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1])) + 1e-8)  # [N, out]
+            squares = tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1]))  # [N, out]
+            scale = tf.math.rsqrt(squares + 1e-8)
         if noise is not None:
             noise = conv.from_nchw(noise) * self.noise_strength
-        return self.note(bias_act(x, self.bias, self.act, scale=scale, noise=noise))
+        return self.record(bias_act(x, self.bias, self.act, scale=scale, noise=noise))
 
 
 def _by_maximum(x, axes):
-    """x / max |x| over `axes`. The factor counts as a constant: where the result does not depend on it, nor do gradients."""
+    """x / max |x| over `axes`. The maximum is treated as a constant, because the final result does not depend on it."""
     return tf.math.divide_no_nan(x, tf.stop_gradient(tf.reduce_max(tf.abs(x), axis=axes, keepdims=True)))
 
 
 class Const(ScopedLayer):
-    """The learned 4x4 image that synthesis starts from, stored as const [1, C, 4, 4]."""
+    """The learned input of the synthesis network, stored as const [1, C, 4, 4]."""
 
     def __init__(self, scope, fmaps):
         super().__init__(scope)
@@ -243,24 +274,25 @@ class Const(ScopedLayer):
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps}
 
-    def build(self):
+    def build(self, input_shape=None):
         self.add_var('const', [1, self.fmaps, 4, 4], keras.initializers.RandomNormal(0.0, 1.0))
         self.built = True
 
     def call(self, dlatents):
-        """dlatents [N, layers, dlatent] only tells the batch -> [N, 4, 4, C]."""
+        """dlatents [N, layers, dlatent_size], which only determine the batch size -> [N, 4, 4, C]."""
         x = conv.from_nchw(tf.convert_to_tensor(self.const))
         x = tf.tile(x, [tf.shape(dlatents)[0], 1, 1, 1])
-        return self.note(tf.ensure_shape(x, [dlatents.shape[0], *x.shape[1:]]))
+        return self.record(tf.ensure_shape(x, [dlatents.shape[0], *x.shape[1:]]))
 
 
 def minibatch_stddev(x, group_size=4, num_new_features=1):
-    """Append the standard deviation over groups of images as new channels (Karras et al. 2018, Section 3).
+    """Append the standard deviation over groups of images as new feature maps (Karras et al. 2018, Section 3).
 
     Args:
         x:                [N, H, W, C].
-        group_size:       Images compared with each other; image i is in group i mod (N / group_size). A smaller batch is one group.
-        num_new_features: Channels to append; each is the mean over its share of the C channels.
+        group_size:       Number of images per group. Image i is in group i mod (N / group_size). A smaller batch is one
+                          group.
+        num_new_features: Number of feature maps to append. Each is the mean over an equal share of the C channels.
 
     Returns:
         [N, H, W, C + num_new_features].
@@ -278,5 +310,5 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
 
 
 def normalize_2nd_moment(x, epsilon=1e-8):
-    """x / sqrt(mean of x^2 over the last axis), for latents [N, C] (Karras et al. 2018, Section 4.2)."""
+    """Normalize latents [N, C] to unit mean square over C (Karras et al. 2018, Section 4.2)."""
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=1, keepdims=True) + epsilon)

@@ -1,7 +1,8 @@
 """Progressive growing (Karras et al. 2018, arXiv:1710.10196, Section 2): the arithmetic of levels of detail.
 
-lod 0 is full resolution, lod 1 half of it, and so on; a fraction fades between the two. The whole part of lod is the stage: it
-decides which layers take part and is known when a function is traced. The fraction is a number that changes all the time.
+lod 0 is full resolution, lod 1 is half of it, and so on; fractions fade between two levels. The integer part of lod is
+the stage. It determines which layers are active and is known when a function is traced, while the fraction changes all
+the time.
 """
 
 import numpy as np
@@ -11,18 +12,18 @@ from custom_ops import conv2d as conv
 from dnnlib.tflib import lerp
 
 
-def stage_of(lod):
-    """Stage that a lod (a number) belongs to: floor."""
+def stage_of(lod: float) -> int:
+    """The stage of a level of detail: its integer part."""
     return int(np.floor(lod))
 
 
-def fade(lod, level):
-    """Weight of the coarser of the two images between `level` and level + 1: 0 at lod <= level, 1 at lod >= level + 1."""
+def fade(lod, level: int) -> tf.Tensor:
+    """Weight of the image of level + 1 against that of `level`: 0 at lod <= level, 1 at lod >= level + 1."""
     return tf.clip_by_value(tf.cast(lod, tf.float32) - level, 0.0, 1.0)
 
 
-def upscale(images, factor):
-    """Repeat every pixel factor x factor times; images in the layout inside."""
+def upscale(images: tf.Tensor, factor: int) -> tf.Tensor:
+    """Repeat every pixel factor x factor times. Images are in the internal layout."""
     if factor == 1:
         return images
     for axis in pixel_axes():
@@ -30,8 +31,8 @@ def upscale(images, factor):
     return images
 
 
-def downscale(images, factor):
-    """Average over factor x factor pixels; images in the layout inside."""
+def downscale(images: tf.Tensor, factor: int) -> tf.Tensor:
+    """Average over blocks of factor x factor pixels. Images are in the internal layout."""
     if factor == 1:
         return images
     if conv.image_format() == 'NHWC':
@@ -42,26 +43,26 @@ def downscale(images, factor):
 
 
 def pixel_axes():
-    """Axes of the height and width in the layout inside."""
+    """Axes of height and width in the internal layout."""
     return (1, 2) if conv.image_format() == 'NHWC' else (2, 3)
 
 
-def grow_images(x, block, to_rgb, resolution_log2, lod, stage, full_resolution=True, note=lambda *args: None):
-    """The generator's way from the first block to the images.
+def grow_images(x, block, to_rgb, resolution_log2, lod, stage, full_resolution=True, record=lambda *args: None):
+    """Compute the images of a growing generator.
 
     Args:
-        x:               Input of the block of 4x4.
-        block:           block(res, x) -> features of 2^res x 2^res.
-        to_rgb:          to_rgb(res, x) -> images of 2^res x 2^res.
-        resolution_log2: res of the full resolution.
+        x:               Input of the 4x4 block.
+        block:           block(res, x) -> features of 2^res x 2^res pixels.
+        to_rgb:          to_rgb(res, x) -> images of 2^res x 2^res pixels.
+        resolution_log2: log2 of the full resolution.
         lod:             Level of detail, scalar tensor.
-        stage:           Its whole part: later blocks are left out, and so is RGB that does not show. None = not known
-                         while tracing: everything is computed, which is right for any lod.
-        full_resolution: Repeat pixels up to full resolution? Otherwise the images are those of the stage.
-        note:            note(name, images) for each step of fading.
+        stage:           Integer part of lod. Blocks beyond it and invisible RGB images are skipped. None = unknown at
+                         trace time: everything is computed, which is correct for any lod.
+        full_resolution: Upscale the images of the stage to full resolution.
+        record:          record(name, images) is called for each step of fading.
 
     Returns:
-        Images in the layout inside.
+        Images in the internal layout.
     """
     last = resolution_log2 - (stage or 0)
     images = None
@@ -75,22 +76,23 @@ def grow_images(x, block, to_rgb, resolution_log2, lod, stage, full_resolution=T
             continue
         level = resolution_log2 - res
         images = upscale(images, 2)
-        note(f'Upsample_lod{level}', images)
+        record(f'Upsample_lod{level}', images)
         images = lerp(rgb, images, fade(lod, level))
-        note(f'Grow_lod{level}', images)
+        record(f'Grow_lod{level}', images)
     return upscale(images, 2 ** (stage or 0)) if full_resolution else images
 
 
-def shrink_images(images, block, from_rgb, resolution_log2, lod, stage, note=lambda *args: None):
-    """The discriminator's way from the images to the features of 4x4: the mirror image of `grow_images`.
+def shrink_images(images, block, from_rgb, resolution_log2, lod, stage, record=lambda *args: None):
+    """Compute the 4x4 features of a growing discriminator: the reverse of `grow_images`.
 
     Args:
-        images:   In the layout inside, at full resolution or that of the stage.
-        block:    block(res, x): features of 2^res x 2^res -> those of half the size.
-        from_rgb: from_rgb(res, images) -> features of 2^res x 2^res.
+        images:   Images in the internal layout, at full resolution or that of the stage.
+        block:    block(res, x): features of 2^res x 2^res pixels -> features of half the size.
+        from_rgb: from_rgb(res, images) -> features of 2^res x 2^res pixels.
+        resolution_log2, lod, stage, record: As in `grow_images`.
 
     Returns:
-        Features of 4x4.
+        Features of 4x4 pixels in the internal layout.
     """
     first = resolution_log2 - (stage or 0)
     images = downscale(images, images.shape[pixel_axes()[0]] >> first)
@@ -101,8 +103,8 @@ def shrink_images(images, block, from_rgb, resolution_log2, lod, stage, note=lam
             continue
         level = resolution_log2 - res
         images = downscale(images, 2)
-        note(f'Downsample_lod{level}', images)
+        record(f'Downsample_lod{level}', images)
         features = from_rgb(res - 1, images)
         x = lerp(x, features, tf.cast(fade(lod, level), x.dtype))
-        note(f'Grow_lod{level}', x)
+        record(f'Grow_lod{level}', x)
     return x

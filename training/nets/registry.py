@@ -1,6 +1,7 @@
-"""Names, as they stand in options and network pickles, and what they stand for."""
+"""The table of networks: the names in options and network pickles, and their classes."""
 
-import dnnlib.tflib  # noqa: F401  Before anything else imports TensorFlow, for a quiet start.
+import dnnlib.tflib  # noqa: F401  Must be imported before TensorFlow, whose log messages it suppresses.
+from dnnlib.tflib import Network
 from training import networks_stylegan, networks_stylegan2
 
 NETWORKS = {f'{cls.__module__}.{cls.__name__}': cls for cls in (
@@ -17,24 +18,21 @@ NETWORKS = {f'{cls.__module__}.{cls.__name__}': cls for cls in (
 )}
 
 
-def find_network(func_name, near=None):
-    """Class of a network.
+def find_network(func_name: str) -> type[Network]:
+    """Return the class of a network.
 
     Args:
-        func_name: 'training.networks_stylegan2.G_main', or 'G_main' alone as pickles have it.
-        near:      Class in whose module a name without module is looked up first. None = no preference.
+        func_name: 'training.networks_stylegan2.G_main', or just 'G_main' as in pickles.
 
     Raises:
-        ValueError: No network of this name.
+        ValueError: There is no network of this name.
     """
-    if near is not None and f'{near.__module__}.{func_name}' in NETWORKS:
-        return NETWORKS[f'{near.__module__}.{func_name}']
     for name, cls in NETWORKS.items():
         if func_name in (name, cls.__name__):
             return cls
     raise ValueError(f'unknown network {func_name!r}; known are {sorted(cls.__name__ for cls in NETWORKS.values())}')
 
 
-def create_network(name, func_name, **static_kwargs):
-    """Make the network `func_name`, called `name`, with these settings."""
+def create_network(name: str, func_name: str, **static_kwargs) -> Network:
+    """Create the network `func_name` with these settings and call it `name`."""
     return find_network(func_name)(name, **static_kwargs)

@@ -1,4 +1,4 @@
-"""The networks that a run begins with: new ones, those of a pickle, or of a pickle as far as its layers fit."""
+"""The initial networks of a run: new ones, those of a pickle, or new ones with the layers of a pickle that fit."""
 
 import re
 
@@ -7,17 +7,26 @@ from training import misc
 from training.nets import registry
 
 
-def make_networks(training_set, G_args, D_args, resume_pkl=None, saved=None):
-    """G, D and Gs for a training set.
+def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | None = None,
+                  saved: dict | None = None) -> tuple:
+    """Create G, D and Gs for a training set.
 
     Args:
-        training_set:   TFRecordDataset, whose images and labels they are for.
+        training_set:   TFRecordDataset with the images and labels that the networks are for.
         G_args, D_args: func_name and settings of new networks.
-        resume_pkl:     Network pickle to take them from. Its own settings count then. If it is for images of another size or
-                        for other labels, the layers that fit are taken over, and a report says which do not. None = new ones.
-        saved:          What `describe` returned: make such networks, for a checkpoint to give them their values. None = as above.
+        resume_pkl:     Network pickle to load instead, with its own settings. If it is for images of another size or
+                        other labels, the layers that fit are copied and a report lists the others. None = new networks.
+        saved:          Result of `describe`: create networks of that kind, whose values come from a checkpoint. None =
+                        as the other arguments say.
+
+    Returns:
+        (G, D, Gs).
+
+    Raises:
+        UserError: The settings are invalid, or the pickle cannot be used.
     """
-    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution, label_size=training_set.label_size)
+    shape = dict(num_channels=training_set.shape[0], resolution=training_set.resolution,
+                 label_size=training_set.label_size)
     if saved is not None:
         G, D = (registry.create_network(name, **saved[name]) for name in 'GD')
         return G, D, G.clone('Gs')
@@ -31,20 +40,22 @@ def make_networks(training_set, G_args, D_args, resume_pkl=None, saved=None):
         G = registry.create_network('G', **shape, **G_args)
         D = registry.create_network('D', **shape, **D_args)
     except ValueError as err:
-        raise UserError(f'cannot make the networks: {err}', 'Change the settings of the networks.') from err
+        raise UserError(f'cannot create the networks: {err}', 'Change the settings of the networks.') from err
     return G, D, G.clone('Gs')
 
 
-def describe(G, D):
-    """Plain data from which `make_networks` makes networks of the same kind."""
-    return {name: dict(net.static_kwargs, func_name=f'{type(net).__module__}.{type(net).__name__}') for name, net in (('G', G), ('D', D))}
+def describe(G, D) -> dict:
+    """Describe networks as plain data, from which `make_networks` creates networks of the same kind."""
+    return {name: dict(net.static_kwargs, func_name=f'{type(net).__module__}.{type(net).__name__}')
+            for name, net in (('G', G), ('D', D))}
 
 
 def _adapt(networks, shape):
-    """New G, D, Gs with the settings of `networks` but another `shape`, and their values in all layers that fit."""
+    """Create G, D, Gs with the settings of `networks` but another `shape`, and copy the layers that fit."""
     (_, channels, size, _), (_, labels) = networks[1].input_shapes
     print(f'The pickle is for {size}x{size} images of {channels} channels with {labels} labels, the training set has '
-          f'{shape["resolution"]}x{shape["resolution"]} images of {shape["num_channels"]} channels with {shape["label_size"]} labels.')
+          f'{shape["resolution"]}x{shape["resolution"]} images of {shape["num_channels"]} channels with '
+          f'{shape["label_size"]} labels.')
     G, D = (type(net)(net.name, **{**net.static_kwargs, **shape}) for net in networks[:2])
     Gs = G.clone('Gs')
     levels_more = shape['resolution'].bit_length() - size.bit_length()
@@ -56,21 +67,23 @@ def _adapt(networks, shape):
 
 
 def _copy_layers(source, target, levels_more):
-    """Give the layers of `target` the values of those of `source` that have the same name and shapes.
+    """Copy the values of all layers of `source` that have a layer of the same name and shapes in `target`.
 
-    Layers whose names count the levels from the full resolution down, such as ToRGB_lod2, are compared by their resolution.
+    Layers whose names contain a level of detail, such as ToRGB_lod2, are matched by their resolution.
 
     Args:
-        levels_more: log2 of the resolution of `target`, less that of `source`.
+        levels_more: log2(resolution of `target` / resolution of `source`).
 
     Returns:
-        (names of the layers copied, names in `target` of those that were not, names in `source` of those left over).
+        (names of the copied layers, other layers of `target`, other layers of `source`).
     """
     def renamed(name):
         return re.sub(r'(?<=_lod)\d+', lambda lod: str(int(lod[0]) + levels_more), name)
 
-    def layers(net):  # without the variable lod, which the schedule sets
-        return {layer: variables for layer, variables in net.variables_by_layer().items() if layer.split('/')[-1] != 'lod'}
+    def layers(net):
+        """Layers of a network without the variable lod, which the schedule sets."""
+        return {layer: variables for layer, variables in net.variables_by_layer().items()
+                if layer.split('/')[-1] != 'lod'}
 
     sources = {renamed(layer): (layer, {renamed(name): var for name, var in variables.items()})
                for layer, variables in layers(source).items()}

@@ -4,14 +4,17 @@ import tensorflow as tf
 
 
 class Adam(tf.Module):
-    """Adam as TensorFlow 1 computes it (Kingma and Ba 2015, arXiv:1412.6980, with the epsilon of their Section 2's last lines).
+    """Adam in TensorFlow 1's formulation (Kingma and Ba 2015, arXiv:1412.6980, end of Section 2).
 
         v <- v - lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon)
 
     Args:
-        variables: List of tf.Variable.
-        mb_ratio:  Lazy regularisation's factor c = k / (k + 1): scales the learning rate, and betas are taken to its power
-                   (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = without.
+        variables: List of tf.Variable to train.
+        beta1:     Decay of the first moments.
+        beta2:     Decay of the second moments.
+        epsilon:   Added to the root of the second moments.
+        mb_ratio:  Factor c = k / (k + 1) of lazy regularization: the learning rate is multiplied by c, and the betas
+                   are raised to the power c (StyleGAN2, Appendix B, 'Lazy regularization'). 1 = no lazy regularization.
     """
 
     def __init__(self, variables, beta1=0.0, beta2=0.99, epsilon=1e-8, mb_ratio=1.0):
@@ -25,7 +28,11 @@ class Adam(tf.Module):
         self.skipped = tf.Variable(0, dtype=tf.int64)
 
     def apply(self, grads, lrate):
-        """One step, and True; or none, and False, if any gradient is not finite. `skipped` counts the latter."""
+        """Update the variables, unless a gradient is not finite: then the update is skipped and `skipped` incremented.
+
+        Returns:
+            Scalar bool tensor: True if the update was applied.
+        """
         all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
         tf.cond(all_finite, lambda: self._apply(grads, lrate), lambda: self.skipped.assign_add(1))
         return all_finite
@@ -40,7 +47,7 @@ class Adam(tf.Module):
         return self.skipped.read_value()
 
     def reset(self):
-        """Forget all moments, as when layers come in."""
+        """Reset all moments, as after the networks have grown."""
         for var in (*self.m, *self.v):
             var.assign(tf.zeros_like(var))
         self.beta1_power.assign(self.beta1)

@@ -4,17 +4,17 @@ import tensorflow as tf
 
 
 class LossScaling(tf.Module):
-    """Loss scaling, by a factor that finds its level (Micikevicius et al. 2018, arXiv:1710.03740, Section 3.2).
+    """Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740, Section 3.2).
 
-    Gradients in float16 vanish below 2^-24. They are taken of the loss times 2^x and divided by it in float32. x grows with
-    every step and falls when one overflows, which is skipped.
+    Gradients in float16 underflow below 2^-24. Therefore the loss is multiplied by 2^x, and its gradients are divided
+    by 2^x in float32. x grows with every update and decreases after an overflow, whose update is skipped.
 
     Args:
-        use_loss_scaling:  False = the factor is 1, and nothing is computed.
-        loss_scaling_init: x at first. The original's 64 is far above float16's greatest number, just below 2^16: some fifty steps of
-                           each phase would be skipped until it has fallen. With 16 they are few.
-        loss_scaling_inc:  What x grows by after a step.
-        loss_scaling_dec:  What it falls by after an overflow.
+        use_loss_scaling:  False = the factor is 1 and nothing is computed.
+        loss_scaling_init: Initial x. The original's 64 is far above the largest float16, 2^16, so that about 50 updates
+                           of each phase would be skipped at first. With 16 it is only a few.
+        loss_scaling_inc:  Increment of x after an update.
+        loss_scaling_dec:  Decrement of x after an overflow.
     """
 
     def __init__(self, use_loss_scaling=False, loss_scaling_init=16.0, loss_scaling_inc=0.0005, loss_scaling_dec=1.0):
@@ -31,6 +31,6 @@ class LossScaling(tf.Module):
         return value if self.log2 is None else value * tf.pow(2.0, -self.log2)
 
     def update(self, all_finite):
-        """Move x after a step whose gradients were `all_finite`, or were not; returns it."""
+        """Adapt x after gradients that were `all_finite` or not. Returns the new x."""
         self.log2.assign_add(tf.where(all_finite, self.inc, -self.dec))
         return self.log2.read_value()

@@ -132,7 +132,7 @@ class TrainStep(tf.Module):
 
         def one_round(index):
             images = None if reals is None else _part(reals, index, minibatch_gpu)
-            step = loss_table.Step(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
+            step = loss_table.LossContext(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
                                    None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage,
                                    self._dtype, scaling)
             with tf.GradientTape(watch_accessed_variables=False) as tape:

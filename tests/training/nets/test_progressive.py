@@ -135,7 +135,7 @@ def test_penalties_at_the_stage_equal_those_at_full_resolution(kind, name):
     for stage, reals in [(1, small), (None, tf.repeat(tf.repeat(small, 2, axis=2), 2, axis=3))]:
         G.set_var('dlatent_avg', np.zeros(8))
         rng = Random(tf.random.Generator.from_seed(3))
-        step = loss.Step(_WithoutNoise(G), D, 4, rng, tf.zeros([1, 0]), reals, tf.zeros([4, 0]), None, stage)
+        step = loss.LossContext(_WithoutNoise(G), D, 4, rng, tf.zeros([1, 0]), reals, tf.zeros([4, 0]), None, stage)
         values.append(loss.LOSSES[name].func(step, ('loss', 'reg')))
     np.testing.assert_allclose(values[0].loss, values[1].loss, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(values[0].reg, values[1].reg, rtol=1e-3, atol=1e-7)

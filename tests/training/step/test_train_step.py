@@ -11,7 +11,6 @@ import tensorflow as tf
 from dnnlib import onednn
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
-from tests.training.test_losses import SUPPORTED
 from training import misc
 from training.step.train_step import TrainStep, _sum_over_rounds
 
@@ -20,10 +19,7 @@ def training_cases():
     cases = []
     for path in sorted(GOLDEN.glob('training/cases*.json')):
         for name, case in load_json(path.relative_to(GOLDEN)).items():
-            funcs = [case['G_kwargs']['func_name'], case['D_kwargs']['func_name'], case['G_kwargs'].get('synthesis_func', '')]
-            missing = [func for func in funcs if func and func.split('.')[-1] not in SUPPORTED]
-            marks = pytest.mark.skip(reason=f'{missing} not built yet: progressive networks of configurations A to D') if missing else ()
-            cases.append(pytest.param(name, case, id=name, marks=marks))
+            cases.append(pytest.param(name, case, id=name))
     return cases
 
 
