@@ -104,7 +104,8 @@ def _decide(impl):
         if impl == 'native':
             return _Choice(None, '', err), None
         warning = (f'The native custom ops cannot be used: {err.fact}\n{err.remedy}\n'
-                   'Continuing with the reference forms, which are slower. STYLEGAN2_OPS=ref or --impl=ref selects them without this warning.')
+                   'Continuing with the reference forms, which are slower. '
+                   'STYLEGAN2_OPS=ref or --impl=ref selects them without this warning.')
         return _Choice(None, f'reference ({err.fact.splitlines()[0].rstrip(":")})', None), warning
     kinds = f'CPU + CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else 'CPU'
     return _Choice(native, f'native {kinds}', None), None

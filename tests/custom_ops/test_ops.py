@@ -63,7 +63,13 @@ def upfirdn_by_hand(x, k, upx, upy, downx, downy, padx0, padx1, pady0, pady1):
     wide = wide[:, max(-pady0, 0):wide.shape[1] - max(-pady1, 0), max(-padx0, 0):wide.shape[2] - max(-padx1, 0)]
     kh, kw = k.shape
     rows, cols = range(0, wide.shape[1] - kh + 1, downy), range(0, wide.shape[2] - kw + 1, downx)
-    return np.stack([np.stack([np.einsum('nhwc,hw->nc', wide[:, r:r + kh, q:q + kw], k[::-1, ::-1]) for q in cols], 1) for r in rows], 1)
+    return np.stack(
+        [
+            np.stack([np.einsum('nhwc,hw->nc', wide[:, r : r + kh, q : q + kw], k[::-1, ::-1]) for q in cols], 1)
+            for r in rows
+        ],
+        1,
+    )
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -162,7 +168,9 @@ def test_no_channels_first_convolution_reaches_a_cpu_that_has_none(op, monkeypat
     monkeypatch.setattr(conv2d, '_cpu_convolves', lambda data_format, dtype: data_format == 'NHWC')
     specs = tf.TensorSpec([2, 3, 6, 8]), tf.TensorSpec([3, 3, 3, 4])
     traced = tf.function(lambda x, w: value_and_two_gradients(op, x, w), autograph=False).get_concrete_function(*specs)
-    formats = [node.attr['data_format'].s for node in graph_ops(traced.graph.as_graph_def()) if node.op.startswith('Conv2D')]
+    formats = [
+        node.attr['data_format'].s for node in graph_ops(traced.graph.as_graph_def()) if node.op.startswith('Conv2D')
+    ]
     assert len(formats) >= 3 and set(formats) == {b'NHWC'}
 
 
@@ -186,11 +194,16 @@ def test_half_precision_is_computed_in_single_where_the_cpu_has_nothing_else(dty
     rng = np.random.RandomState(1)
     x = tf.cast(rng.randn(*([2, 4, 6, 8] if data_format == 'NCHW' else [2, 6, 8, 4])), dtype)
     w = tf.cast(rng.randn(3, 3, 4, 4), dtype)
-    ways = {'native': conv2d._cpu_convolves, 'single': lambda data_format, dtype: (data_format, dtype) == ('NHWC', tf.float32)}
+    ways = {
+        'native': conv2d._cpu_convolves,
+        'single': lambda data_format, dtype: (data_format, dtype) == ('NHWC', tf.float32),
+    }
     results = {}
     for name, way in ways.items():
         monkeypatch.setattr(conv2d, '_cpu_convolves', way)
-        y = conv2d.conv2d_transpose(conv2d.conv2d(x, w, 2, data_format=data_format), w, 2, 'SAME', data_format=data_format)
+        y = conv2d.conv2d_transpose(
+            conv2d.conv2d(x, w, 2, data_format=data_format), w, 2, 'SAME', data_format=data_format
+        )
         assert y.dtype == dtype and y.shape == x.shape
         results[name] = tf.cast(y, tf.float32)
     assert_close(results['single'], results['native'], 2e-2 if dtype == 'bfloat16' else 3e-3)
@@ -205,7 +218,10 @@ def test_on_a_machine_with_a_gpu_the_device_in_scope_counts(traced, monkeypatch)
         found['as called'] = conv2d._on_cpu()
         for device in ('CPU', 'GPU'):
             with tf.device(f'/{device}:0'):
-                found[device] = conv2d._on_cpu() if traced or device == 'CPU' else None  # There is no GPU here to put an eager tensor on.
+                found[device] = (
+                    conv2d._on_cpu() if traced or device == 'CPU' else None
+                )  # There is no GPU here to put an eager tensor on.
+
     with tf.device('/CPU:0'):
         tf.function(ask, autograph=False).get_concrete_function() if traced else ask()
     assert found == {'as called': True, 'CPU': True, 'GPU': False if traced else None}

@@ -12,8 +12,17 @@ from training.nets import registry
 
 @pytest.fixture(scope='module')
 def Gs():
-    net = registry.create_network('Gs', 'G_main', resolution=16, num_channels=3, label_size=2, fmap_base=128, fmap_max=16,
-                                  latent_size=8, mapping_layers=2)
+    net = registry.create_network(
+        'Gs',
+        'G_main',
+        resolution=16,
+        num_channels=3,
+        label_size=2,
+        fmap_base=128,
+        fmap_max=16,
+        latent_size=8,
+        mapping_layers=2,
+    )
     for name, var in net.vars.items():
         if 'noise_strength' in name:
             var.assign(0.1)
@@ -54,18 +63,27 @@ def test_no_weight_is_left_as_a_variable_and_weights_are_prepared(Gs):
     # What stays are dlatent_avg and the noise maps, which each picture may change. Nothing here reads lod.
     assert ops.count('ReadVariableOp') == sum(not var.trainable and 'lod' not in name for name, var in net.vars.items())
     as_traced = function_of(net)._templates[1]._graph_def.node
-    # Squares of weights and their sums, transposed kernels and products with the equalized learning rate are computed once.
+    # Squares of weights and their sums, transposed kernels and products with the equalized learning rate are computed
+    # once.
     for op in ('Square', 'Transpose', 'Sum', 'Mul'):
         assert ops.count(op) < [node.op for node in as_traced].count(op), op
 
 
-@pytest.mark.parametrize('change', [
-    lambda net: net.set_var('G_synthesis/8x8/Conv1/weight', np.ones(net.get_var('G_synthesis/8x8/Conv1/weight').shape)),
-    lambda net: net.vars['G_synthesis/8x8/Conv1/bias'].variable.assign_add(tf.ones([16])),
-    lambda net: tflib.set_vars({net.vars['dlatent_avg']: np.full([512], 0.5)}),
-    lambda net: tf.function(lambda: net.vars['G_synthesis/4x4/Const/const'].variable.assign_sub(tf.ones([1, 16, 4, 4])))(),
-    lambda net: net.set_var('G_synthesis/noise1', np.ones([1, 1, 8, 8])),
-], ids=['set_var', 'assign_add', 'set_vars', 'in a graph', 'noise'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda net: net.set_var(
+            'G_synthesis/8x8/Conv1/weight', np.ones(net.get_var('G_synthesis/8x8/Conv1/weight').shape)
+        ),
+        lambda net: net.vars['G_synthesis/8x8/Conv1/bias'].variable.assign_add(tf.ones([16])),
+        lambda net: tflib.set_vars({net.vars['dlatent_avg']: np.full([512], 0.5)}),
+        lambda net: tf.function(
+            lambda: net.vars['G_synthesis/4x4/Const/const'].variable.assign_sub(tf.ones([1, 16, 4, 4]))
+        )(),
+        lambda net: net.set_var('G_synthesis/noise1', np.ones([1, 1, 8, 8])),
+    ],
+    ids=['set_var', 'assign_add', 'set_vars', 'in a graph', 'noise'],
+)
 def test_a_changed_variable_is_noticed(Gs, change):
     net = Gs.clone()
     kwargs = dict(randomize_noise=False, truncation_psi=0.7)
@@ -73,7 +91,9 @@ def test_a_changed_variable_is_noticed(Gs, change):
     change(net)
     after = net.run(latents(2), None, assume_frozen=True, **kwargs)
     assert np.abs(after - before).max() > 1e-3
-    np.testing.assert_allclose(after, net.clone().run(latents(2), None, **kwargs), rtol=0, atol=1e-5 * np.abs(after).max())
+    np.testing.assert_allclose(
+        after, net.clone().run(latents(2), None, **kwargs), rtol=0, atol=1e-5 * np.abs(after).max()
+    )
 
 
 def test_it_freezes_by_itself_once_that_pays_and_not_before(Gs):
@@ -145,8 +165,11 @@ def test_noise_is_drawn_anew_each_time(Gs):
 
 def test_a_variable_that_the_function_writes_stays_a_variable():
     count, weight = tf.Variable(0.0), tf.Variable([2.0])
-    function = tf.function(lambda inputs, scalars: [inputs[0] * weight * scalars['factor'] + count.assign_add(1.0)], autograph=False,
-                           input_signature=[[tf.TensorSpec([None], tf.float32)], {'factor': tf.TensorSpec([], tf.float32)}])
+    function = tf.function(
+        lambda inputs, scalars: [inputs[0] * weight * scalars['factor'] + count.assign_add(1.0)],
+        autograph=False,
+        input_signature=[[tf.TensorSpec([None], tf.float32)], {'factor': tf.TensorSpec([], tf.float32)}],
+    )
     freezable = frozen.FreezableFunction(function, [count, weight])
     for expected in ([7.0, 13.0], [8.0, 14.0], [9.0, 15.0]):
         freezable.refresh()

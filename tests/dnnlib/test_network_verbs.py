@@ -46,7 +46,9 @@ def test_a_notebook_of_the_original(networks):
 def test_run_in_minibatches_equals_run_at_once(networks, capsys):
     Gs, z = networks[2], np.random.RandomState(1).randn(5, 8)
     whole = Gs.run(z, None, randomize_noise=False)
-    np.testing.assert_allclose(Gs.run(z, None, randomize_noise=False, minibatch_size=2, print_progress=True), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        Gs.run(z, None, randomize_noise=False, minibatch_size=2, print_progress=True), whole, rtol=1e-5, atol=1e-6
+    )
     assert 'Gs' in capsys.readouterr().err
     assert Gs.run(z[:0], None).shape == (0, 3, 8, 8)
 
@@ -61,7 +63,9 @@ def test_run_returns_lists_where_asked(networks):
 def test_input_transform(networks):
     D = networks[1]
     images = np.random.RandomState(0).randint(256, size=[2, 3, 8, 8]).astype(np.uint8)
-    scores = D.run(images, None, input_transform=dict(func=lambda x, labels: (tflib.convert_images_from_uint8(x), labels)))
+    scores = D.run(
+        images, None, input_transform=dict(func=lambda x, labels: (tflib.convert_images_from_uint8(x), labels))
+    )
     np.testing.assert_allclose(scores, D.run(images / 127.5 - 1, None), rtol=1e-4, atol=1e-5)
 
 
@@ -93,27 +97,41 @@ def test_randomize_noise(networks):
     assert np.abs(Gs.run(z, None) - Gs.run(z, None)).max() > 1e-3
 
 
-@pytest.mark.parametrize('call, error, expected', [
-    (lambda Gs: Gs.run(np.zeros([1, 7]), None), ValueError, r'latents_in of shape \[1, 8\], received \[1, 7\]'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), np.zeros([2, 0])), ValueError, 'labels_in'),
-    (lambda Gs: Gs.run(None, None), ValueError, 'at least one input'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, None), ValueError, 'expected 2 inputs'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, trunaction_psi=1), ValueError, 'trunaction_psi'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, resolution=16), ValueError, 'resolution'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, minibatch_size=0), ValueError, 'minibatch_size'),
-    (lambda Gs: Gs.run(np.zeros([1, 8]), None, is_training=True, is_validation=True), ValueError, 'cannot both be set'),
-    (lambda Gs: pickle.dumps(Gs), TypeError, 'save_pkl'),
-    (lambda Gs: pickle.load(open(GOLDEN / 'networks' / 'channels1.pkl', 'rb')) if GOLDEN.is_dir() else type(Gs).__setstate__(Gs, {}),
-     TypeError, 'load_networks'),
-    (lambda Gs: Gs.get_var('nosuch'), KeyError, 'nosuch'),
-    (lambda Gs: registry.create_network('G', 'G_main', resolutoin=8), ValueError, 'resolutoin'),
-    (lambda Gs: registry.create_network('D', 'D_stylegan2', resolution=12), ValueError, 'power of two'),
-    (lambda Gs: registry.create_network('D', 'D_stylegan2', architecture='dense'), ValueError, 'dense'),
-    (lambda Gs: registry.create_network('G', 'G_main', nonlinearity='gelu', resolution=8), ValueError, 'gelu'),
-    (lambda Gs: registry.create_network('G', 'G_main', dtype='float16', resolution=8), ValueError, 'float16'),
-    (lambda Gs: registry.create_network('D', 'D_nosuch'), ValueError, 'unknown network'),
-    (lambda Gs: Gs.copy_vars_from(Gs.clone('big', fmap_max=2)), ValueError, 'cannot copy'),
-])
+@pytest.mark.parametrize(
+    'call, error, expected',
+    [
+        (lambda Gs: Gs.run(np.zeros([1, 7]), None), ValueError, r'latents_in of shape \[1, 8\], received \[1, 7\]'),
+        (lambda Gs: Gs.run(np.zeros([1, 8]), np.zeros([2, 0])), ValueError, 'labels_in'),
+        (lambda Gs: Gs.run(None, None), ValueError, 'at least one input'),
+        (lambda Gs: Gs.run(np.zeros([1, 8]), None, None), ValueError, 'expected 2 inputs'),
+        (lambda Gs: Gs.run(np.zeros([1, 8]), None, trunaction_psi=1), ValueError, 'trunaction_psi'),
+        (lambda Gs: Gs.run(np.zeros([1, 8]), None, resolution=16), ValueError, 'resolution'),
+        (lambda Gs: Gs.run(np.zeros([1, 8]), None, minibatch_size=0), ValueError, 'minibatch_size'),
+        (
+            lambda Gs: Gs.run(np.zeros([1, 8]), None, is_training=True, is_validation=True),
+            ValueError,
+            'cannot both be set',
+        ),
+        (lambda Gs: pickle.dumps(Gs), TypeError, 'save_pkl'),
+        (
+            lambda Gs: (
+                pickle.load(open(GOLDEN / 'networks' / 'channels1.pkl', 'rb'))
+                if GOLDEN.is_dir()
+                else type(Gs).__setstate__(Gs, {})
+            ),
+            TypeError,
+            'load_networks',
+        ),
+        (lambda Gs: Gs.get_var('nosuch'), KeyError, 'nosuch'),
+        (lambda Gs: registry.create_network('G', 'G_main', resolutoin=8), ValueError, 'resolutoin'),
+        (lambda Gs: registry.create_network('D', 'D_stylegan2', resolution=12), ValueError, 'power of two'),
+        (lambda Gs: registry.create_network('D', 'D_stylegan2', architecture='dense'), ValueError, 'dense'),
+        (lambda Gs: registry.create_network('G', 'G_main', nonlinearity='gelu', resolution=8), ValueError, 'gelu'),
+        (lambda Gs: registry.create_network('G', 'G_main', dtype='float16', resolution=8), ValueError, 'float16'),
+        (lambda Gs: registry.create_network('D', 'D_nosuch'), ValueError, 'unknown network'),
+        (lambda Gs: Gs.copy_vars_from(Gs.clone('big', fmap_max=2)), ValueError, 'cannot copy'),
+    ],
+)
 def test_a_mistake_is_named(networks, call, error, expected):
     with pytest.raises(error, match=expected):
         call(networks[2])
@@ -174,7 +192,9 @@ def test_clone_and_copies(networks):
     G.set_var('lod', 0)
 
 
-@pytest.mark.parametrize('copied', [lambda net: net.clone(), copy.deepcopy, lambda net: type(net).from_config(net.get_config())])
+@pytest.mark.parametrize(
+    'copied', [lambda net: net.clone(), copy.deepcopy, lambda net: type(net).from_config(net.get_config())]
+)
 def test_a_component_can_be_copied_without_its_generator(networks, copied):
     """It was made with the settings of the whole generator, which it keeps, but a copy of it must not be refused for them."""
     Gs = networks[2]
@@ -195,13 +215,17 @@ def test_what_can_be_given_for_a_call_is_among_the_settings():
     for cls in registry.NETWORKS.values():
         assert cls.call_settings <= set(cls.settings), cls
     G = registry.create_network('G', 'G_main', resolution=4, fmap_max=2, latent_size=4, mapping_layers=1)
-    assert {'truncation_psi', 'randomize_noise', 'normalize_latents', 'dtype'} < G.known_call_kwargs() < G.known_kwargs()
+    assert (
+        {'truncation_psi', 'randomize_noise', 'normalize_latents', 'dtype'} < G.known_call_kwargs() < G.known_kwargs()
+    )
     assert not {'resolution', 'latent_size', 'mapping_func', 'lod_stage'} & G.known_call_kwargs()
 
 
 @pytest.mark.parametrize('func_name', ['G_main', 'G_style'])
 def test_psi_of_one_leaves_w_as_it_is(func_name):
-    G = registry.create_network('G', func_name, resolution=4, fmap_max=2, latent_size=8, dlatent_size=8, mapping_layers=1)
+    G = registry.create_network(
+        'G', func_name, resolution=4, fmap_max=2, latent_size=8, dlatent_size=8, mapping_layers=1
+    )
     G.set_var('dlatent_avg', np.random.RandomState(0).randn(8) * 100)
     z = np.random.RandomState(1).randn(16, 8)
     w = G.components.mapping.run(z, None)
@@ -210,7 +234,10 @@ def test_psi_of_one_leaves_w_as_it_is(func_name):
     assert np.abs(G.run(z, None, truncation_psi=0.5, return_dlatents=True)[1] - w).max() > 1
 
 
-@pytest.mark.parametrize('func_name, module, name', [('G_main', 'networks_stylegan2', 'G_mapping'), ('G_style', 'networks_stylegan', 'G_mapping')])
+@pytest.mark.parametrize(
+    'func_name, module, name',
+    [('G_main', 'networks_stylegan2', 'G_mapping'), ('G_style', 'networks_stylegan', 'G_mapping')],
+)
 def test_parts_are_found_by_name_with_or_without_the_module(func_name, module, name):
     cls = registry.find_network(func_name)
     for value in name, f'training.{module}.{name}':
@@ -220,7 +247,9 @@ def test_parts_are_found_by_name_with_or_without_the_module(func_name, module, n
 
 
 def test_settings_of_components_reach_them():
-    G = registry.create_network('G', 'G_main', resolution=8, fmap_max=4, latent_size=6, mapping_layers=1, mapping_lrmul=0.5)
+    G = registry.create_network(
+        'G', 'G_main', resolution=8, fmap_max=4, latent_size=6, mapping_layers=1, mapping_lrmul=0.5
+    )
     assert G.components.mapping.kw.latent_size == 6 and G.components.synthesis.kw.fmap_max == 4
     assert G.components.mapping.layer('Dense0').lrmul == 0.5
 
@@ -229,7 +258,9 @@ def test_any_number_of_channels_and_the_smallest_resolution():
     for channels, resolution in [(2, 8), (5, 8), (3, 4)]:
         for architecture in ('orig', 'skip', 'resnet'):
             shape = dict(num_channels=channels, resolution=resolution, fmap_max=4, architecture=architecture)
-            images = registry.create_network('G', 'G_main', latent_size=4, mapping_layers=1, **shape).run(np.zeros([2, 4]), None)
+            images = registry.create_network('G', 'G_main', latent_size=4, mapping_layers=1, **shape).run(
+                np.zeros([2, 4]), None
+            )
             assert images.shape == (2, channels, resolution, resolution)
             assert registry.create_network('D', 'D_stylegan2', **shape).run(images, None).shape == (2, 1)
 
@@ -265,12 +296,17 @@ def test_networks_are_keras_models(networks):
 
 def test_gradients_reach_every_trainable_variable(networks):
     G, D, _ = networks
-    variables = {**G.named_variables(trainable=True), **{f'D/{k}': v for k, v in D.named_variables(trainable=True).items()}}
+    variables = {
+        **G.named_variables(trainable=True),
+        **{f'D/{k}': v for k, v in D.named_variables(trainable=True).items()},
+    }
     for name, var in variables.items():
         if name.endswith('noise_strength'):
             var.assign(0.1)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(D.get_output_for(G.get_output_for(tf.random.normal([4, 8]), None, is_training=True), None))
+        loss = tf.reduce_mean(
+            D.get_output_for(G.get_output_for(tf.random.normal([4, 8]), None, is_training=True), None)
+        )
     grads = tape.gradient(loss, list(variables.values()))
     assert not [name for name, grad in zip(variables, grads, strict=True) if grad is None or not np.any(grad)]
 
@@ -281,10 +317,14 @@ def test_training_moves_dlatent_avg_and_mixes_styles(networks):
     G.get_output_for(tf.random.normal([4, 8]), None)
     assert not np.any(G.get_var('dlatent_avg'))
     rng = Random(tf.random.Generator.from_seed(5))
-    _, w = G.get_output_for(tf.random.normal([4, 8]), None, is_training=True, return_dlatents=True, rng=rng, style_mixing_prob=1.0)
+    _, w = G.get_output_for(
+        tf.random.normal([4, 8]), None, is_training=True, return_dlatents=True, rng=rng, style_mixing_prob=1.0
+    )
     assert np.any(G.get_var('dlatent_avg'))
     assert np.any(w[:, 0] != w[:, -1])
-    _, w = G.get_output_for(tf.random.normal([4, 8]), None, is_training=True, return_dlatents=True, rng=rng, style_mixing_prob=None)
+    _, w = G.get_output_for(
+        tf.random.normal([4, 8]), None, is_training=True, return_dlatents=True, rng=rng, style_mixing_prob=None
+    )
     np.testing.assert_array_equal(w[:, 0], w[:, -1])
 
 

@@ -21,10 +21,16 @@ def test_golden_values_and_gradients(name, impl):
     net = G if case['loss'].startswith('G') else D
     variables = net.named_variables(trainable=True)
     pl_mean = tf.Variable(data.get('pl_mean_before', np.float32(0)))
-    step = loss.LossContext(G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
-                     label_table=tf.zeros([1, case['label_size']]), pl_mean=pl_mean,
-                     reals=tf.constant(data['reals']) if 'reals' in data else None,
-                     labels=tf.constant(data['labels']) if 'labels' in data else None)
+    step = loss.LossContext(
+        G,
+        D,
+        case['minibatch'],
+        InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
+        label_table=tf.zeros([1, case['label_size']]),
+        pl_mean=pl_mean,
+        reals=tf.constant(data['reals']) if 'reals' in data else None,
+        labels=tf.constant(data['labels']) if 'labels' in data else None,
+    )
 
     def evaluate(parts):
         with tf.GradientTape() as tape:
@@ -33,7 +39,8 @@ def test_golden_values_and_gradients(name, impl):
             total = tf.reduce_mean(value)
         return value, tape.gradient(total, list(variables.values()), unconnected_gradients='zero')
 
-    # Tracing takes ten times as long as computing. The cases without mixing have every loss: these are traced, the others run eagerly.
+    # Tracing takes ten times as long as computing. The cases without mixing have every loss: these are traced, the
+    # others run eagerly.
     if impl == 'native' and name.startswith('e-nomix__'):
         evaluate = tf.function(evaluate, autograph=False)
     for part in ('loss', 'reg'):
@@ -54,12 +61,17 @@ def test_golden_values_and_gradients(name, impl):
         if unclear:
             spread = rounding_spread(variables, lambda part=part: evaluate((part,))[1])
             for i, key in unclear:
-                # The tensor is a sum of terms that cancel: it may differ by what rounding of the weights makes of it, no more. That of the
-                # last bias is the sum of what the scores get, about 1 for fakes less 1 for reals, and adding them up rounds to 2^-24 each.
+                # The tensor is a sum of terms that cancel: it may differ by what rounding of the weights makes of it,
+                # no more. That of the last bias is the sum of what the scores get, about 1 for fakes less 1 for reals,
+                # and adding them up rounds to 2^-24 each.
                 error = np.abs(grads[i] - data[f'grad_{part}/{key}']).max()
                 explained = max(spread[i], 2 ** -24 if key == 'Output/bias' else 0)
-                assert error <= 4 * explained, f'{name} grad_{part}/{key}: error {error:.3g}, rounding explains {explained:.3g}'
-                assert error <= 1e-6 * max(np.abs(g).max() for g in grads), f'{name} grad_{part}/{key}: error {error:.3g}'
+                assert error <= 4 * explained, (
+                    f'{name} grad_{part}/{key}: error {error:.3g}, rounding explains {explained:.3g}'
+                )
+                assert error <= 1e-6 * max(np.abs(g).max() for g in grads), (
+                    f'{name} grad_{part}/{key}: error {error:.3g}'
+                )
 
 
 def rounding_spread(variables, gradients):
@@ -99,10 +111,20 @@ def small_step():
     from dnnlib.tflib import Random
     tf.random.set_seed(1)
     small = dict(resolution=8, fmap_base=16, fmap_max=4, num_channels=1, label_size=2)
-    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **small)
+    G = registry.create_network(
+        'G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **small
+    )
     D = registry.create_network('D', 'D_stylegan2', **small)
-    step = loss.LossContext(G, D, 4, Random(tf.random.Generator.from_seed(1)), label_table=tf.eye(2), reals=tf.random.normal([4, 1, 8, 8]),
-                     labels=tf.constant([[1.0, 0], [0, 1], [1, 0], [0, 1]]), pl_mean=tf.Variable(0.3))
+    step = loss.LossContext(
+        G,
+        D,
+        4,
+        Random(tf.random.Generator.from_seed(1)),
+        label_table=tf.eye(2),
+        reals=tf.random.normal([4, 1, 8, 8]),
+        labels=tf.constant([[1.0, 0], [0, 1], [1, 0], [0, 1]]),
+        pl_mean=tf.Variable(0.3),
+    )
     return G, D, step
 
 

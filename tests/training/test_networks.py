@@ -61,7 +61,9 @@ def expected_and_actual(name, nets, only=None):
     calls = {
         'psi1': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=1),
         'psi0.5': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=0.5),
-        'psi0.7_cutoff4': lambda net: net.run(z, labels, randomize_noise=False, truncation_psi=0.7, truncation_cutoff=4),
+        'psi0.7_cutoff4': lambda net: net.run(
+            z, labels, randomize_noise=False, truncation_psi=0.7, truncation_cutoff=4
+        ),
         'default_psi': lambda net: net.run(z, labels, randomize_noise=False),
         'is_validation': lambda net: net.run(z, labels, randomize_noise=False, is_validation=True),
         'synthesis': lambda net: net.components.synthesis.run(data['dlatents_in'], randomize_noise=False),
@@ -110,7 +112,9 @@ def test_outputs(variant, impl):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize('name', [name for name in load_json('networks/variants.json') if name in ('config-a', 'config-f')])
+@pytest.mark.parametrize(
+    'name', [name for name in load_json('networks/variants.json') if name in ('config-a', 'config-f')]
+)
 def test_outputs_traced(name):
     """All calls as a user makes them, of the least and of the most refined configuration."""
     for key, expected, actual, scale in expected_and_actual(name, misc.load_pkl(GOLDEN / 'networks' / f'{name}.pkl')):

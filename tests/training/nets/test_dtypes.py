@@ -27,9 +27,10 @@ from training.step.train_step import TrainStep
 
 SIZES = dict(resolution=32, fmap_base=128, fmap_max=16)
 
-# Rounding to a step of 2^-7 (bfloat16) or 2^-10 (float16) of the leading bit changes a number by step / sqrt(12), relative to the number by
-# about sqrt(1/2) of that. A layer rounds some six times (weights, modulation, convolution, demodulation, noise, activation), networks
-# of 32x32 have about ten: by chance, sqrt(60) times as much. Twice this is allowed.
+# Rounding to a step of 2^-7 (bfloat16) or 2^-10 (float16) of the leading bit changes a number by step / sqrt(12),
+# relative to the number by about sqrt(1/2) of that. A layer rounds some six times (weights, modulation, convolution,
+# demodulation, noise, activation), networks of 32x32 have about ten: by chance, sqrt(60) times as much. Twice this is
+# allowed.
 ROUNDING = {dtype: 2 * step * (60 / 12 / 2) ** 0.5 for dtype, step in (('bfloat16', 2 ** -7), ('float16', 2 ** -10))}
 
 
@@ -50,11 +51,22 @@ def rms(x):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize('name, dtype', [('config-f', 'bfloat16'), ('config-f', 'float16'), ('config-e-Gresnet-Dskip', 'float16'),
-                                         ('config-e-Gorig-Dorig', 'bfloat16'), ('config-b', 'bfloat16'), ('config-a', 'bfloat16')])
+@pytest.mark.parametrize(
+    'name, dtype',
+    [
+        ('config-f', 'bfloat16'),
+        ('config-f', 'float16'),
+        ('config-e-Gresnet-Dskip', 'float16'),
+        ('config-e-Gorig-Dorig', 'bfloat16'),
+        ('config-b', 'bfloat16'),
+        ('config-a', 'bfloat16'),
+    ],
+)
 def test_golden_outputs(name, dtype):
     nets = [InDtype(net, dtype) for net in misc.load_pkl(GOLDEN / 'networks' / f'{name}.pkl')]
-    for key, expected, actual, _ in expected_and_actual(name, nets, only=('G/psi1', 'Gs/psi1_lod1.3', 'D/scores_b3', 'D/scores_b4_lod1.3')):
+    for key, expected, actual, _ in expected_and_actual(
+        name, nets, only=('G/psi1', 'Gs/psi1_lod1.3', 'D/scores_b3', 'D/scores_b4_lod1.3')
+    ):
         # A score is a sum of many numbers about 1 that may cancel: its error is compared with 1 then.
         limit = ROUNDING[dtype] * (max(1, rms(expected)) if key.startswith('D') else rms(expected))
         assert actual.dtype == np.float32
@@ -69,12 +81,24 @@ def make(name, **kwargs):
 def ops_of(net, **kwargs):
     """Operations of the traced evaluation of a network on a batch of 4."""
     specs = [tf.TensorSpec([4, *shape[1:]]) for shape in net.input_shapes]
-    return tf.function(lambda *inputs: net(*inputs, **kwargs), autograph=False).get_concrete_function(*specs).graph.get_operations()
+    return (
+        tf.function(lambda *inputs: net(*inputs, **kwargs), autograph=False)
+        .get_concrete_function(*specs)
+        .graph.get_operations()
+    )
 
 
-NETWORKS = [('G_main', dict(architecture='skip')), ('G_main', dict(architecture='resnet')), ('G_main', dict(architecture='orig')),
-            ('G_main', dict(synthesis_func='G_synthesis_stylegan_revised')), ('G_style', {}),
-            ('D_stylegan2', dict(architecture='skip')), ('D_stylegan2', dict(architecture='resnet')), ('D_stylegan', {}), ('D_basic', {})]
+NETWORKS = [
+    ('G_main', dict(architecture='skip')),
+    ('G_main', dict(architecture='resnet')),
+    ('G_main', dict(architecture='orig')),
+    ('G_main', dict(synthesis_func='G_synthesis_stylegan_revised')),
+    ('G_style', {}),
+    ('D_stylegan2', dict(architecture='skip')),
+    ('D_stylegan2', dict(architecture='resnet')),
+    ('D_stylegan', {}),
+    ('D_basic', {}),
+]
 HEAVY = ('Conv2D', 'Conv2DBackpropInput', 'Stylegan2BiasAct', 'Stylegan2Upfirdn2d', 'DepthwiseConv2dNative')
 
 
@@ -101,7 +125,8 @@ def test_the_highest_resolutions_are_half_and_what_matters_is_float32(name, kwar
         assert set(found.values()) <= {settings.get('dtype')}
         half = [out for op in ops for out in op.outputs if out.dtype in (tf.bfloat16, tf.float16)]
         assert bool(half) == bool(sizes)
-        # Styles, norms, minibatch stddev, dense layers (but not D_basic's means of 2x2 pixels); then images that are resampled or added up.
+        # Styles, norms, minibatch stddev, dense layers (but not D_basic's means of 2x2 pixels); then images that are
+        # resampled or added up.
         assert {op.outputs[0].dtype for op in ops if op.type in ('MatMul', 'Rsqrt', 'Sqrt', 'Mean')
                 and '_down' not in op.name} <= {tf.float32}
         assert not [op.name for op in (out.op for out in half if out.shape.rank == 4 and out.shape[3] == 3)
@@ -112,7 +137,9 @@ def test_an_unknown_dtype_is_refused():
     net = make('D_stylegan2')
     with pytest.raises(ValueError, match=r"expected a dtype of .*'bfloat16'.*received 'half'"):
         net.run(np.zeros([1, 3, 32, 32]), dtype='half')
-    with pytest.raises(ValueError, match="expected dtype 'float32', received 'float16'; give that where the network is evaluated"):
+    with pytest.raises(
+        ValueError, match="expected dtype 'float32', received 'float16'; give that where the network is evaluated"
+    ):
         make('D_stylegan2', dtype='float16')
     with pytest.raises(ValueError, match="expected dtype 'float32', received 'float16'"):
         make('G_main', dtype='float16')
@@ -142,7 +169,9 @@ def traced_trainer(precision):
     seed_everything(0)
     generator = tf.random.get_global_generator()
     G, D = (make(name, resolution=16) for name in ('G_main', 'D_stylegan2'))
-    trainer = TrainStep(G, D, G.clone(), 'G_logistic_ns_pathreg', 'D_logistic_r1', precision=precision, rng=Random(generator))
+    trainer = TrainStep(
+        G, D, G.clone(), 'G_logistic_ns_pathreg', 'D_logistic_r1', precision=precision, rng=Random(generator)
+    )
     reals = tf.random.uniform([8, 3, 16, 16], -1, 1)
     args = {phase: (phase, 8, 1, 0.002) + ((reals, tf.zeros([8, 0])) if phase[0] == 'D' else ()) for phase in PHASES}
     return trainer, args, [(var, var.numpy()) for var in [*tf.nest.flatten(trainer.state()), generator.state]]
@@ -167,8 +196,9 @@ def gradient(trainer, args):
 
 @pytest.mark.parametrize('phase', PHASES)
 def test_gradients_point_where_those_of_float32_do(phase):
-    # Rounding turns the sign of activations that are near zero, which changes the slope of what flows back. How many there are is
-    # proportional to the step of rounding, and so is 1 - cosine: 2^-7 and 2^-10 steps here, times one for all layers together.
+    # Rounding turns the sign of activations that are near zero, which changes the slope of what flows back. How many
+    # there are is proportional to the step of rounding, and so is 1 - cosine: 2^-7 and 2^-10 steps here, times one for
+    # all layers together.
     trainer, args = trainer_at_start('float32')
     expected = gradient(trainer, args[phase])
     for precision, step in [('bfloat16', 2 ** -7), ('mixed_float16', 2 ** -10)]:
@@ -221,7 +251,14 @@ def test_going_on_exactly_and_pickles_like_those_of_float32(data_dir, tmp_path, 
     train(data_dir, tmp_path / 'never-stopped', resume=None, **settings)
     assert 'Precision: float16 from 8x8 to 8x8, float32 elsewhere, with loss scaling.\n' in capsys.readouterr().out
     with pytest.raises(Killed):
-        train(data_dir, tmp_path / 'run', {(Iterations, 'run'): kill_at(7)}, resume=None, checkpoint_minutes=1e-9, **settings)
+        train(
+            data_dir,
+            tmp_path / 'run',
+            {(Iterations, 'run'): kill_at(7)},
+            resume=None,
+            checkpoint_minutes=1e-9,
+            **settings,
+        )
     train(data_dir, tmp_path / 'run', **settings)
     assert_same_run(tmp_path / 'run', tmp_path / 'never-stopped')
     tags = {tag for line in (tmp_path / 'run' / 'stats.jsonl').read_text().splitlines() for tag in json.loads(line)}
@@ -232,14 +269,26 @@ def test_going_on_exactly_and_pickles_like_those_of_float32(data_dir, tmp_path, 
         assert any(not np.array_equal(net.get_var(name), other.get_var(name)) for name in net.trainables)
 
 
-@pytest.mark.parametrize('text, is_slow', [
-    ('processor : 0\nflags\t\t: fpu avx2 avx512f\n', True), ('flags : fpu avx512_bf16\n', False), ('flags : amx_bf16 fpu\n', False),
-    ('Features : fp asimd bf16\n', False), ('Features : fp asimd\n', True), ('', False)])
+@pytest.mark.parametrize(
+    'text, is_slow',
+    [
+        ('processor : 0\nflags\t\t: fpu avx2 avx512f\n', True),
+        ('flags : fpu avx512_bf16\n', False),
+        ('flags : amx_bf16 fpu\n', False),
+        ('Features : fp asimd bf16\n', False),
+        ('Features : fp asimd\n', True),
+        ('', False),
+    ],
+)
 def test_a_cpu_that_is_slow_in_bfloat16_is_named(tmp_path, text, is_slow):
     (tmp_path / 'cpuinfo').write_text(text)
     note = note_slow_precision('bfloat16', tmp_path / 'cpuinfo')
     assert ('takes longer here than float32' in note) == (is_slow and not tf.config.get_visible_devices('GPU'))
-    assert note_slow_precision('float32', tmp_path / 'cpuinfo') == note_slow_precision('bfloat16', tmp_path / 'missing') == ''
+    assert (
+        note_slow_precision('float32', tmp_path / 'cpuinfo')
+        == note_slow_precision('bfloat16', tmp_path / 'missing')
+        == ''
+    )
 
 
 def test_a_device_that_cannot_is_named_before_training(monkeypatch):

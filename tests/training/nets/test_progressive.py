@@ -29,7 +29,9 @@ def make_networks(kind):
     tf.keras.utils.set_random_seed(1)
     G_func, G_args, D_func = KINDS[kind]
     shape = dict(num_channels=2, resolution=16, fmap_base=32, fmap_max=4)
-    G = registry.create_network('G', G_func, latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **shape, **G_args)
+    G = registry.create_network(
+        'G', G_func, latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **shape, **G_args
+    )
     return G, registry.create_network('D', D_func, **shape), G.clone('Gs')
 
 
@@ -60,8 +62,15 @@ def test_growing_is_fading_between_two_resolutions(lod):
     """With blocks that only double and RGB that only names its resolution, the image is that mixture of names."""
     def image(level):
         return np.full([1, 16, 16, 1], 10.0 * level, np.float32)
-    images = progressive.grow_images(tf.zeros([1, 4, 4, 1]), lambda res, x: x if res == 2 else progressive.upscale(x, 2),
-                                     lambda res, x: x + 10.0 * (4 - res), 4, tf.constant(lod), int(lod))
+
+    images = progressive.grow_images(
+        tf.zeros([1, 4, 4, 1]),
+        lambda res, x: x if res == 2 else progressive.upscale(x, 2),
+        lambda res, x: x + 10.0 * (4 - res),
+        4,
+        tf.constant(lod),
+        int(lod),
+    )
     expected = image(int(lod)) * (1 - lod % 1) + image(int(lod) + 1) * (lod % 1)
     np.testing.assert_allclose(images, expected, rtol=1e-6)
 
@@ -75,7 +84,9 @@ def test_shrinking_asks_from_rgb_only_where_it_shows():
     for stage, expected in [(0, [4, 3]), (1, [3, 2]), (2, [2]), (None, [4, 3, 2])]:
         asked.clear()
         images = tf.zeros([1, 16, 16, 1])
-        progressive.shrink_images(images, lambda res, x: progressive.downscale(x, 2), from_rgb, 4, tf.constant(0.0), stage)
+        progressive.shrink_images(
+            images, lambda res, x: progressive.downscale(x, 2), from_rgb, 4, tf.constant(0.0), stage
+        )
         assert asked == expected
 
 
@@ -159,11 +170,16 @@ def test_process_reals_at_the_stage():
     np.testing.assert_allclose(tf.repeat(tf.repeat(small, 2, axis=2), 2, axis=3), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('kind, kwargs', [
-    ('config-a', dict(use_pixel_norm=True, use_instance_norm=False)), ('config-a', dict(use_styles=False, use_noise=False)),
-    ('config-a', dict(const_input_layer=False)), ('config-a', dict(use_wscale=False, blur_filter=None, fused_scale=True)),
-    ('config-a', dict(nonlinearity='relu', mapping_nonlinearity='relu', normalize_latents=False)),
-])
+@pytest.mark.parametrize(
+    'kind, kwargs',
+    [
+        ('config-a', dict(use_pixel_norm=True, use_instance_norm=False)),
+        ('config-a', dict(use_styles=False, use_noise=False)),
+        ('config-a', dict(const_input_layer=False)),
+        ('config-a', dict(use_wscale=False, blur_filter=None, fused_scale=True)),
+        ('config-a', dict(nonlinearity='relu', mapping_nonlinearity='relu', normalize_latents=False)),
+    ],
+)
 def test_options_of_stylegan(kind, kwargs):
     small = dict(latent_size=8, mapping_fmaps=8, dlatent_size=8, mapping_layers=1, resolution=8, fmap_max=4)
     G = registry.create_network('G', 'G_style', **small, **kwargs)
@@ -198,9 +214,24 @@ def test_faces_grow_from_8x8_to_32x32(config, tmp_path):
     """A short run on the demo's faces through both stages of growth brings the images closer to the reals."""
     demo = ROOT / 'demo' / 'faces32.zip'
     dataset_tool.main(['create_from_images', str(tmp_path / 'faces'), str(demo)])
-    done = train(tmp_path, tmp_path / 'results', f'--config={config}', '--total-kimg=2.5', '--tick-kimg=0.25', '--minibatch-size=8',
-                 '--minibatch-gpu=8', '--lod-training-kimg=0.5', '--lod-transition-kimg=0.5', '--fmap-base=256', '--fmap-max=32',
-                 '--latent-size=32', '--lrate=0.003', '--gamma=0.3', '--g-smoothing-kimg=0.1', dataset='faces')
+    done = train(
+        tmp_path,
+        tmp_path / 'results',
+        f'--config={config}',
+        '--total-kimg=2.5',
+        '--tick-kimg=0.25',
+        '--minibatch-size=8',
+        '--minibatch-gpu=8',
+        '--lod-training-kimg=0.5',
+        '--lod-transition-kimg=0.5',
+        '--fmap-base=256',
+        '--fmap-max=32',
+        '--latent-size=32',
+        '--lrate=0.003',
+        '--gamma=0.3',
+        '--g-smoothing-kimg=0.1',
+        dataset='faces',
+    )
     assert done.returncode == 0, done.stderr
     folder = next((tmp_path / 'results').glob('0*'))
     assert re.findall(r'Compiling the training step for (\d+)x', done.stdout) == ['8', '16', '32']
@@ -215,7 +246,9 @@ def test_faces_grow_from_8x8_to_32x32(config, tmp_path):
     real, init, fake = (np.float32(Image.open(folder / name)).reshape(4, 32, 8, 32, 3).mean(axis=(0, 2))
                         for name in ('reals.png', 'fakes_init.png', 'fakes000002.png'))
     for size in (8, 32):
-        init_error, error = (np.std((x - real).reshape(size, 32 // size, size, 32 // size, 3).mean(axis=(1, 3))) for x in (init, fake))
+        init_error, error = (
+            np.std((x - real).reshape(size, 32 // size, size, 32 // size, 3).mean(axis=(1, 3))) for x in (init, fake)
+        )
         assert error < 0.8 * init_error, (size, error, init_error)
 
 
@@ -228,7 +261,9 @@ def test_training_with_labels(config, flags, data_dir, tmp_path):  # noqa: F811
         (folder / path.name.replace('tiny', folder.name)).write_bytes(path.read_bytes())
     with open(folder / f'{folder.name}-rxx.labels', 'wb') as file:
         np.save(file, labels)
-    done = train(data_dir, tmp_path, f'--config={config}', '--cond=true', '--total-kimg=0.016', *flags, dataset=folder.name)
+    done = train(
+        data_dir, tmp_path, f'--config={config}', '--cond=true', '--total-kimg=0.016', *flags, dataset=folder.name
+    )
     assert done.returncode == 0, done.stderr
     stats = [json.loads(line) for line in (next(tmp_path.glob('0*')) / 'stats.jsonl').read_text().splitlines()]
     assert all(np.isfinite(line['Loss/scores/real']) for line in stats)
@@ -255,6 +290,8 @@ def test_gamma_needs_a_loss_that_has_it():
 def test_output_transform_at_a_coarse_stage():
     Gs = make_networks('config-b')[2]
     set_lod(2, Gs)
-    images = Gs.run(np.zeros([2, 8]), None, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
+    images = Gs.run(
+        np.zeros([2, 8]), None, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True)
+    )
     assert images.shape == (2, 16, 16, 2) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[:, ::4, ::4], images[:, 3::4, 3::4])

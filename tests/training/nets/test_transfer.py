@@ -38,8 +38,13 @@ def copied(source, target):
 
 def lines(out):
     """{'G': ..., 'D': ..., 'Gs': ...}: what was said of each network, as (layers copied, new ones, those left out)."""
-    said = re.findall(r'^(G|D|Gs): (\d+) layers copied\. New, with random values: (.*)\. Left out: (.*)\.$', out, re.MULTILINE)
-    return {name: (int(count), *(set() if names == 'none' else set(names.split(', ')) for names in rest)) for name, count, *rest in said}
+    said = re.findall(
+        r'^(G|D|Gs): (\d+) layers copied\. New, with random values: (.*)\. Left out: (.*)\.$', out, re.MULTILINE
+    )
+    return {
+        name: (int(count), *(set() if names == 'none' else set(names.split(', ')) for names in rest))
+        for name, count, *rest in said
+    }
 
 
 def test_a_pickle_that_fits_is_taken_as_it_is(tmp_path, capsys):
@@ -53,15 +58,31 @@ def test_a_pickle_that_fits_is_taken_as_it_is(tmp_path, capsys):
 @pytest.mark.parametrize('architecture', ['orig', 'skip', 'resnet'])
 def test_to_a_higher_resolution(tmp_path, capsys, architecture):
     shape = dict(num_channels=3, resolution=8)
-    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2, fmap_base=32, fmap_max=4,
-                                architecture=architecture, **shape)
+    G = registry.create_network(
+        'G',
+        'G_main',
+        latent_size=8,
+        dlatent_size=8,
+        mapping_fmaps=8,
+        mapping_layers=2,
+        fmap_base=32,
+        fmap_max=4,
+        architecture=architecture,
+        **shape,
+    )
     D = registry.create_network('D', 'D_stylegan2', fmap_base=32, fmap_max=4, architecture=architecture, **shape)
     before = marked((G, D, G.clone('Gs')), tmp_path / 'net.pkl')
     G, D, Gs = make_networks(training_set(16), {}, {}, tmp_path / 'net.pkl')
     assert G.output_shape == Gs.output_shape == [None, 3, 16, 16] and D.input_shape == [None, 3, 16, 16]
-    assert G.static_kwargs == Gs.static_kwargs == {**before[0].static_kwargs, 'resolution': 16, 'label_size': 0, 'num_channels': 3}
+    assert (
+        G.static_kwargs
+        == Gs.static_kwargs
+        == {**before[0].static_kwargs, 'resolution': 16, 'label_size': 0, 'num_channels': 3}
+    )
     said = lines(capsys.readouterr().out)
-    new_in_G = {f'G_synthesis/{layer}' for layer in ('noise3', 'noise4', '16x16/Conv0_up', '16x16/Conv1', '16x16/ToRGB')}
+    new_in_G = {
+        f'G_synthesis/{layer}' for layer in ('noise3', 'noise4', '16x16/Conv0_up', '16x16/Conv1', '16x16/ToRGB')
+    }
     new_in_D = {f'16x16/{layer}' for layer in ('FromRGB', 'Conv0', 'Conv1_down')}
     if architecture == 'resnet':
         new_in_G.add('G_synthesis/16x16/Skip')
@@ -71,7 +92,11 @@ def test_to_a_higher_resolution(tmp_path, capsys, architecture):
     left_in_D = set() if architecture == 'skip' else {'8x8/FromRGB'}
     assert said['G'][1:] == said['Gs'][1:] == (new_in_G, left_in_G) and said['D'][1:] == (new_in_D, left_in_D)
     for old, new, (count, fresh, _) in zip(before, (G, D, Gs), (said['G'], said['D'], said['Gs']), strict=True):
-        by_layer = {layer: set(variables) for layer, variables in new.variables_by_layer().items() if layer.split('/')[-1] != 'lod'}
+        by_layer = {
+            layer: set(variables)
+            for layer, variables in new.variables_by_layer().items()
+            if layer.split('/')[-1] != 'lod'
+        }
         assert copied(old, new) == set().union(*(names for layer, names in by_layer.items() if layer not in fresh))
         assert count == len(by_layer) - len(fresh)
     for name in copied(G, Gs):  # What is new in Gs is what is new in G.
@@ -93,10 +118,17 @@ def test_to_other_labels_and_channels(tmp_path, capsys):
     marked(small_networks(), tmp_path / 'net.pkl')
     G, D, _ = make_networks(training_set(8, channels=1, labels=5), {}, {}, tmp_path / 'net.pkl')
     out = capsys.readouterr().out
-    assert 'is for 8x8 images of 3 channels with 0 labels, the training set has 8x8 images of 1 channels with 5 labels.' in out
+    assert (
+        'is for 8x8 images of 3 channels with 0 labels, the training set has 8x8 images of 1 channels with 5 labels.'
+        in out
+    )
     said = lines(out)
     rgb = {'G_synthesis/4x4/ToRGB', 'G_synthesis/8x8/ToRGB'}
-    assert said['G'][1:] == said['Gs'][1:] == ({'G_mapping/LabelConcat', 'G_mapping/Dense0', *rgb}, {'G_mapping/Dense0', *rgb})
+    assert (
+        said['G'][1:]
+        == said['Gs'][1:]
+        == ({'G_mapping/LabelConcat', 'G_mapping/Dense0', *rgb}, {'G_mapping/Dense0', *rgb})
+    )
     assert said['D'][1:] == ({'8x8/FromRGB', 'Output'}, {'8x8/FromRGB', 'Output'})
     assert D.input_shapes == [[None, 1, 8, 8], [None, 5]] and G.input_shapes == [[None, 8], [None, 5]]
 
@@ -104,17 +136,30 @@ def test_to_other_labels_and_channels(tmp_path, capsys):
 @pytest.mark.parametrize('to', [4, 16])
 def test_layers_named_by_lod_are_compared_by_resolution(tmp_path, capsys, to):
     shape = dict(num_channels=3, resolution=8)
-    G = registry.create_network('G', 'G_style', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2, fmap_base=32, fmap_max=4,
-                                **shape)
+    G = registry.create_network(
+        'G',
+        'G_style',
+        latent_size=8,
+        dlatent_size=8,
+        mapping_fmaps=8,
+        mapping_layers=2,
+        fmap_base=32,
+        fmap_max=4,
+        **shape,
+    )
     D = registry.create_network('D', 'D_basic', fmap_base=32, fmap_max=4, **shape)
     old_G, old_D, _ = marked((G, D, G.clone('Gs')), tmp_path / 'net.pkl')
     G, D, _ = make_networks(training_set(to), {}, {}, tmp_path / 'net.pkl')
     levels = {4: {0: 1}, 16: {1: 0, 2: 1}}[to]  # lod in the new networks -> lod in the pickle
     for new, old in levels.items():
-        np.testing.assert_array_equal(G.get_var(f'G_synthesis/ToRGB_lod{new}/weight'), old_G.get_var(f'G_synthesis/ToRGB_lod{old}/weight'))
+        np.testing.assert_array_equal(
+            G.get_var(f'G_synthesis/ToRGB_lod{new}/weight'), old_G.get_var(f'G_synthesis/ToRGB_lod{old}/weight')
+        )
         np.testing.assert_array_equal(D.get_var(f'FromRGB_lod{new}/weight'), old_D.get_var(f'FromRGB_lod{old}/weight'))
     said = lines(capsys.readouterr().out)
-    assert ('G_synthesis/ToRGB_lod0' in said['G'][1]) == (to == 16) and ('G_synthesis/ToRGB_lod0' in said['G'][2]) == (to == 4)
+    assert ('G_synthesis/ToRGB_lod0' in said['G'][1]) == (to == 16) and ('G_synthesis/ToRGB_lod0' in said['G'][2]) == (
+        to == 4
+    )
 
 
 @pytest.mark.golden
@@ -132,7 +177,9 @@ def test_networks_of_a_checkpoint_have_the_settings_of_those_saved():
     G, D, _ = small_networks()
     others = make_networks(training_set(), {}, {}, 'not-needed.pkl', saved=describe(G, D))
     for old, new in zip((G, D, G), others, strict=True):
-        assert {name: var.shape for name, var in new.vars.items()} == {name: var.shape for name, var in old.vars.items()}
+        assert {name: var.shape for name, var in new.vars.items()} == {
+            name: var.shape for name, var in old.vars.items()
+        }
         assert type(new) is type(old)
 
 
@@ -144,11 +191,15 @@ def test_networks_of_a_checkpoint_have_the_settings_of_those_saved():
 ])
 def test_layers_are_counted_from_the_image_on(architecture, names):
     G, _, Gs = small_networks()
-    D = registry.create_network('D', 'D_stylegan2', fmap_base=32, fmap_max=4, architecture=architecture, resolution=8, num_channels=3)
+    D = registry.create_network(
+        'D', 'D_stylegan2', fmap_base=32, fmap_max=4, architecture=architecture, resolution=8, num_channels=3
+    )
     for count in (0, 1, 5, 7):
         trainer = TrainStep(G, D, Gs, 'G_logistic_ns', 'D_logistic', freeze_d=count)
         assert trainer.frozen_layers == names.split()[:count]
-        assert not {name for name in trainer.trained['D'] for layer in trainer.frozen_layers if name.startswith(f'{layer}/')}
+        assert not {
+            name for name in trainer.trained['D'] for layer in trainer.frozen_layers if name.startswith(f'{layer}/')
+        }
 
 
 def test_frozen_layers_stay_and_the_others_learn():
