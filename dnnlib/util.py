@@ -105,7 +105,7 @@ def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None, name
         url:          Address, http:// or https://. Large files of Google Drive are confirmed as their page asks for.
         cache_dir:    Folder that keeps the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 where that is not set.
         num_attempts: Attempts in all, with growing pauses between them. A server that cannot be reached gets three.
-        verbose:      Say what happens; on a terminal, show progress.
+        verbose:      Say what happens, and show progress.
         kind:         'pickle' = refuse what does not begin like a (binary) pickle. None = anything but a web page.
         name:         Name of the file in the cache. None = made from the URL.
         sha256:       What the SHA-256 of the file must be, as 64 hexadecimal digits. None = not known.
@@ -178,7 +178,8 @@ def _download(url, path, num_attempts, verbose, kind, sha256):
 def _fetch(session, url, part, verbose, kind):
     """One request, written to the file `part`. Returns None, or the URL to ask instead if a page of Google Drive names one."""
     import requests
-    import tqdm
+
+    from dnnlib.progress import ProgressBar  # Imported late, to keep --help fast.
     with session.get(url, stream=True, timeout=_TIMEOUT, headers={'Accept-Encoding': 'identity'}) as response:
         if response.status_code >= 400:
             answer = f'the server answered {response.status_code} {response.reason}'
@@ -193,9 +194,8 @@ def _fetch(session, url, part, verbose, kind):
                 return _link_on_page(head + next(chunks, b''), response.url)
             if kind == 'pickle' and head[:1] != b'\x80':  # the first instruction of every binary pickle
                 raise _Unusable('what came is not a pickle')
-            with open(part, 'wb') as file, tqdm.tqdm(
-                    total=expected, unit='B', unit_scale=True, desc=posixpath.basename(urllib.parse.urlsplit(url).path),
-                    disable=None if verbose else True) as progress:  # None = shown on a terminal only
+            label = posixpath.basename(urllib.parse.urlsplit(url).path)
+            with open(part, 'wb') as file, ProgressBar(label, expected, 'B', enabled=verbose) as progress:
                 for chunk in itertools.chain([head], chunks):
                     file.write(chunk)
                     received += len(chunk)
