@@ -55,7 +55,7 @@ def measure_pass(name, resolution, num_images, rounds):
     from metrics import metric_base
     Gs = networks.make_network('G', 'config-f', resolution)
     net = feature_network(name)
-    generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=0)
+    generator = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=0)
 
     @tf.function(autograph=False)
     def generate():
@@ -130,8 +130,8 @@ def measure_distances(kind, count):
 
 def print_distances(kind, count):
     """Print the seconds that precision and recall of `count` images of each kind take, and the process's MB at most and before."""
+    from dnnlib.progress import ProgressBar
     from metrics import precision_recall
-    from metrics.progress import Progress
     precision_recall.knn_precision_recall(*random_features(8, np.float32), [3])  # to warm up
     start_mb = timing.peak_memory()
     ref, eval_ = random_features(count, np.float16 if kind.startswith('float16') else np.float32)
@@ -139,7 +139,8 @@ def print_distances(kind, count):
     if kind == 'plain NumPy':
         plain_precision_recall(ref, eval_, 3)
     else:
-        with contextlib.redirect_stdout(sys.stderr), Progress(kind, precision_recall.num_distances(count, count), 'distance') as progress:
+        total = precision_recall.num_distances(count, count)
+        with contextlib.redirect_stdout(sys.stderr), ProgressBar(kind, total, 'distance', summary=True) as progress:
             precision_recall.knn_precision_recall(ref, eval_, [3], exact=kind.startswith('float32'), progress=progress)
     print(time.perf_counter() - start, timing.peak_memory(), start_mb)
 

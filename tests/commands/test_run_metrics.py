@@ -151,7 +151,7 @@ def test_growing_networks(kwargs, home, stub_networks):  # noqa: F811
 def test_fid_is_that_of_features_computed_by_hand(home, files):
     values, _ = measure(home, '--metrics=fid32')
     reals = make_dataset(home / 'again')[:32]
-    generator = metric_base.Generator(misc.load_networks('net.pkl')[2], np.zeros([1, 0]), seed=1)
+    generator = metric_base.SampleSource(misc.load_networks('net.pkl')[2], np.zeros([1, 0]), seed=1)
     fakes = []
     for _ in range(4):
         images = generator.images(generator.latents(8), generator.labels(8)).numpy()
@@ -173,15 +173,15 @@ def test_separability_from_images_to_score(home, monkeypatch):
 
 def test_labels_are_those_of_random_images(home, monkeypatch):
     drawn = []
-    labels = metric_base.Generator.labels
+    labels = metric_base.SampleSource.labels
 
     def noted(self, n):
         drawn.append(n)
         return labels(self, n)
-    monkeypatch.setattr(metric_base.Generator, 'labels', noted)
+    monkeypatch.setattr(metric_base.SampleSource, 'labels', noted)
     measure(home, '--metrics=fid16', network='labels', dataset='labels')
     assert set(drawn) == {8}
-    generator = metric_base.Generator(misc.load_networks('labels.pkl')[2], np.eye(3)[[0, 1, 1, 1]], seed=0)
+    generator = metric_base.SampleSource(misc.load_networks('labels.pkl')[2], np.eye(3)[[0, 1, 1, 1]], seed=0)
     counts = labels(generator, 4000).numpy().sum(axis=0)
     np.testing.assert_allclose(counts / 4000, [0.25, 0.75, 0], atol=0.03)
 

@@ -13,8 +13,8 @@ from latents import detection
     ([4, 5], [1, 2, 3], 0.0),
     ([1, 2], [1, 2], 0.5),
     ([1, 3], [2, 4], 0.75)])
-def test_separation(generated, real, auc):
-    assert detection.separation(np.array(generated), np.array(real)) == pytest.approx(auc)
+def test_roc_auc(generated, real, auc):
+    assert detection.roc_auc(np.array(generated), np.array(real)) == pytest.approx(auc)
 
 
 @pytest.mark.parametrize('generated, real, threshold, accuracy', [

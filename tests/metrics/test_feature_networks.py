@@ -241,7 +241,7 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / 'cache'
     folder.mkdir()
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(folder))
-    monkeypatch.setattr(feature_networks, '_silent_hosts', set())
+    monkeypatch.setattr(feature_networks, '_unreachable_hosts', set())
     feature_networks.load.cache_clear()
     yield folder
     feature_networks.load.cache_clear()
@@ -294,9 +294,9 @@ def test_a_network_is_loaded_once(cache):
 
 def one_source(monkeypatch, *urls, sha256=None, package=None):
     """Let lpips have one file, vgg.pth."""
-    monkeypatch.setitem(feature_networks.FILES, 'vgg.pth', feature_networks.File(urls, sha256, package))
+    monkeypatch.setitem(feature_networks.FILES, 'vgg.pth', feature_networks.WeightsFile(urls, sha256, package))
     monkeypatch.setitem(feature_networks.NETWORKS, 'lpips', feature_networks.NETWORKS['lpips']._replace(files=('vgg.pth', 'vgg16.pkl')))
-    monkeypatch.setitem(feature_networks.FILES, 'vgg16.pkl', feature_networks.File())
+    monkeypatch.setitem(feature_networks.FILES, 'vgg16.pkl', feature_networks.WeightsFile())
 
 
 def test_weights_are_downloaded_once_and_checked(cache, server, pauses, monkeypatch, vgg_path):  # noqa: F811

@@ -234,7 +234,7 @@ def golden_precision_recall(case):
 @pytest.mark.golden
 @pytest.mark.parametrize('case', PR_CASES, ids=lambda case: case['key'])
 def test_precision_and_recall_with_the_originals_order_of_sums_are_its_bits(case, monkeypatch):
-    monkeypatch.setattr(precision_recall, 'products', sequential_products)
+    monkeypatch.setattr(precision_recall, 'inner_products', sequential_products)
     monkeypatch.setattr(precision_recall, 'squared_norms', sequential_norms)
     data, radii, (precision, recall) = golden_precision_recall(case)
     for kind in radii:
@@ -339,7 +339,7 @@ def test_path_lengths_are_those_of_the_original(key, golden_Gs):
     _, space, sampling, crop = key.split('_')
     n = len(data[f'{key}/distances'])
     metric = perceptual_path_length.PPL(key, n, 1e-2, space, sampling, crop == 'crop1')
-    generator = metric_base.Generator(golden_Gs, np.zeros([1, 0]), seed=0)
+    generator = metric_base.SampleSource(golden_Gs, np.zeros([1, 0]), seed=0)
     noise = {name.split('/')[-1]: value for name, value in data.items() if name.startswith(f'{key}/noise_used/')}
     # The recorded t is what the original drew, from [0, 0) for 'end'.
     generator.rng = InjectedRandom({'latents': data[f'{key}/latents'], 'lerp_t': data[f'{key}/lerp_t'], **noise})
@@ -358,9 +358,9 @@ def test_path_length_of_a_network_that_is_a_line():
         input_shape=[None, 2], lod_stage=lambda: None,
         components=types.SimpleNamespace(mapping=lambda z, labels, **kwargs: tf.tile(z[:, tf.newaxis], [1, 3, 1]), synthesis=synthesis))
     metric = perceptual_path_length.PPL('ppl', 50, 1e-2, 'w', 'full', False, minibatch_per_gpu=4)
-    generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=3)
+    generator = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3)
     metric.evaluate(generator, {'lpips': squared_difference})
-    rng = metric_base.Generator(Gs, np.zeros([1, 0]), seed=3).rng
+    rng = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3).rng
     ends = []
     for _ in range(13):
         ends.append(rng.normal('latents', [8, 2])[:, 0].numpy())
