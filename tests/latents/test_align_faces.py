@@ -12,7 +12,7 @@ from latents import align_faces
 
 
 def landmarks_at(left_eye, right_eye, left_mouth, right_mouth):
-    """68 landmarks with these eyes (each six points around its centre) and corners of the mouth; the others anywhere."""
+    """68 landmarks with these eyes (six points around each centre) and corners of the mouth; the others anywhere."""
     points = np.full([68, 2], -1000.0)
     ring = np.array([[-2, 0], [-1, -1], [1, -1], [2, 0], [1, 1], [-1, 1]])
     points[36:42], points[42:48] = ring + left_eye, ring + right_eye
@@ -65,7 +65,8 @@ def face_picture(points, size):
     picture = np.full([size, size, 3], 128, np.uint8)
     middle = points[48:55:6].mean(axis=0)
     radius = np.hypot(*(points[42:48].mean(axis=0) - points[36:42].mean(axis=0))) / 6
-    for (x, y), color in zip([points[36:42].mean(axis=0), points[42:48].mean(axis=0), middle], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+    eyes = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    for (x, y), color in zip([*eyes, middle], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         picture[np.hypot(columns - x - 0.5, rows - y - 0.5) < radius] = color
     return Image.fromarray(picture)
 

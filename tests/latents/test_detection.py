@@ -32,7 +32,8 @@ def test_csv_there_and_back(tmp_path):
             ('suspect', 'suspect', 0.3, 1.0, 'x')]
     detection.write_csv(tmp_path / 'd.csv', rows)
     assert (tmp_path / 'd.csv').read_text().splitlines()[0] == 'name,set,distance,start_distance,source'
-    assert {key: list(value) for key, value in detection.read_csv(tmp_path / 'd.csv').items()} == {'generated': [0.25], 'real': [0.5]}
+    found = {key: list(value) for key, value in detection.read_csv(tmp_path / 'd.csv').items()}
+    assert found == {'generated': [0.25], 'real': [0.5]}
     assert [path.name for path in tmp_path.iterdir()] == ['d.csv']
 
 
