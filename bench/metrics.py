@@ -164,7 +164,7 @@ def random_features(count, dtype):
 
 
 def plain_precision_recall(ref, eval_, nhood_size):
-    """What one would write first: all distances at once, in float32."""
+    """Straightforward precision and recall: all distances at once, in float32."""
     def distances(x, y):
         return np.square(x).sum(axis=1)[:, np.newaxis] - 2 * x @ y.T + np.square(y).sum(axis=1)
     ref_radii, eval_radii = (np.partition(distances(x, x), nhood_size, axis=1)[:, nhood_size] for x in (ref, eval_))

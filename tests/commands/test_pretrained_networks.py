@@ -1,4 +1,4 @@
-"""Names of the official networks, and what is loaded once, anew, or not at all."""
+"""Names of the official networks, and which pickles are loaded once, again, or not at all."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The projector: the original's numbers, several images at a time, one trace."""
+"""The projector: the original's numbers, several images at a time, a single trace."""
 
 import functools
 
@@ -160,7 +160,7 @@ def test_nothing_is_traced_again():
 def test_what_is_found_makes_the_images_of_every_kind_of_network(func_name, kwargs):
     Gs = make_generator(func_name, **kwargs)
     targets = images_of(Gs, 2)
-    # A start well away from the bad places that G_style needs more than 20 steps to leave.
+    # A seed with which 20 steps are enough for G_style, too.
     proj = make_projector(Gs, 2, num_steps=20, rng=Random(tf.random.Generator.from_seed(1)))
     proj.start(targets)
     before = proj.get_distances()
@@ -168,7 +168,7 @@ def test_what_is_found_makes_the_images_of_every_kind_of_network(func_name, kwar
     assert (proj.get_distances() < before).all()
     assert found.dlatents.shape == (2, 4, 8) and found.images.shape == targets.shape
     assert [noise.shape for noise in found.noises] == [(2, *var.shape[1:]) for var in misc.noise_variables(Gs)]
-    for idx in range(2):  # The same by the network's own way to fixed noise.
+    for idx in range(2):  # Compare with the network's own way to set noise.
         with misc.noise_of(Gs, [noise[idx:idx + 1] for noise in found.noises]):
             image = Gs.components.synthesis.run(found.dlatents[idx:idx + 1], randomize_noise=False)
         assert_close(found.images[idx:idx + 1], image, 1e-5)

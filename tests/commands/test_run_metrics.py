@@ -29,7 +29,7 @@ NUM_REALS = 40
 
 
 def make_dataset(folder, channels=3, resolution=8, num_images=NUM_REALS, num_classes=0, seed=0):
-    """A dataset of random pictures; returns them, uint8 [N, C, H, W]."""
+    """Write a dataset of random pictures, and return them, uint8 [N, C, H, W]."""
     rnd = np.random.RandomState(seed)
     images = rnd.randint(256, size=[num_images, channels, resolution, resolution]).astype(np.uint8)
     shape = channels, resolution, resolution
@@ -69,13 +69,13 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def home(files, tmp_path, monkeypatch, stub_networks):  # noqa: F811
-    """`files` as the working folder, with result and cache folders of the test's own."""
+    """Make `files` the working folder, and return a folder for results and cache."""
     monkeypatch.chdir(files)
     return tmp_path
 
 
 def measure(home, *argv, network='net', dataset='ds', seed=1):
-    """Values by tag, and the folder of the run."""
+    """Run the command, and return {name: value} and the folder of the run."""
     argv = [f'--network={network}.pkl', *argv, f'--result-dir={home / "results"}', '--impl=ref']
     argv += [f'--dataset={dataset}'] if dataset else []
     argv += [] if seed is None else [f'--seed={seed}']
@@ -139,7 +139,7 @@ def test_gray_images(home):
 
 @pytest.mark.parametrize('kwargs', [dict(func_name='G_style'), dict(synthesis_func='G_synthesis_stylegan_revised')])
 def test_growing_networks(kwargs, home, stub_networks):  # noqa: F811
-    """Of config-a and config-d, half grown: their images are 8x8 with every pixel repeated."""
+    """Config-a and config-d at lod 1: their images are 8x8 with every pixel repeated."""
     make_network('growing.pkl', resolution=16, lod=1, **kwargs)
     seen = []
 
@@ -228,7 +228,7 @@ def test_statistics_are_computed_once_for_the_same_images(home, files, capsys):
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'pickle', 'other'])
-def test_a_damaged_file_of_statistics_is_made_anew(damage, home, files, capsys):
+def test_a_damaged_file_of_statistics_is_computed_again(damage, home, files, capsys):
     expected = collect('fid16', files / 'datasets')
     path, = (home / 'cache').iterdir()
     content = bytearray(path.read_bytes())

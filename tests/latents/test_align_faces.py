@@ -1,4 +1,4 @@
-"""The geometry of FFHQ's alignment, with made-up landmarks, and what is said where no detector is installed."""
+"""The geometry of FFHQ's alignment, with made-up landmarks, and the error if no detector is installed."""
 
 import importlib.util
 import sys
@@ -96,7 +96,7 @@ def test_pictures_are_continued_over_their_edges():
     points = UPRIGHT + [-60, -60]  # The square reaches 41 pixels over the left and 36.5 over the upper edge.
     image = face_picture(points, 300)
     aligned = align_faces.align_face(image, points, 162)
-    # Without the left eye, which is there once more in the mirror.
+    # Without the left eye, which appears twice because of the mirror image.
     np.testing.assert_allclose(dots(aligned)[1:], np.array([[20, -4.5], [0, 40.5]]) / 162 + 0.5, atol=1 / 162)
     assert np.asarray(aligned)[:20].min() > 90  # Neither black nor missing.
 

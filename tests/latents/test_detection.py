@@ -1,4 +1,4 @@
-"""Distances of two sets: how well they are told apart, and their picture."""
+"""Statistics of the distances of two sets, their files and their histogram."""
 
 import numpy as np
 import pytest

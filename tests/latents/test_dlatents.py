@@ -1,4 +1,4 @@
-"""Files of latents: there and back, those of other projectors, and what is refused."""
+"""Files of latents: writing and reading, files of other projectors, and files that are refused."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the metrics: against the original's numbers, and against plain forms of the same."""
+"""The arithmetic of the metrics, compared with the original's numbers and with plain implementations."""
 
 import types
 
@@ -27,7 +27,7 @@ RESULTS = load_json('metrics/results.json')
 
 
 def collected(collector, features, batch=7):
-    """The collector after it took in the features in small batches."""
+    """Feed a collector the features in small batches, and return it."""
     for begin in range(0, len(features), batch):
         collector.add(features[begin:begin + batch])
     collector.finish()
@@ -125,7 +125,7 @@ def test_both_forms_of_the_square_root_are_equal(dims):
 
 def test_frechet_distance_of_known_distributions():
     cov = np.diag([4.0, 9.0])
-    # Diagonal matrices: sum of (difference of the means)^2 and (difference of the standard deviations)^2.
+    # For diagonal matrices: the sum of the squared differences of the means and of the standard deviations.
     assert frechet_distance([0, 0], cov, np.array([3, 4]), np.diag([1.0, 25.0])) == pytest.approx(25 + 1 + 4)
 
 
@@ -203,10 +203,10 @@ def test_kid_is_unbiased_and_its_seed_fixes_the_subsets():
     rnd = np.random.RandomState(0)
     x, y, shifted = rnd.randn(400, 8), rnd.randn(400, 8), rnd.randn(400, 8) + 0.5
     same = [kernel_inception_distance.kernel_distance(x, y, 10, 100, seed) for seed in range(3)]
-    assert min(same) < 0 < max(same) + 0.05 and max(map(abs, same)) < 0.05  # About 0, and not always above.
+    assert min(same) < 0 < max(same) + 0.05 and max(map(abs, same)) < 0.05  # About 0, and not always positive.
     assert kernel_inception_distance.kernel_distance(x, shifted, 10, 100, 0) > 0.3
     assert kernel_inception_distance.kernel_distance(x, y, 10, 100, 1) == same[1]
-    # All images in the one subset: no choice is left.
+    # A single subset of all images leaves no choice.
     assert kernel_inception_distance.kernel_distance(x, shifted, 1, 1000) == pytest.approx(
         kernel_inception_distance.squared_mmd(x, shifted), rel=1e-9)
 
@@ -217,14 +217,14 @@ PR_CASES = load_json('metrics/precision_recall.json') or []
 
 
 def sequential_products(u, v):
-    """u @ v.T as the original's CPU build sums it: in float16, one product after the other."""
+    """u @ v.T as summed by the original on a CPU: in float16, one product after the other."""
     def function(u, v):
         return sum((u[:, k, np.newaxis] * v[:, k] for k in range(u.shape[1])), np.zeros([len(u), len(v)], np.float16))
-    return tf.numpy_function(function, [u, v], tf.float16)  # TensorFlow would put the sums into another order.
+    return tf.numpy_function(function, [u, v], tf.float16)  # TensorFlow would change the order of the sums.
 
 
 def sequential_norms(u):
-    """Likewise: eight sums in float16, added up in float32; less than eight one after the other."""
+    """Squared norms as summed by the original on a CPU: eight partial sums in float16, which are added in float32."""
     def function(u):
         squares = u * u
         if u.shape[1] < 8:
@@ -263,7 +263,7 @@ def test_precision_and_recall_with_the_originals_order_of_sums_are_its_bits(case
 def test_precision_and_recall_with_sums_in_float32_differ_by_rounding_only(case):
     data, radii, (precision, recall) = golden_precision_recall(case)
     for kind in radii:
-        # The golden numbers were summed in float16: each of so many sums may be off by half a unit of the last place.
+        # The golden numbers were summed in float16: each sum may be off by half a unit in the last place.
         largest = np.square(data[f'{kind}_features']).sum(axis=1).max()
         difference = np.abs(radii[kind].astype(np.float32) - data[f'{kind}_D_float16']).max()
         assert difference <= 4 * np.spacing(np.float16(largest))
@@ -271,7 +271,7 @@ def test_precision_and_recall_with_sums_in_float32_differ_by_rounding_only(case)
 
 
 def plain_precision_recall(ref, eval_, nhood_sizes):
-    """The same by all distances at once, in float64."""
+    """Precision and recall from all distances at once, in float64."""
     def distances(u, v):
         return np.square(u[:, np.newaxis].astype(np.float64) - v).sum(axis=2)
     ref_radii, eval_radii = (np.sort(distances(x, x), axis=1)[:, nhood_sizes] for x in (ref, eval_))
@@ -359,13 +359,13 @@ def test_path_lengths_are_those_of_the_original(key, golden_Gs):
     # The recorded t is what the original drew, from [0, 0) for 'end'.
     source.rng = InjectedRandom({'latents': data[f'{key}/latents'], 'lerp_t': data[f'{key}/lerp_t'], **noise})
     distances = metric.distances(source, squared_difference, n)
-    # Differences of images of close points: rounding of 1e-7 grows by 1 / epsilon, to 3e-5 as measured.
+    # The images of a pair are nearly equal: rounding errors of 1e-7 grow by 1 / epsilon, to 3e-5 as measured.
     assert_close(distances, data[f'{key}/distances'], 1e-4)
     assert_close(perceptual_path_length.mean_without_outliers(distances.numpy()), RESULTS[key][0][1], 1e-5)
 
 
 def test_path_length_of_a_network_that_is_a_line():
-    """Images that are W itself, twice as long: distance = |2 (b - a)|^2 * epsilon^2, whatever t."""
+    """If images are 2 W, the distance is |2 (b - a)|^2 * epsilon^2 for all t."""
     def synthesis(w, rng, randomize_noise, **kwargs):
         assert randomize_noise is True and rng.normal('noise0', [4, 1, 8, 8]).shape == [1, 1, 8, 8]
         return tf.tile(2 * w[:, 0, :1, tf.newaxis, tf.newaxis], [1, 3, 16, 16])
@@ -408,7 +408,7 @@ def test_entropies_are_those_of_the_original(i):
 
 @pytest.mark.golden
 def test_separability_is_about_that_of_the_original():
-    """About: the planes come from another version of scikit-learn."""
+    """Only approximately, because the planes come from another version of scikit-learn."""
     data = load_npz('metrics/linear_separability.npz')
     predictions = [data['ls/0'], data['ls/5']]
     for (_, expected, _), space in zip(RESULTS['ls'], ('latents', 'dlatents')):
@@ -426,6 +426,6 @@ def test_separability_of_clear_cases():
     assert linear_separability.separability(points, [predictions(divided)], 400) == pytest.approx(1, abs=0.15)
     assert linear_separability.separability(points, [predictions(random)], 400) > 1.8
     assert linear_separability.separability(points, [predictions(one_class)], 400) == 1
-    # The unsure half, which would be hard, is left out.
+    # The uncertain half, which is not separable, is left out.
     mixed = np.concatenate([predictions(divided)[:200], predictions(random, 0.6)[200:]])
     assert linear_separability.separability(points, [mixed], 200) == pytest.approx(1, abs=0.15)
