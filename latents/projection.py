@@ -184,7 +184,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
     size = min(settings.minibatch_size, count)
     proj.set_network(Gs, size)
     print('Compiling the step: the first image takes longer than those that follow.')
-    make_films = _film_maker(run_dir, settings)
+    ffmpeg = settings.video and _find_ffmpeg()
     origin = {**settings.how(network_pkl), 'seed': settings.seed}
 
     found, begin, targets = None, 0, iter(targets)
@@ -197,7 +197,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
         start_distances = proj.get_distances()
         interrupt = None
         try:
-            _run_steps(proj, run_dir, batch, settings.num_snapshots, make_films(batch))
+            _run_steps(proj, run_dir, batch, settings, ffmpeg)
         except KeyboardInterrupt as err:
             interrupt = err
         if proj.get_cur_step():
@@ -243,24 +243,21 @@ def _load_init(settings, Gs, count):
     return w[:, :1]
 
 
-def _film_maker(run_dir, settings):
-    """Function of a minibatch that opens a film for each image, or returns no films if they are not wanted."""
-    ffmpeg = settings.video and video.has_ffmpeg()
-    if settings.video and not ffmpeg:
+def _find_ffmpeg():
+    """Whether films can be MP4s. If not, print how to change that."""
+    found = video.has_ffmpeg()
+    if not found:
         print("Films are GIFs: for MP4 install the extra, pip install -e '.[video]'")
-
-    def make_films(batch):
-        paths = [os.path.join(run_dir, target.name) for target in batch] if settings.video else []
-        return [video.Video(path, ffmpeg) for path in paths]
-    return make_films
+    return found
 
 
 # ---- One minibatch ----
 
-def _run_steps(proj, run_dir, batch, num_snapshots, films):
+def _run_steps(proj, run_dir, batch, settings, ffmpeg):
     """Run all steps for a minibatch, with pictures, films and progress."""
     num_steps = proj.num_steps
-    snapshot_steps = set(num_steps - np.linspace(0, num_steps, num_snapshots, endpoint=False, dtype=int))
+    snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
+    films = [video.Video(os.path.join(run_dir, target.name), ffmpeg) for target in batch] if settings.video else []
     frame_every, note_every = max(num_steps // 250, 1), max(num_steps // 100, 1)
     for target in batch:
         _save_picture(run_dir, f'{target.name}-target.png', target.image)
