@@ -129,7 +129,7 @@ class SamplingMetric(MetricBase):
         minibatches = []
         with ProgressBar(label, num_samples, unit, summary=True) as progress:
             for begin in range(0, num_samples, self.minibatch_per_gpu):
-                minibatches.append([values.numpy() for values in draw()])  # pyright: ignore[reportAttributeAccessIssue]
+                minibatches.append([values.numpy() for values in draw()])
                 progress.update(min(self.minibatch_per_gpu, num_samples - begin))
         return [np.concatenate(values)[:num_samples] for values in zip(*minibatches)]
 

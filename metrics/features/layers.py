@@ -56,16 +56,16 @@ class FeatureNetwork:
         Raises:
             ValueError: The images have another shape or type.
         """
-        images = tf.convert_to_tensor(images)
-        if images.dtype not in (tf.float32, tf.uint8):
-            raise ValueError(f'{self.name}: expected images as float32 or uint8, 0..255. Received: {images.dtype.name}')
-        if images.shape.rank != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f'{self.name}: expected images of shape [N, 1 or 3, H, W]. Received: {images.shape}')
-        if any(size is not None and size < self.min_size for size in images.shape[2:]):
+        x = tf.convert_to_tensor(images)
+        if x.dtype not in (tf.float32, tf.uint8):
+            raise ValueError(f'{self.name}: expected images as float32 or uint8, 0..255. Received: {x.dtype.name}')
+        if x.shape.rank != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f'{self.name}: expected images of shape [N, 1 or 3, H, W]. Received: {x.shape}')
+        if any(size is not None and size < self.min_size for size in x.shape[2:]):
             raise ValueError(f'{self.name}: expected images of at least {self.min_size} x {self.min_size} pixels. '
-                             f'Received: {images.shape}')
-        x = tf.transpose(tf.cast(images, tf.float32), [0, 2, 3, 1])
-        return tf.repeat(x, 3, axis=3) if images.shape[1] == 1 else x
+                             f'Received: {x.shape}')
+        x = tf.transpose(tf.cast(x, tf.float32), [0, 2, 3, 1])
+        return tf.repeat(x, 3, axis=3) if x.shape[3] == 1 else x
 
 
 def resize(x: tf.Tensor, size: int) -> tf.Tensor:
@@ -82,8 +82,7 @@ def shrink(images: tf.Tensor) -> tf.Tensor:
 
     LPIPS is given such images. H and W must be known.
     """
-    shape: Any = images.shape  # Its static type says that H and W may be unknown.
-    _n, c, h, w = shape
+    _n, c, h, w = images.shape
     factor = h // _LPIPS_SIZE
     if factor <= 1:
         return images
