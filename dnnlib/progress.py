@@ -1,15 +1,24 @@
-"""Progress of long tasks: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress of long tasks: a bar with the time left on a terminal, plain lines elsewhere. Times as text."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-from tqdm import tqdm
-
-from dnnlib.util import format_time
-
 _SECONDS_PER_LINE = 30
+
+
+def format_time(seconds: float) -> str:
+    """Format a duration such as '6s', '1m 05s', '2h 03m 04s' or '1d 05h 12m'."""
+    total = round(float(seconds))
+    minutes, hours, days = total // 60, total // 3600, total // 86400
+    if total < 60:
+        return f'{total}s'
+    if total < 3600:
+        return f'{minutes}m {total % 60:02}s'
+    if total < 86400:
+        return f'{hours}h {minutes % 60:02}m {total % 60:02}s'
+    return f'{days}d {hours % 24:02}h {minutes % 60:02}m'
 
 
 class ProgressBar:
@@ -45,6 +54,7 @@ class ProgressBar:
         self._note = ''
 
     def __enter__(self) -> ProgressBar:
+        from tqdm import tqdm  # Imported late, because every command imports this module, even for --help.
         self._done = 0
         self._start = self._last_line = time.monotonic()
         self._bar = tqdm(
@@ -100,5 +110,6 @@ class ProgressBar:
 
 
 def _write(line: str):
+    from tqdm import tqdm
     tqdm.write(line)  # Not print(), which would write into the bar of an outer task.
     sys.stdout.flush()

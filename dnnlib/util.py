@@ -10,6 +10,7 @@ import time
 import urllib.parse
 
 from dnnlib.cli import UserError
+from dnnlib.progress import ProgressBar, format_time  # noqa: F401  The original has format_time here.
 
 
 class EasyDict(dict):
@@ -26,19 +27,6 @@ class EasyDict(dict):
 
     def __delattr__(self, name):
         del self[name]
-
-
-def format_time(seconds):
-    """Seconds (int or float) as text of the kind '6s', '1m 05s', '2h 03m 04s', '1d 05h 12m'."""
-    total = round(float(seconds))
-    minutes, hours, days = total // 60, total // 3600, total // 86400
-    if total < 60:
-        return f'{total}s'
-    if total < 3600:
-        return f'{minutes}m {total % 60:02}s'
-    if total < 86400:
-        return f'{hours}h {minutes % 60:02}m {total % 60:02}s'
-    return f'{days}d {hours % 24:02}h {minutes % 60:02}m'
 
 
 # ----------------------------------------------------------------------------
@@ -178,8 +166,6 @@ def _download(url, path, num_attempts, verbose, kind, sha256):
 def _fetch(session, url, part, verbose, kind):
     """One request, written to the file `part`. Returns None, or the URL to ask instead if a page of Google Drive names one."""
     import requests
-
-    from dnnlib.progress import ProgressBar  # Imported late, to keep --help fast.
     with session.get(url, stream=True, timeout=_TIMEOUT, headers={'Accept-Encoding': 'identity'}) as response:
         if response.status_code >= 400:
             answer = f'the server answered {response.status_code} {response.reason}'

@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +19,6 @@ from dnnlib.progress import ProgressBar
 from dnnlib.util import cache_folder
 from metrics.collectors import Collector
 from training import dataset
-
-if TYPE_CHECKING:
-    from metrics.metric_base import ImageMetric
 
 _MINIBATCH = 8
 _FORMAT = 1  # Part of every key. Increase it when the meaning of what is kept changes.
@@ -50,12 +47,11 @@ class RealImages:
     def _digest(self):
         return self.dataset.content_digest()
 
-    def collect(self, metrics: Sequence[ImageMetric],
-                nets: Mapping[str | int, Callable]) -> dict[ImageMetric, Collector]:
+    def collect(self, metrics: Sequence[Any], nets: Mapping[str | int, Callable]) -> dict[Any, Collector]:
         """Return the statistics for each metric, from the cache or in as few passes over the images as possible.
 
         Args:
-            metrics: Metrics.
+            metrics: ImageMetrics. metric_base, which defines them, imports this module.
             nets:    {name: feature network}, see metrics.feature_networks.
 
         Returns:
