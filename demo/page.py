@@ -83,7 +83,7 @@ def contact_sheet(faces: Sequence[Image.Image], columns: int = 8) -> Image.Image
 
 
 def show_in_terminal(path: str | os.PathLike) -> bool:
-    """Show a picture in the terminal, if it supports Sixel or kitty's graphics protocol; return True if it was shown."""
+    """Show a picture in a terminal that has Sixel or kitty's graphics; return whether it was shown."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     try:
