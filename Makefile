@@ -42,13 +42,16 @@ latest = $(shell ls -d $(DEMO_DIR)/results/*-$(1)* 2>/dev/null | tail -n 1)
 $(DEMO_DIR)/datasets/faces32: | .venv/.installed
 	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
 
-# Of the time until DEMO_END (seconds since 1970, set by `make demo`; without it there is no limit) training gets what is left: all but the
-# time for pictures, and 2 minutes at least.
+# `make demo` sets DEMO_END (seconds since 1970); without it there is no limit. Training gets the time from its start until DEMO_END, minus the
+# time for pictures, and at least 2 minutes.
 DEMO_PICTURES_MINUTES = 0.75
 DEMO_LIMIT = $(if $(DEMO_END),--max-minutes=$$(LC_ALL=C awk -v end=$(DEMO_END) -v now=$$(date +%s) \
     'BEGIN { minutes = (end - now) / 60 - $(DEMO_PICTURES_MINUTES); printf "%.2f", minutes < 2 ? 2 : minutes }'))
 
+# The native operations are built before the limit is computed, so that the build does not use up the time for training. If the build fails,
+# training uses the reference form.
 demo-train: | $(DEMO_DIR)/datasets/faces32
+	@$(PY) -m custom_ops.build || echo 'Continuing with the reference form of the operations, which is slower.'
 	@limit="$(DEMO_LIMIT)"; set -x; \
 	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
 	    --total-kimg=$(DEMO_KIMG) $$limit --tick-kimg=1 --image-snapshot-ticks=5 \
@@ -74,9 +77,9 @@ demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUT
 	@echo 'This trains a small StyleGAN2 on 1,000 faces of 32x32 pixels and draws new ones, in about $(DEMO_MINUTES) minutes:'
 	@echo '  1. Install TensorFlow and the rest into .venv:   $(if $(wildcard .venv/.installed),done before,1 to 3 minutes)'
 	@echo '  2. Convert the faces to a dataset:               $(if $(wildcard $(DEMO_DIR)/datasets/faces32),done before,a few seconds)'
-	@echo '  3. Train; the native operations, which are compiled once (about half a minute), and the networks come first:'
-	@echo '                                                   as long as time is left, 2 minutes at least'
-	@echo '  4. Draw new faces, and write $(DEMO_DIR)/index.html:  half a minute'
+	@echo '  3. Compile the native operations:                half a minute the first time, later a few seconds'
+	@echo '  4. Train:                                        the time that is left, at least 2 minutes'
+	@echo '  5. Draw new faces, and write $(DEMO_DIR)/index.html:  half a minute'
 	@$(MAKE) --no-print-directory demo-page DEMO_END=$$(LC_ALL=C awk 'BEGIN { printf "%d", $(DEMO_START) + 60 * $(DEMO_MINUTES) }')
 
 demo-metrics: DEMO_KIMG = 35

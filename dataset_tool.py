@@ -7,15 +7,15 @@ import os
 import re
 import signal
 import sys
-import time
 
 import numpy as np
 import PIL.Image
 import PIL.ImageShow
 import tqdm
 
-from dnnlib import cli, storage, util
+from dnnlib import cli, storage
 from dnnlib.cli import UserError
+from dnnlib.progress import ProgressBar
 from training.data import dataset_writer, image_folder, known_datasets, tfrecords
 
 _MAX_REASONS = 10             # As many images that were left out are named; the others are counted.
@@ -24,18 +24,11 @@ _PIL_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def _progress(items, total):
-    """Yield `items`; a bar with the time left on a terminal, otherwise a line every half minute."""
-    if sys.stderr.isatty():
-        yield from tqdm.tqdm(items, total=total, unit='img')
-        return
-    start = last = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - last > 30 and done:
-            last = now
-            left = f', about {util.format_time((now - start) * (total - done) / done)} left' if done < total else ''
-            print(f'{done} / {total}{left}', flush=True)
-        yield item
+    """Yield `items` under a progress bar of `total` images."""
+    with ProgressBar('', total) as progress:
+        for item in items:
+            yield item
+            progress.update()
 
 
 # ---- display, extract, compare, info, verify ----

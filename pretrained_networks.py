@@ -1,27 +1,34 @@
-"""The official pretrained networks by their names, and loading of any network pickle from a name, URL or file.
+"""The official pretrained networks by name, and loading network pickles from names, URLs and files.
 
-The networks are NVIDIA's, under their own non-commercial licence; they are downloaded from NVIDIA, and kept in the cache
-folder of `dnnlib.util.open_url`.
+The networks are NVIDIA's, under their own non-commercial licence. They are downloaded from NVIDIA, and kept in the
+cache folder of `dnnlib.util.open_url`.
 """
+
+from __future__ import annotations
 
 import difflib
 import itertools
 import os
+from typing import TYPE_CHECKING
 
 from dnnlib.cli import UserError
 from dnnlib.util import is_url, open_url
 
+if TYPE_CHECKING:
+    from dnnlib.tflib import Network
+
 _ROOT = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2/'
 
-# Configurations trained per dataset, as letters of config-a ... config-f. 1024x1024 ffhq, 512x384 car, others 256x256.
+# Configurations of each dataset, as letters of config-a ... config-f. ffhq is 1024x1024, car 512x384, others 256x256.
 _CONFIGS = {'car': 'abcdef', 'cat': 'af', 'church': 'af', 'ffhq': 'abcdef', 'horse': 'af'}
 
-# Table 2 of the paper: config-e with each architecture of the generator and of the discriminator.
+# Table 2 of the paper: config-e with each combination of architectures of generator and discriminator.
 _TABLE2_DATASETS = ('car', 'ffhq')
 _ARCHITECTURES = ('orig', 'resnet', 'skip')
 
 
 def _official_files():
+    """Yield the paths of the official networks below _ROOT."""
     for dataset, letters in _CONFIGS.items():
         for letter in letters:
             yield f'networks/stylegan2-{dataset}-config-{letter}.pkl'
@@ -29,12 +36,15 @@ def _official_files():
         yield f'networks/table2/stylegan2-{dataset}-config-e-G{G}-D{D}.pkl'
 
 
-# 'gdrive:networks/stylegan2-ffhq-config-f.pkl' -> URL. The names still say gdrive, where the files were at first.
+# 'gdrive:networks/stylegan2-ffhq-config-f.pkl' -> URL. The names say gdrive because the files were there at first.
 gdrive_urls = {f'gdrive:{file}': _ROOT + file for file in _official_files()}
 
 
-def get_path_or_url(path_or_gdrive_path):
-    """URL of an official network (`gdrive:networks/...`); anything else is returned as it is.
+def get_path_or_url(path_or_gdrive_path: str | os.PathLike) -> str:
+    """Return the URL of an official network ('gdrive:networks/...'), or anything else as it is.
+
+    Args:
+        path_or_gdrive_path: Official name, URL, or path of a network pickle.
 
     Raises:
         UserError: The argument begins with 'gdrive:' and is not the name of an official network.
@@ -44,30 +54,34 @@ def get_path_or_url(path_or_gdrive_path):
         return name
     if name not in gdrive_urls:
         nearest = difflib.get_close_matches(name, gdrive_urls, n=3, cutoff=0.0)
-        raise UserError(f'{name}: there is no official network of this name', f'The nearest names are {", ".join(nearest)}')
+        raise UserError(f'{name}: there is no official network of this name',
+                        f'The nearest names are {", ".join(nearest)}')
     return gdrive_urls[name]
 
 
-_cached_networks = {}  # URL, or path and time of change -> (G, D, Gs)
+_cached_networks = {}  # URL, or (path, modification time) -> (G, D, Gs).
 
 
-def load_networks(path_or_gdrive_path):
+def load_networks(path_or_gdrive_path: str | os.PathLike) -> tuple[Network, Network, Network]:
     """Load the three networks of a pickle.
 
+    The same pickle gives the same three objects for the life of the process, unless the file has changed.
+
     Args:
-        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl'), URL, or path of a network pickle.
+        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl'), URL, or path of a network
+                             pickle.
 
     Returns:
-        Tuple (G, D, Gs) of `dnnlib.tflib.Network`: generator and discriminator as training left them, and the moving average
-        of the generator's weights, which is the one to make pictures with. The same pickle gives the same three objects for
-        the life of the process; a file that has changed is read anew.
+        G:  Generator at the end of training.
+        D:  Discriminator at the end of training.
+        Gs: Moving average of the generator, which makes the best pictures.
 
     Raises:
-        UserError: There is no such name or file, it cannot be downloaded, or it holds no three networks.
+        UserError: There is no such name or file, it cannot be downloaded, or it holds something else.
     """
     source = get_path_or_url(path_or_gdrive_path)
     if is_url(source):
-        key = source
+        key: object = source
     elif os.path.isfile(source):
         key = os.path.abspath(source), os.stat(source).st_mtime_ns
     else:
@@ -77,22 +91,22 @@ def load_networks(path_or_gdrive_path):
         if is_url(source):
             with open_url(source, kind='pickle') as file:
                 source = file.name
-        from training import misc  # imports TensorFlow
+        from training import misc  # Imported late: it imports TensorFlow, which takes seconds.
         _cached_networks[key] = misc.load_networks(source)
     return _cached_networks[key]
 
 
-def load_generator(path_or_gdrive_path, impl=None):
-    """Gs of a network pickle, for a command that writes pictures. Prints what is loaded, and the form of the custom ops.
+def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = None) -> Network:
+    """Load Gs of a network pickle for a command that writes pictures, and print what is loaded.
 
     Args:
         path_or_gdrive_path: As for `load_networks`.
-        impl:                Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
+        impl:                Form of the custom ops: 'auto', 'native' or 'ref'. None = leave the current one.
 
     Raises:
-        UserError: As `load_networks`, and if its images are neither gray nor RGB.
+        UserError: As `load_networks`; or its images are neither gray nor RGB.
     """
-    import custom_ops  # imports TensorFlow
+    import custom_ops  # Imported late: it imports TensorFlow, which takes seconds.
     if impl is not None:
         custom_ops.set_impl(impl)
     print(f'Loading networks from "{path_or_gdrive_path}"...')
@@ -100,6 +114,6 @@ def load_generator(path_or_gdrive_path, impl=None):
     print(custom_ops.impl_report())
     channels = Gs.output_shape[1]
     if channels not in (1, 3):
-        raise UserError(f'--network: {path_or_gdrive_path} makes images of {channels} channels, expected 1 (gray) or 3 (RGB)',
-                        'Call Gs.run() from Python to get them as arrays.')
+        raise UserError(f'--network: {path_or_gdrive_path} makes images of {channels} channels, '
+                        'expected 1 (gray) or 3 (RGB)', 'Call Gs.run() from Python to get them as arrays.')
     return Gs

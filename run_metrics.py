@@ -1,6 +1,9 @@
 """Command line: measure the quality of a trained network."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Sequence
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
@@ -24,7 +27,7 @@ metrics:
 '''
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='run_metrics.py', description='Measure the quality of a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
@@ -32,51 +35,63 @@ def _parser():
                         help='network pickle: a path, a URL or gdrive:networks/...')
     parser.add_argument('--metrics', type=cli.name_list, default='fid50k', metavar='LIST',
                         help='comma-separated, see below (default: %(default)s)')
-    parser.add_argument('--dataset', metavar='NAME', help='dataset that the network was trained with, a folder in --data-dir; '
+    parser.add_argument('--dataset', metavar='NAME',
+                        help='dataset that the network was trained with, a folder in --data-dir; '
                         'IS, PPL and linear separability need it only for networks with labels')
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR', help='where the datasets are (default: %(default)s)')
+    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+                        help='where the datasets are (default: %(default)s)')
     parser.add_argument('--mirror-augment', type=cli.boolean, default=False, metavar='BOOL',
                         help='flip real images at random, as for a network trained so (default: false)')
     parser.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
-    parser.add_argument('--seed', type=cli.seed, metavar='N', help='seed of all random numbers (default: a random one, which is printed)')
-    parser.add_argument('--result-dir', default='results', metavar='DIR', help='where each run makes its folder (default: %(default)s)')
+    parser.add_argument('--seed', type=cli.seed, metavar='N',
+                        help='seed of all random numbers (default: a random one, which is printed)')
+    parser.add_argument('--result-dir', default='results', metavar='DIR',
+                        help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser)
     cli.add_debug_flag(parser)
     return parser
 
 
-def main(argv):
+def main(argv: Sequence[str]):
+    """Run the command line."""
     args = _parser().parse_args(argv)
     if not args.metrics:
-        raise cli.UserError('--metrics: expected one metric or more, found none', f'Valid: {", ".join(metric_defaults)}.')
+        raise cli.UserError('--metrics: expected one metric or more, found none',
+                            f'Valid: {", ".join(metric_defaults)}.')
     for name in args.metrics:
-        metric_args(name)
+        metric_args(name)  # Raises UserError if there is no such metric.
     if args.num_gpus > 1:
-        raise cli.UserError(f'--num-gpus={args.num_gpus}: metrics on several GPUs are not available yet', 'Use --num-gpus=1.')
+        raise cli.UserError(f'--num-gpus={args.num_gpus}: metrics on several GPUs are not available yet',
+                            'Use --num-gpus=1.')
     kwargs = dict(network_pkl=args.network_pkl, metrics=args.metrics, dataset=args.dataset, data_dir=args.data_dir,
                   mirror_augment=args.mirror_augment, seed=args.seed, impl=args.impl)
     with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs) as run_dir:
         run(run_dir=run_dir.path, **kwargs)
 
 
-def run(network_pkl, metrics, dataset=None, data_dir=None, mirror_augment=False, seed=None, impl=None, run_dir=None):
+def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, data_dir: str | None = None,
+        mirror_augment: bool = False, seed: int | None = None, impl: str | None = None,
+        run_dir: str | None = None) -> dict[str, float]:
     """Compute metrics of a network, print their results, and append each to metric-NAME.txt.
 
     Args:
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        metrics:        List of names, see metrics.metric_defaults.
-        dataset:        Name of the dataset of real images, a folder in data_dir. None = there is none.
-        data_dir:       None = the working folder.
+        metrics:        Names, see metrics.metric_defaults.
+        dataset:        Name of the dataset of real images, a folder in data_dir. None = there are no real images.
+        data_dir:       Folder of the datasets. None = the working folder.
         mirror_augment: Flip real images at random?
-        seed:           Of all random numbers. None = a random one.
-        impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
+        seed:           Seed of all random numbers. None = a random one.
+        impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = leave the current one.
         run_dir:        Folder for metric-NAME.txt. None = print only.
 
-    Returns: {'Metrics/<name><suffix>': value}.
+    Returns:
+        {'Metrics/<name><suffix>': value}.
 
-    Raises: cli.UserError if the network, the dataset or the weights of a feature network cannot be had, or do not fit.
+    Raises:
+        UserError: The network, the dataset or the weights of a feature network are not available or do not fit.
     """
-    import dnnlib.tflib  # noqa: F401  Here, because TensorFlow takes seconds to load, and first, for a quiet start.
+    # Imported late, because TensorFlow takes seconds, and this first, so that its start-up messages are silenced.
+    import dnnlib.tflib  # noqa: F401
 
     # isort: split
     import custom_ops
@@ -93,7 +108,8 @@ def run(network_pkl, metrics, dataset=None, data_dir=None, mirror_augment=False,
     dataset_args = None
     if dataset is not None:
         dataset_args = dict(tfrecord_dir=dataset, max_label_size='full' if Gs.input_shapes[1][1] else 0)
-    return group.run(network_pkl, Gs, run_dir=run_dir, data_dir=data_dir, dataset_args=dataset_args, mirror_augment=mirror_augment)
+    return group.run(network_pkl, Gs, run_dir=run_dir, data_dir=data_dir, dataset_args=dataset_args,
+                     mirror_augment=mirror_augment)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,8 @@ import os
 from bench import costs, limits, networks, timing
 
 COLUMNS = {'name': 's', 'off_ms': '.1f', 'on_ms': '.1f', 'on_over_off': '.2f', 'off_fraction': '.2f', 'on_fraction': '.2f'}
-DEMO = dict(fmap_base=1024, fmap_max=64, latent_size=128, mapping_layers=4)  # Networks of the size of the demo's.
+# The size of the demo's networks until its settings changed on 2026-11-29; the figures in docs/speed.md were measured with it.
+DEMO = dict(fmap_base=1024, fmap_max=64, latent_size=128, mapping_layers=4)
 CASES = ('generator/config-f/256/b1,generator/config-f/256/b4,generator/config-e/256/b1,generator/config-e/256/b4,'
          'training/config-e/64/mb8,training/demo/32/mb8,projector/config-e/256/b1,features/inception/b8')
 

@@ -1,4 +1,4 @@
-"""Evaluation of metrics against bare generator and bare feature network; precision and recall in blocks against plain NumPy."""
+"""Speed of metrics compared with their generator and feature network alone, and of precision and recall with NumPy."""
 
 import argparse
 import contextlib
@@ -11,22 +11,28 @@ import numpy as np
 
 from bench import costs, limits, networks, timing
 
-PASS_COLUMNS = {'name': 's', 'generator_per_s': '.1f', 'network_per_s': '.1f', 'both_per_s': '.1f', 'evaluation_per_s': '.1f',
-                'ratio': '.2f', 'busy_cores': '.2f', 'gflop': '.1f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f', 'before': '.3f'}
-PR_COLUMNS = {'name': 's', 'images': 'd', 'seconds': '.1f', 'peak_mb': '.0f', 'start_mb': '.0f', 'ratio': '.2f', 'before': '.2f'}
+PASS_COLUMNS = {
+    'name': 's', 'generator_per_s': '.1f', 'network_per_s': '.1f', 'both_per_s': '.1f', 'evaluation_per_s': '.1f',
+    'ratio': '.2f', 'busy_cores': '.2f', 'gflop': '.1f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f',
+    'before': '.3f'}
+PR_COLUMNS = {
+    'name': 's', 'images': 'd', 'seconds': '.1f', 'peak_mb': '.0f', 'start_mb': '.0f', 'ratio': '.2f', 'before': '.2f'}
 DIMS = 4096  # Features of VGG16.
 
 
 def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--only', help='only these of passes, distances', nargs='+', default=['passes', 'distances'])
     parser.add_argument('--rounds', help='times each pass is timed', type=int, default=5, metavar='N')
     parser.add_argument('--images', help='images of a pass', type=int, default=64, metavar='N')
     parser.add_argument('--resolution', help='resolution of the generator, config-f', type=int, default=64, metavar='N')
     parser.add_argument('--networks', help='feature networks', nargs='+', default=['efficientnet_lite0', 'inception'])
-    parser.add_argument('--features', help='images of each kind whose distances are compared', type=int, default=5000, metavar='N')
-    parser.add_argument('--blocks-only', help='leave out plain NumPy, which at 50000 images takes 20 GB', action='store_true')
+    parser.add_argument('--features', help='images of each kind whose distances are compared', type=int, default=5000,
+                        metavar='N')
+    parser.add_argument('--blocks-only', help='leave out plain NumPy, which at 50000 images takes 20 GB',
+                        action='store_true')
     args = parser.parse_args(argv)
 
     print(timing.machine())
@@ -48,18 +54,18 @@ def main(argv, prog):
 # ---- One pass over generated images ----
 
 def measure_pass(name, resolution, num_images, rounds):
-    """Row of the table: medians over the rounds. All are timed in turn, after their functions are traced. gflop: of an image."""
+    """Row of the table: medians over rounds in which all are timed in turn, once they are traced. gflop: per image."""
     import tensorflow as tf
 
     from dnnlib import tflib
     from metrics import metric_base
     Gs = networks.make_network('G', 'config-f', resolution)
     net = feature_network(name)
-    generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=0)
+    source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=0)
 
     @tf.function(autograph=False)
     def generate():
-        return tflib.convert_images_to_uint8(generator.images(generator.latents(8), generator.labels(8)))
+        return tflib.convert_images_to_uint8(source.images(source.latents(8), source.labels(8)))
     traced_net = tf.function(lambda images: net(images), autograph=False)
     images = generate()
 
@@ -76,7 +82,7 @@ def measure_pass(name, resolution, num_images, rounds):
     for _ in range(rounds):
         row = {'generator_per_s': rate_of(generate), 'network_per_s': rate_of(lambda: traced_net(images))}
         row['both_per_s'] = 1 / (1 / row['generator_per_s'] + 1 / row['network_per_s'])
-        seconds, cpu_seconds = time_of_pass(generator, net, num_images)
+        seconds, cpu_seconds = time_of_pass(source, net, num_images)
         row['evaluation_per_s'] = num_images // 8 * 8 / seconds
         row['ratio'] = row['evaluation_per_s'] / row['both_per_s']
         row['busy_cores'] = cpu_seconds / seconds
@@ -88,7 +94,7 @@ def measure_pass(name, resolution, num_images, rounds):
 
 
 def feature_network(name):
-    """A network of metrics.feature_networks; 'inception' is that of FID with random weights, which take as long as the real ones."""
+    """Load a feature network. 'inception' is that of FID with random weights, which take as long as the real ones."""
     from metrics import feature_networks
     if name != 'inception':
         return feature_networks.load(name)
@@ -97,8 +103,8 @@ def feature_network(name):
     return FeatureNetwork(name, inception.build(), lambda x: (resize(x, inception.SIZE) - 128) / 128)
 
 
-def time_of_pass(generator, net, num_images):
-    """(seconds, seconds of processors) that FD's pass over generated images takes from the end of the first minibatch."""
+def time_of_pass(source, net, num_images):
+    """Time FD's pass over generated images, from the end of its first minibatch: (seconds, CPU seconds)."""
     from metrics import metric_base
     from metrics.collectors import Moments
     from metrics.frechet_inception_distance import FD
@@ -114,7 +120,7 @@ def time_of_pass(generator, net, num_images):
     group = metric_base.MetricGroup([])
     group._nets['bench'] = net
     with open(os.devnull, 'w') as nothing, contextlib.redirect_stdout(nothing):
-        group._collect_fakes([metric], generator)
+        group._collect_fakes([metric], source)
     return tuple(last - first for first, last in zip(times[0], times[-1]))
 
 
@@ -125,13 +131,14 @@ def measure_distances(kind, count):
     program = 'import sys; from bench import metrics; metrics.print_distances(sys.argv[1], int(sys.argv[2]))'
     line = timing.in_own_process(program, kind, str(count))
     seconds, peak, start = map(float, line.split())
-    return {'name': f'metrics/distances/{kind}/{count}', 'images': count, 'seconds': seconds, 'peak_mb': peak, 'start_mb': start}
+    return {'name': f'metrics/distances/{kind}/{count}', 'images': count, 'seconds': seconds, 'peak_mb': peak,
+            'start_mb': start}
 
 
 def print_distances(kind, count):
-    """Print the seconds that precision and recall of `count` images of each kind take, and the process's MB at most and before."""
+    """Print the seconds that precision and recall of `count` images of each kind take, and MB at most and before."""
+    from dnnlib.progress import ProgressBar
     from metrics import precision_recall
-    from metrics.progress import Progress
     precision_recall.knn_precision_recall(*random_features(8, np.float32), [3])  # to warm up
     start_mb = timing.peak_memory()
     ref, eval_ = random_features(count, np.float16 if kind.startswith('float16') else np.float32)
@@ -139,7 +146,8 @@ def print_distances(kind, count):
     if kind == 'plain NumPy':
         plain_precision_recall(ref, eval_, 3)
     else:
-        with contextlib.redirect_stdout(sys.stderr), Progress(kind, precision_recall.num_distances(count, count), 'distance') as progress:
+        total = precision_recall.num_distances(count, count)
+        with contextlib.redirect_stdout(sys.stderr), ProgressBar(kind, total, 'distance', summary=True) as progress:
             precision_recall.knn_precision_recall(ref, eval_, [3], exact=kind.startswith('float32'), progress=progress)
     print(time.perf_counter() - start, timing.peak_memory(), start_mb)
 
@@ -156,7 +164,7 @@ def random_features(count, dtype):
 
 
 def plain_precision_recall(ref, eval_, nhood_size):
-    """What one would write first: all distances at once, in float32."""
+    """Straightforward precision and recall: all distances at once, in float32."""
     def distances(x, y):
         return np.square(x).sum(axis=1)[:, np.newaxis] - 2 * x @ y.T + np.square(y).sum(axis=1)
     ref_radii, eval_radii = (np.partition(distances(x, x), nhood_size, axis=1)[:, nhood_size] for x in (ref, eval_))

@@ -1,27 +1,33 @@
-"""The projector's step against what it cannot do without, its generator and its distance, forward and backward; and against the time that
-their convolutions and matrix products take at the machine's rate."""
+"""Speed of the projector's step, compared with its generator and its distance alone, forward and backward, and with
+the time that their convolutions and matrix products take at the machine's rate."""
 
 import argparse
 
 from bench import costs, limits, networks, timing
 
-COLUMNS = {'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f', 'gflop': '.1f',
-           'matmul_gflops': '.0f', 'fraction_of_bound': '.3f', 'before': '.3f'}
+COLUMNS = {
+    'name': 's', 'step_ms': '.2f', 'step_best_ms': '.2f', 'bare_ms': '.2f', 'bare_best_ms': '.2f', 'ratio': '.3f',
+    'gflop': '.1f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f', 'before': '.3f'}
 
 
 def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--rounds', help='times each function is timed', type=int, default=20, metavar='N')
-    parser.add_argument('--network', help='network pickle; without it a config-f network with random weights', metavar='PKL')
+    parser.add_argument('--network', help='network pickle; without it a config-f network with random weights',
+                        metavar='PKL')
     parser.add_argument('--resolution', help='resolution of that network', type=int, default=256, metavar='N')
     parser.add_argument('--minibatch', help='numbers of images at a time', default='1,4', metavar='LIST')
     parser.add_argument('--distance', help='distances: lpips, vgg-hed, pixel', default='vgg-hed', metavar='LIST')
     args = parser.parse_args(argv)
 
-    import dnnlib.tflib  # noqa: F401  First, for a quiet start.
+    import dnnlib.tflib  # noqa: F401  First, so that TensorFlow's start-up messages are silenced.
     import pretrained_networks
-    Gs = pretrained_networks.load_networks(args.network)[2] if args.network else networks.make_network('G', 'config-f', args.resolution)
+    if args.network:
+        Gs = pretrained_networks.load_networks(args.network)[2]
+    else:
+        Gs = networks.make_network('G', 'config-f', args.resolution)
     print(timing.machine())
     rows = []
     for distance in args.distance.split(','):
@@ -32,16 +38,18 @@ def main(argv, prog):
             times = timing.interleaved(timed, args.rounds)
             rate = limits.matmul_rate(times, 'float32')
             (step_ms, step_best), (bare_ms, bare_best) = times['step'], times['bare']
-            rows.append({'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step_ms, 'step_best_ms': step_best,
-                         'bare_ms': bare_ms, 'bare_best_ms': bare_best, 'ratio': step_best / bare_best, 'gflop': gflop,
-                         'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / step_best * 1e3})
+            rows.append({
+                'name': f'projector/{distance}/{Gs.output_shape[2]}/b{count}', 'step_ms': step_ms,
+                'step_best_ms': step_best, 'bare_ms': bare_ms, 'bare_best_ms': bare_best,
+                'ratio': step_best / bare_best, 'gflop': gflop, 'matmul_gflops': rate,
+                'fraction_of_bound': gflop / rate / step_best * 1e3})
     timing.report(rows, COLUMNS, args.json, before=('projector', 'fraction_of_bound'))
 
 
 def functions(Gs, distance, count):
-    """A step of the projector, and the bare work in it (a tf.function), without arguments.
+    """Return two functions without arguments: a step of the projector, and the bare work in it (a tf.function).
 
-    The bare work is: w and noise maps -> images -> distances, and the gradients of these.
+    The bare work is to compute images from w and noise maps, their distances, and the gradients of these.
     """
     import numpy as np
     import tensorflow as tf
@@ -72,6 +80,6 @@ def functions(Gs, distance, count):
 
     def step():
         proj.step()
-        return proj.last_losses.numpy()  # Done when the numbers are there.
+        return proj.last_losses.numpy()  # Waits until the step is done.
 
     return step, bare

@@ -1,8 +1,10 @@
-"""Draw the faces of the demo: `python demo/make_faces.py` writes demo/faces32.zip anew.
+"""Draw the faces of the demo: `python demo/make_faces.py` writes demo/faces32.zip again.
 
-Needs `pip install dicebear-core==10.7.0 dicebear-styles==10.6.0 resvg-py==0.5.0 pillow`; nothing else in the project does.
+Only this script needs `pip install dicebear-core==10.7.0 dicebear-styles==10.6.0 resvg-py==0.5.0 pillow`.
 Face number i is drawn from the seed i, so the same packages give the same pictures.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -10,23 +12,24 @@ import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterable
 from importlib.resources import files
 
-import resvg_py
-from dicebear import Avatar, Style
+import resvg_py  # pyright: ignore[reportMissingImports]  Only this script needs it, so it is not installed.
+from dicebear import Avatar, Style  # pyright: ignore[reportMissingImports]  The same.
 from PIL import Image
 
-SIZE = 32  # The style is drawn on a grid of 16x16, so that each of its cells becomes 2x2 pixels, without blur.
-TIMESTAMP = (2000, 1, 1, 0, 0, 0)  # The same for all pictures: the zip must not depend on the day it is made.
+SIZE = 32  # The style is drawn on a grid of 16x16 cells, so each cell becomes 2x2 pixels, without blur.
+TIMESTAMP = (2000, 1, 1, 0, 0, 0)  # The same for all pictures, so that the zip does not depend on the date.
 
 
-def variants(prefix, *numbers):
-    """('long', 1, 12) -> ['long01', 'long12'], the names the style gives to its drawings."""
+def variants(prefix: str, *numbers: int) -> list[str]:
+    """Names of drawings in the style: ('long', 1, 12) -> ['long01', 'long12']."""
     return [f'{prefix}{number:02d}' for number in numbers]
 
 
-# What a small network learns in minutes: solid hair that hides no eye, two clear eyes, a centred mouth, shoulders, and
-# neighbouring parts of different colours. What is left out is thin, rare or speckled.
+# Features that a small network learns within minutes: solid hair that leaves both eyes free, clear eyes, a centred
+# mouth, shoulders, and neighbouring parts of different colours. Thin, rare and speckled features are left out.
 OPTIONS = dict(
     hairVariant         = variants('long', 1, 2, 3, 4, 5, 7, 9, 11, 12, 13, 14, 16, 17, 20, 21)
                         + variants('short', 1, 2, 3, 6, 8, 9, 10, 14, 15, 16, 17, 22),
@@ -36,7 +39,8 @@ OPTIONS = dict(
     skinColor           = ['ffdbac', 'f5cfa0', 'eac393', 'e0b687', 'cb9e6e', 'b68655', 'a26d3d', '8d5524'],
     hairColor           = ['28150a', '603015', '611c17', 'bd1700', 'e3b93c', '8a8d91', '009bbd', '91cb15'],
     mouthColor          = ['a8323e', 'e35d6a', 'de0f0d'],
-    clothingColor       = ['5bc0de', '428bca', '03396c', '88d8b0', '44c585', '00b159', 'ff6f69', 'd11141', 'ae0001', 'ffc425'],
+    clothingColor       = ['5bc0de', '428bca', '03396c', '88d8b0', '44c585', '00b159', 'ff6f69', 'd11141', 'ae0001',
+                           'ffc425'],
     backgroundColor     = ['8fb8de', 'a3c9a8', 'b8a9d9', '9ad1d4', 'c9ced6', 'e6c4d4'],
     hatProbability          = 0,
     glassesProbability      = 0,
@@ -45,27 +49,30 @@ OPTIONS = dict(
 )
 
 
-def draw_face(style, seed):
-    """The face of one seed as a Pillow image: 32x32, RGB."""
+def draw_face(style: Style, seed: int) -> Image.Image:
+    """Draw the face of one seed: 32x32, RGB."""
     svg = Avatar(style, dict(OPTIONS, seed=str(seed), size=SIZE)).to_string()
     return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))).convert('RGB')
 
 
-def write_zip(images, path):
-    """Write `images` to the zip `path` as face0000.png, face0001.png and so on, by way of a file beside it."""
-    beside = path.with_name(path.name + '.part')
-    with zipfile.ZipFile(beside, 'w') as archive:
+def write_zip(images: Iterable[Image.Image], path: pathlib.Path) -> None:
+    """Write `images` to the zip file `path` as face0000.png, face0001.png, ...; it appears completely or not at all."""
+    temporary = path.with_name(path.name + '.part')
+    with zipfile.ZipFile(temporary, 'w') as archive:
         for index, image in enumerate(images):
             png = io.BytesIO()
             image.save(png, 'PNG', optimize=True)
-            archive.writestr(zipfile.ZipInfo(f'face{index:04d}.png', TIMESTAMP), png.getvalue())  # Stored: PNGs do not shrink.
-    os.replace(beside, path)
+            # Stored without compression: PNG files do not get smaller.
+            archive.writestr(zipfile.ZipInfo(f'face{index:04d}.png', TIMESTAMP), png.getvalue())
+    os.replace(temporary, path)
 
 
-def main():
-    parser = argparse.ArgumentParser(description='Draw the faces of the demo.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--count', type=int, default=1000, help='how many faces')
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path(__file__).with_name('faces32.zip'), help='zip to write')
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Draw the faces of the demo.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--count', type=int, default=1000, help='number of faces')
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path(__file__).with_name('faces32.zip'),
+                        help='zip file to write')
     args = parser.parse_args()
 
     style = Style(json.loads(files('dicebear_styles').joinpath('pixel-art.json').read_text('utf-8')))

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 
 from dnnlib.cli import UserError
+from dnnlib.progress import ProgressBar, format_time  # noqa: F401  The original has format_time here.
 
 
 class EasyDict(dict):
@@ -26,19 +27,6 @@ class EasyDict(dict):
 
     def __delattr__(self, name):
         del self[name]
-
-
-def format_time(seconds):
-    """Seconds (int or float) as text of the kind '6s', '1m 05s', '2h 03m 04s', '1d 05h 12m'."""
-    total = round(float(seconds))
-    minutes, hours, days = total // 60, total // 3600, total // 86400
-    if total < 60:
-        return f'{total}s'
-    if total < 3600:
-        return f'{minutes}m {total % 60:02}s'
-    if total < 86400:
-        return f'{hours}h {minutes % 60:02}m {total % 60:02}s'
-    return f'{days}d {hours % 24:02}h {minutes % 60:02}m'
 
 
 # ----------------------------------------------------------------------------
@@ -105,7 +93,7 @@ def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None, name
         url:          Address, http:// or https://. Large files of Google Drive are confirmed as their page asks for.
         cache_dir:    Folder that keeps the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 where that is not set.
         num_attempts: Attempts in all, with growing pauses between them. A server that cannot be reached gets three.
-        verbose:      Say what happens; on a terminal, show progress.
+        verbose:      Say what happens, and show progress.
         kind:         'pickle' = refuse what does not begin like a (binary) pickle. None = anything but a web page.
         name:         Name of the file in the cache. None = made from the URL.
         sha256:       What the SHA-256 of the file must be, as 64 hexadecimal digits. None = not known.
@@ -178,7 +166,6 @@ def _download(url, path, num_attempts, verbose, kind, sha256):
 def _fetch(session, url, part, verbose, kind):
     """One request, written to the file `part`. Returns None, or the URL to ask instead if a page of Google Drive names one."""
     import requests
-    import tqdm
     with session.get(url, stream=True, timeout=_TIMEOUT, headers={'Accept-Encoding': 'identity'}) as response:
         if response.status_code >= 400:
             answer = f'the server answered {response.status_code} {response.reason}'
@@ -193,9 +180,8 @@ def _fetch(session, url, part, verbose, kind):
                 return _link_on_page(head + next(chunks, b''), response.url)
             if kind == 'pickle' and head[:1] != b'\x80':  # the first instruction of every binary pickle
                 raise _Unusable('what came is not a pickle')
-            with open(part, 'wb') as file, tqdm.tqdm(
-                    total=expected, unit='B', unit_scale=True, desc=posixpath.basename(urllib.parse.urlsplit(url).path),
-                    disable=None if verbose else True) as progress:  # None = shown on a terminal only
+            label = posixpath.basename(urllib.parse.urlsplit(url).path)
+            with open(part, 'wb') as file, ProgressBar(label, expected, 'B', enabled=verbose) as progress:
                 for chunk in itertools.chain([head], chunks):
                     file.write(chunk)
                     received += len(chunk)

@@ -1,1 +1,1 @@
-"""Working with the latent space W: projection, detection of generated images, and files of latents."""
+"""Latents in W: projection of images, files of latents, detection of generated images, alignment of faces, films."""

@@ -1,246 +1,307 @@
-"""What the commands of run_projector.py do: take images, project them, keep and show what was found."""
+"""The commands of run_projector.py: project images to W, write what was found, and detect generated images with it."""
+
+from __future__ import annotations
 
 import itertools
 import os
-import time
 import typing
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 import pretrained_networks
 import projector
 from dnnlib import tflib
 from dnnlib.cli import UserError
-from dnnlib.util import format_time
+from dnnlib.progress import ProgressBar
 from latents import detection, dlatents, video
-from latents.targets import generated_targets, real_targets, targets_of_files
+from latents.targets import Target, generated_targets, real_targets, targets_from_files
 from training import misc
 
 # ---- The three commands ----
 
-def project_generated_images(run_dir, network_pkl, seeds, truncation_psi=1.0, **settings):
+def project_generated_images(run_dir: str, network_pkl: str, seeds: Sequence[int], truncation_psi: float = 1.0,
+                             **settings: Any):
     """Project the images of seeds.
 
     Args:
-        run_dir:        Folder for the results, see `_project`.
+        run_dir:        Folder for the results, see `project_targets`.
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        seeds:          List of int, see training.misc.image_of_seed.
-        truncation_psi: Scale of the deviation from the average in W.
-        settings:       Further arguments of `_Settings`.
+        seeds:          Seeds of the images, see training.misc.image_of_seed.
+        truncation_psi: Truncation of the images.
+        settings:       Fields of Settings.
+
+    Raises:
+        UserError: The network, a file or the weights of the distance are not available or do not fit.
     """
-    settings = _Settings(**settings)
-    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
-    _project(Gs, run_dir, generated_targets(Gs, seeds, truncation_psi), len(seeds), settings, network_pkl)
+    options = Settings(**settings)
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
+    targets = generated_targets(Gs, seeds, truncation_psi)
+    project_targets(Gs, run_dir, targets, len(seeds), options, network_pkl)
 
 
-def project_real_images(run_dir, network_pkl, dataset_name=None, data_dir='datasets', num_images=None, images=None, align=False,
-                        **settings):
+def project_real_images(run_dir: str, network_pkl: str, dataset_name: str | None = None, data_dir: str = 'datasets',
+                        num_images: int | None = None, images: Sequence[str] | None = None, align: bool = False,
+                        **settings: Any):
     """Project images of a dataset, or image files.
 
     Args:
-        run_dir:      Folder for the results, see `_project`.
+        run_dir:      Folder for the results, see `project_targets`.
         network_pkl:  Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        dataset_name: Folder of the dataset in `data_dir`. None = take `images`.
+        dataset_name: Folder of the dataset in `data_dir`. None = project `images`.
         data_dir:     Folder of the datasets.
-        num_images:   How many, from the first on. None = 3 of a dataset, all files.
-        images:       List of image files, folders and .zip archives.
-        align:        Cut out faces as in FFHQ?
-        settings:     Further arguments of `_Settings`.
+        num_images:   Number of images, from the first on. None = 3 of a dataset, or all files.
+        images:       Image files, folders and .zip archives. None = project a dataset.
+        align:        Cut out faces as in FFHQ? Only for `images`.
+        settings:     Fields of Settings.
+
+    Raises:
+        UserError: As project_generated_images; or the images are missing or damaged, or do not fit the network.
     """
-    settings = _Settings(**settings)
-    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
+    options = Settings(**settings)
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
     targets = real_targets(Gs, dataset_name, data_dir, num_images, images, align)
-    _project(Gs, run_dir, targets, len(targets), settings, network_pkl)
+    project_targets(Gs, run_dir, targets, len(targets), options, network_pkl)
 
 
-def detect_generated(run_dir, network_pkl, seeds, truncation_psi=1.0, dataset_name=None, data_dir='datasets', num_images=None,
-                     images=None, align=False, image=None, reference=None, **settings):
-    """Project generated and real images, and see whether the distances tell them apart.
+def detect_generated(run_dir: str, network_pkl: str, seeds: Sequence[int], truncation_psi: float = 1.0,
+                     dataset_name: str | None = None, data_dir: str = 'datasets', num_images: int | None = None,
+                     images: Sequence[str] | None = None, align: bool = False, image: str | None = None,
+                     reference: str | None = None, **settings: Any):
+    """Project generated and real images, and report how well their distances tell them apart.
 
-    Writes distances.csv, histogram.png and detection.json beside the results of `_project`.
+    Writes distances.csv, histogram.png and detection.json in addition to the results of `project_targets`.
 
     Args:
-        seeds, truncation_psi:  As in project_generated_images.
-        dataset_name ... align: As in project_real_images.
-        image:                  Image file to attribute. None = none.
-        reference:              Folder of an earlier run whose distances are used for that, in place of new ones. None = project both sets.
-        settings:               Further arguments of `_Settings`.
+        run_dir:                 Folder for the results.
+        network_pkl:             Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
+        seeds, truncation_psi:   As in project_generated_images.
+        dataset_name to align:   As in project_real_images.
+        image:                   Image file to attribute: is it generated? None = none.
+        reference:               Folder of an earlier run. Only `image` is projected, and attributed by the distances
+                                 of that run. None = project both sets.
+        settings:                Fields of Settings.
+
+    Raises:
+        UserError: As project_real_images; or the reference cannot be read or was made in another way.
     """
-    settings = _Settings(**settings)
-    how = settings.how(network_pkl)
-    distances = detection.read_reference(reference, how) if reference else None
-    Gs = pretrained_networks.load_generator(network_pkl, settings.impl)
-    targets = [target._replace(name='suspect') for target in targets_of_files(Gs, [image], align, 1)] if image else []
-    count = len(targets)
+    options = Settings(**settings)
+    how = options.how(network_pkl)
+    reference_distances = detection.read_reference(reference, how) if reference else None
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
+
+    targets: Iterable[Target] = []
+    if image:
+        targets = [target._replace(name='suspect') for target in targets_from_files(Gs, [image], align, 1)]
+    count = 1 if image else 0
     if not reference:
         real = real_targets(Gs, dataset_name, data_dir, num_images, images, align)
         targets = itertools.chain(targets, generated_targets(Gs, seeds, truncation_psi), real)
         count += len(seeds) + len(real)
 
-    def write(found):
-        detection.write_csv(os.path.join(run_dir, 'distances.csv'),
-                            zip(found.names, map(_kind, found.names), found.distances, found.start_distances, found.sources))
+    def write_csv(found: dlatents.Dlatents):
+        sets = [_set_of(name) for name in found.names]
+        rows = zip(found.names, sets, found.distances, found.start_distances, found.sources)
+        detection.write_csv(os.path.join(run_dir, 'distances.csv'), rows)
 
-    # Noise maps of hundreds of large images would fill the memory, and are of no use here.
-    found = _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=False, after=write)
-    ours = {kind: found.distances[[_kind(name) == kind for name in found.names]] for kind in ('suspect', *detection.SETS)}
-    for kind in detection.SETS if not reference else ():
-        ratios = (found.distances / found.start_distances)[[_kind(name) == kind for name in found.names]]
-        print(f'{kind:<9}  median {np.median(ratios):.4f} of the distance at the start; '
-              f'{np.sum(ratios <= 0.2)} of {len(ratios)} within a fifth')
-    detection.report_detection(run_dir, distances or ours, float(ours['suspect'][0]) if image else None, image, how)
+    # The noise maps are not kept: those of hundreds of large images would fill the memory.
+    found = project_targets(Gs, run_dir, targets, count, options, network_pkl, keep_noises=False, on_found=write_csv)
+    if not reference:
+        _print_ratios(found)
+    suspect = float(found.distances[found.names.index('suspect')]) if image else None
+    distances = reference_distances or {name: _distances_of(found, name) for name in detection.SETS}
+    detection.report_detection(run_dir, distances, suspect, image, how)
 
 
-def _kind(name):
+def _set_of(name):
+    """'suspect', 'generated' or 'real', from the name of a Target."""
     return 'suspect' if name == 'suspect' else 'generated' if name.startswith('seed') else 'real'
 
 
-class _Settings(typing.NamedTuple):
-    """How to project; the flags of all commands."""
-    num_snapshots:  int = 5         # Pictures of the way there.
-    num_steps:      int = 1000
-    minibatch_size: int = 1         # Images at a time.
-    distance:       str = 'lpips'   # Key of projector.DISTANCES.
-    wplus:          bool = False    # A latent for each layer?
-    init:           str = 'mean'    # 'mean', or a file of latents.
-    video:          bool = False    # Make films of the way there?
-    seed:           int = 1000      # Of the noise.
-    impl:           str = None      # Form of the custom ops. None = the one set already.
-
-    def how(self, network_pkl):
-        """What decides on the distances that come out, as a dict that JSON can hold."""
-        return dict(network=str(network_pkl), distance=self.distance, num_steps=self.num_steps, wplus=self.wplus, init=self.init)
+def _distances_of(found, set_name):
+    """Distances of the images of a set, [N]."""
+    return found.distances[[_set_of(name) == set_name for name in found.names]]
 
 
-# ---- Projection ----
+def _print_ratios(found):
+    """Print for both sets how far the distances fell from those at the start."""
+    for set_name in detection.SETS:
+        chosen = [_set_of(name) == set_name for name in found.names]
+        ratios = (found.distances / found.start_distances)[chosen]
+        print(f'{set_name:<9}  median {np.median(ratios):.4f} of the distance at the start; '
+              f'{np.sum(ratios <= 0.2)} of {len(ratios)} within a fifth')
 
-def _project(Gs, run_dir, targets, count, settings, network_pkl, keep_noises=True, after=None):
-    """Project all targets, a minibatch at a time.
 
-    Writes, into run_dir, for each image NAME-target.png, NAME-stepSSSS.png, NAME-final.png, NAME-side-by-side.png (target, result) and
-    with `video` NAME.mp4 or NAME.gif; and dlatents.npz (latents/dlatents.py). After Ctrl-C they hold what was found so far.
+class Settings(typing.NamedTuple):
+    """How to project: the flags that all commands share."""
+    num_snapshots:  int = 5            # Number of pictures to write on the way.
+    num_steps:      int = 1000         # Steps per image.
+    minibatch_size: int = 1            # Images projected at a time.
+    distance:       str = 'lpips'      # Key of projector.DISTANCES.
+    wplus:          bool = False       # Find a latent for each layer?
+    init:           str = 'mean'       # 'mean' = start at the mean of W; otherwise a file of latents.
+    video:          bool = False       # Make a film of the way?
+    seed:           int = 1000         # Seed of the noise.
+    impl:           str | None = None  # Form of the custom ops. None = leave the current one.
+
+    def how(self, network_pkl: str) -> dict[str, Any]:
+        """Everything that the resulting distances depend on, as a dict that JSON can hold."""
+        return dict(network=str(network_pkl), distance=self.distance, num_steps=self.num_steps, wplus=self.wplus,
+                    init=self.init)
+
+
+# ---- Projection of a list of images ----
+
+def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], count: int, settings: Settings,
+                    network_pkl: str, keep_noises: bool = True,
+                    on_found: Callable[[dlatents.Dlatents], None] | None = None) -> dlatents.Dlatents:
+    """Project images, a minibatch at a time.
+
+    Writes into run_dir, for each image, NAME-target.png, NAME-stepSSSS.png, NAME-final.png, NAME-side-by-side.png
+    (target and result) and, if settings.video, NAME.mp4 or NAME.gif; and dlatents.npz (latents/dlatents.py) with all
+    images. After Ctrl-C the files hold what was found so far.
 
     Args:
-        targets:     Iterable of Target.
-        count:       How many there are.
-        keep_noises: Put the noise maps into dlatents.npz?
-        after:       Function that is called with the Dlatents found so far after each minibatch. None = none.
+        Gs:          Network.
+        run_dir:     Folder for the results.
+        targets:     Images; they are taken from the iterable when they are needed.
+        count:       Number of images, at least 1.
+        settings:    Settings.
+        network_pkl: Name of the network, to be written into dlatents.npz.
+        keep_noises: Write the noise maps into dlatents.npz, too?
+        on_found:    Function to call after each minibatch, with everything found so far. None = none.
 
     Returns:
-        Dlatents.
+        What was found for all images.
+
+    Raises:
+        UserError: The weights of the distance or the latents to start at are not available or do not fit.
     """
     proj = _make_projector(settings)
-    init = _read_init(settings, Gs, count)
+    init = _load_init(settings, Gs, count)
     size = min(settings.minibatch_size, count)
     proj.set_network(Gs, size)
     print('Compiling the step: the first image takes longer than those that follow.')
-    ffmpeg = settings.video and video.has_ffmpeg()
-    if settings.video and not ffmpeg:
-        print("Films are GIFs: for MP4 install the extra, pip install -e '.[video]'")
+    ffmpeg = settings.video and _find_ffmpeg()
+    origin = {**settings.how(network_pkl), 'seed': settings.seed}
 
     found, begin, targets = None, 0, iter(targets)
     while batch := list(itertools.islice(targets, size)):
         title = batch[0].source + (f' and {len(batch) - 1} more' if len(batch) > 1 else '')
         print(f'Projecting {title} ({begin}/{count}) ...')
-        rows = np.minimum(np.arange(size), len(batch) - 1)  # A last minibatch that is too small sees its last image again.
-        proj.start(np.stack([batch[row].image for row in rows]), None if init is None else init[(begin + rows) % len(init)])
+        rows = np.minimum(np.arange(size), len(batch) - 1)  # A smaller last minibatch is filled with its last image.
+        proj.start(np.stack([batch[row].image for row in rows]),
+                   None if init is None else init[(begin + rows) % len(init)])
         start_distances = proj.get_distances()
-        stopped = None
+        interrupt = None
         try:
             _run_steps(proj, run_dir, batch, settings, ffmpeg)
         except KeyboardInterrupt as err:
-            stopped = err
+            interrupt = err
         if proj.get_cur_step():
-            found = _keep(proj, run_dir, batch, found, start_distances, {**settings.how(network_pkl), 'seed': settings.seed}, keep_noises)
-            if after:
-                after(found)
-        if stopped:
-            print(f'Stopped at step {proj.get_cur_step()} of {proj.num_steps}. What was found so far is in {run_dir}')
-            raise stopped
+            part = _write_results(proj, run_dir, batch, start_distances, origin, keep_noises)
+            found = part if found is None else found.joined(part)
+            found.save(os.path.join(run_dir, 'dlatents.npz'))
+            if on_found:
+                on_found(found)
+        if interrupt:
+            print(f'Stopped at step {proj.get_cur_step()} of {proj.num_steps}. '
+                  f'What was found so far is in {run_dir}')
+            raise interrupt
         begin += len(batch)
+    assert found is not None
     return found
 
 
 def _make_projector(settings):
+    """A Projector with these settings."""
+    rng = tflib.Random(tf.random.Generator.from_seed(settings.seed))
     try:
-        proj = projector.Projector(settings.distance, tflib.Random(tf.random.Generator.from_seed(settings.seed)))
-    except UserError as err:  # There are no weights for this distance.
+        proj = projector.Projector(settings.distance, rng)
+    except UserError as err:  # The weights of this distance are missing.
         others = ' or '.join(name for name in projector.DISTANCES if name != settings.distance)
         raise UserError(err.fact, f'{err.remedy}. Or take another --distance: {others}.') from err
     proj.num_steps, proj.wplus = settings.num_steps, settings.wplus
     return proj
 
 
-def _run_steps(proj, run_dir, batch, settings, ffmpeg):
-    """All steps of a minibatch, with the pictures and films of the way there."""
-    snapshot_steps = set(proj.num_steps - np.linspace(0, proj.num_steps, settings.num_snapshots, endpoint=False, dtype=int))
-    frame_steps = max(proj.num_steps // 250, 1)
-    films = [video.Video(os.path.join(run_dir, target.name), ffmpeg) for target in batch] if settings.video else []
-    for target in batch:
-        _save(run_dir, f'{target.name}-target.png', target.image)
-    start = time.monotonic()
-    bar = tqdm(total=proj.num_steps, unit='step', disable=None, leave=False, dynamic_ncols=True)
-    try:
-        while proj.get_cur_step() < proj.num_steps:
-            proj.step()
-            step = proj.get_cur_step()
-            bar.update()
-            wanted = step in snapshot_steps, films and step % frame_steps == 0
-            if any(wanted):
-                images = proj.get_images()[:len(batch)]
-            if wanted[0]:
-                for target, image in zip(batch, images):
-                    _save(run_dir, f'{target.name}-step{step:04d}.png', image)
-            if wanted[1]:
-                for film, target, image in zip(films, batch, images):
-                    film.add(misc.convert_to_pil_image(np.concatenate([target.image, image], axis=2), [-1, 1]))
-            if step % max(proj.num_steps // 100, 1) == 0:
-                distance = np.mean(proj.last_distances[:len(batch)])
-                bar.set_postfix(distance=f'{distance:.4f}', refresh=False)
-                if bar.disable and step % max(proj.num_steps // 10, 1) == 0:  # No terminal: some lines in place of the bar.
-                    left = (time.monotonic() - start) * (proj.num_steps - step) / step
-                    print(f'Step {step} / {proj.num_steps}: distance {distance:.4f}, about {format_time(left)} left')
-    finally:
-        bar.close()
-        for film in films:
-            film.close()
-
-
-def _keep(proj, run_dir, batch, found, start_distances, settings, keep_noises):
-    """Write the pictures of what the projector has found for `batch`, and dlatents.npz with it and what was found before."""
-    n = len(batch)
-    distances, images = proj.get_distances()[:n], proj.get_images()[:n]
-    for target, image, distance, start_distance in zip(batch, images, distances, start_distances):
-        _save(run_dir, f'{target.name}-final.png', image)
-        _save(run_dir, f'{target.name}-side-by-side.png', np.concatenate([target.image, image], axis=2))
-        print(f'{target.name}: distance {distance:.4f}, {start_distance:.4f} at the start')
-    part = dlatents.Dlatents(
-        names=[target.name for target in batch], w=proj.get_dlatents()[:n],
-        noises=[noise[:n] for noise in proj.get_noises()] if keep_noises else None, distances=distances,
-        start_distances=start_distances[:n], steps=np.full([n], proj.get_cur_step()), sources=[target.source for target in batch],
-        settings=settings)
-    found = part if found is None else found.joined(part)
-    found.save(os.path.join(run_dir, 'dlatents.npz'))
-    return found
-
-
-def _read_init(settings, Gs, count):
-    """Latents to begin at, [count or 1, layers or 1, dlatent]; None = the mean of W."""
+def _load_init(settings, Gs, count):
+    """Latents to start at, [count or 1, layers or 1, dlatent]; None = the mean of W."""
     if settings.init == 'mean':
         return None
     w = dlatents.load(settings.init, Gs).w
     if len(w) not in (1, count):
-        raise UserError(f'--init: {settings.init} has the latents of {len(w)} images, expected 1 or {count}, as there are images',
-                        'Choose another file, or --init=mean.')
+        raise UserError(f'--init: {settings.init} has the latents of {len(w)} images, '
+                        f'expected 1 or {count}, as there are images', 'Choose another file, or --init=mean.')
     if settings.wplus:
         return w
     if not (w == w[:, :1]).all():
-        raise UserError(f'--init: {settings.init} has a latent for each layer, expected the same for all', 'Add --wplus.')
+        raise UserError(f'--init: {settings.init} has a latent for each layer, expected the same for all',
+                        'Add --wplus.')
     return w[:, :1]
 
 
-def _save(run_dir, name, image):
-    """[C, H, W], about [-1, 1] -> PNG."""
+def _find_ffmpeg():
+    """Whether films can be MP4s. If not, print how to change that."""
+    found = video.has_ffmpeg()
+    if not found:
+        print("Films are GIFs: for MP4 install the extra, pip install -e '.[video]'")
+    return found
+
+
+# ---- One minibatch ----
+
+def _run_steps(proj, run_dir, batch, settings, ffmpeg):
+    """Run all steps for a minibatch, with pictures, films and progress."""
+    num_steps = proj.num_steps
+    snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
+    films = [video.Video(os.path.join(run_dir, target.name), ffmpeg) for target in batch] if settings.video else []
+    frame_every, note_every = max(num_steps // 250, 1), max(num_steps // 100, 1)
+    for target in batch:
+        _save_picture(run_dir, f'{target.name}-target.png', target.image)
+    try:
+        with ProgressBar('Step', num_steps, 'step', num_lines=10) as progress:
+            while proj.get_cur_step() < num_steps:
+                proj.step()
+                step = proj.get_cur_step()
+                is_snapshot, is_frame = step in snapshot_steps, bool(films) and step % frame_every == 0
+                images = proj.get_images()[:len(batch)] if is_snapshot or is_frame else []
+                if is_snapshot:
+                    for target, image in zip(batch, images):
+                        _save_picture(run_dir, f'{target.name}-step{step:04d}.png', image)
+                if is_frame:
+                    for film, target, image in zip(films, batch, images):
+                        film.add(misc.convert_to_pil_image(_side_by_side(target, image), [-1, 1]))
+                if step % note_every == 0:
+                    progress.note(f'distance {np.mean(proj.last_distances[:len(batch)]):.4f}')
+                progress.update()
+    finally:
+        for film in films:
+            film.close()
+
+
+def _write_results(proj, run_dir, batch, start_distances, origin, keep_noises):
+    """Write the pictures of what was found for a minibatch, print its distances, and return it as Dlatents."""
+    n = len(batch)
+    distances, images = proj.get_distances()[:n], proj.get_images()[:n]
+    for target, image, distance, start_distance in zip(batch, images, distances, start_distances):
+        _save_picture(run_dir, f'{target.name}-final.png', image)
+        _save_picture(run_dir, f'{target.name}-side-by-side.png', _side_by_side(target, image))
+        print(f'{target.name}: distance {distance:.4f}, {start_distance:.4f} at the start')
+    return dlatents.Dlatents(
+        names=[target.name for target in batch], w=proj.get_dlatents()[:n],
+        noises=[noise[:n] for noise in proj.get_noises()] if keep_noises else None,
+        distances=distances, start_distances=start_distances[:n], steps=np.full([n], proj.get_cur_step()),
+        sources=[target.source for target in batch], settings=origin)
+
+
+def _side_by_side(target, image):
+    """The target, and to the right of it the image [C, H, W]."""
+    return np.concatenate([target.image, image], axis=2)
+
+
+def _save_picture(run_dir, name, image):
+    """Write an image [C, H, W], about -1..1, as PNG."""
     misc.save_image_grid(image[np.newaxis], os.path.join(run_dir, name), drange=[-1, 1])

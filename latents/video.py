@@ -1,4 +1,6 @@
-"""Short films of what a run did: MP4 where the extra [video] is installed, GIF otherwise."""
+"""Short films: MP4 if the extra [video] is installed, otherwise GIF."""
+
+from __future__ import annotations
 
 import os
 
@@ -6,11 +8,11 @@ import numpy as np
 import PIL.Image
 
 _FPS = 30
-_MIN_HEIGHT = 256  # Smaller frames are enlarged, pixel by pixel.
-_GIF_HEIGHT = 512  # Larger frames of a GIF are scaled down: all of them wait in memory.
+_MIN_HEIGHT = 256      # Smaller frames are enlarged by repeating pixels.
+_MAX_GIF_HEIGHT = 512  # Larger frames of a GIF are scaled down, because they are all kept in memory.
 
 
-def has_ffmpeg():
+def has_ffmpeg() -> bool:
     """Whether films can be MP4s."""
     try:
         import imageio_ffmpeg
@@ -25,37 +27,42 @@ class Video:
 
     Args:
         path:   Name of the file without its ending.
-        ffmpeg: What `has_ffmpeg` said.
+        ffmpeg: The result of `has_ffmpeg`.
+
+    Attributes:
+        path: Name of the file.
     """
 
-    def __init__(self, path, ffmpeg):
+    def __init__(self, path: str, ffmpeg: bool):
         self.path = f'{path}.{"mp4" if ffmpeg else "gif"}'
         self._part = f'{self.path}.part'
         self._ffmpeg = ffmpeg
-        self._stream = None  # Generator that takes the frames of an MP4.
-        self._frames = []    # Those of a GIF.
+        self._encoder = None  # Generator of imageio_ffmpeg that is sent the frames of an MP4.
+        self._gif_frames = []
 
-    def add(self, picture):
-        """Append a PIL picture; all have one size."""
+    def add(self, picture: PIL.Image.Image):
+        """Append a frame; all have the same size."""
         factor = max(_MIN_HEIGHT // picture.height, 1)
-        picture = picture.convert('RGB').resize((picture.width * factor, picture.height * factor), PIL.Image.Resampling.NEAREST)
+        size = (picture.width * factor, picture.height * factor)
+        picture = picture.convert('RGB').resize(size, PIL.Image.Resampling.NEAREST)
         if not self._ffmpeg:
-            self._frames.append(picture.reduce(max(picture.height // _GIF_HEIGHT, 1)))
+            self._gif_frames.append(picture.reduce(max(picture.height // _MAX_GIF_HEIGHT, 1)))
             return
-        if self._stream is None:
-            import imageio_ffmpeg
-            self._stream = imageio_ffmpeg.write_frames(self._part, picture.size, fps=_FPS, quality=8, output_params=['-f', 'mp4'],
-                                                       ffmpeg_log_level='error')
-            self._stream.send(None)
-        self._stream.send(np.ascontiguousarray(picture))
+        if self._encoder is None:
+            import imageio_ffmpeg  # Imported late: it is optional.
+            self._encoder = imageio_ffmpeg.write_frames(
+                self._part, picture.size, fps=_FPS, quality=8, output_params=['-f', 'mp4'], ffmpeg_log_level='error')
+            self._encoder.send(None)
+        self._encoder.send(np.ascontiguousarray(picture))
 
     def close(self):
-        """Finish the file; nothing if there was no frame."""
-        if self._stream is not None:
-            self._stream.close()
-        elif self._frames:
-            # Decoders show frames of less than 20 ms for 100 ms.
-            self._frames[0].save(self._part, 'gif', save_all=True, append_images=self._frames[1:], duration=max(1000 // _FPS, 20), loop=0)
+        """Finish the file. Without any frame there is none."""
+        if self._encoder is not None:
+            self._encoder.close()
+        elif self._gif_frames:
+            first, *others = self._gif_frames
+            duration = max(1000 // _FPS, 20)  # In ms. Shorter frames are shown for 100 ms by many viewers.
+            first.save(self._part, 'gif', save_all=True, append_images=others, duration=duration, loop=0)
         else:
             return
         os.replace(self._part, self.path)

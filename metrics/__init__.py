@@ -1,3 +1,3 @@
-"""Metrics of generators, and the networks that they look through."""
+"""Metrics of generators, and the feature networks they use."""
 
-import dnnlib  # noqa: F401  Chooses the kernels of TensorFlow on a CPU, before a module of this package imports it.
+import dnnlib  # noqa: F401  First, because it chooses TensorFlow's CPU kernels before TensorFlow is imported.

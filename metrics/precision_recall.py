@@ -1,31 +1,38 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991)."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from dnnlib.progress import ProgressBar
 from metrics.collectors import Features
 from metrics.metric_base import ImageMetric
-from metrics.progress import Progress
 
-_BLOCK = 1500  # Rows and columns of distances at a time: more are no faster, they only take memory.
+_MAX_BLOCK = 1500  # Rows and columns of distances computed at once. More are no faster and take more memory.
 
 
 class PR(ImageMetric):
-    """Precision: the part of the generated images that lie among the real ones; recall: of the real ones among the generated.
-
-    Args:
-        num_images, minibatch_per_gpu: As in ImageMetric.
-        nhood_size:     Around each image lies a ball up to its nearest neighbour of this number; the images lie in all of them.
-        row_batch_size, col_batch_size: Most rows and columns of distances at a time. They do not change the result.
-        exact:          Features and distances in float32? False = in float16, as in the original.
+    """Precision = share of the generated images among the real ones; recall = share of the real among the generated.
 
     Keeps all features: at 50,000 images 410 MB each for reals and fakes, twice that if exact.
+
+    Args:
+        name, num_images, minibatch_per_gpu: As in ImageMetric.
+        nhood_size:     k: the balls around the images of one kind reach to their k-th nearest neighbour of that kind.
+                        An image of the other kind lies among them if it is inside any of the balls.
+        row_batch_size: Maximum number of rows of distances at once. It does not change the result.
+        col_batch_size: The same for columns.
+        exact:          Compute features and distances in float32? False = in float16, as in the original.
     """
 
     needs_reals = True
 
-    def __init__(self, name, num_images, nhood_size, minibatch_per_gpu=8, row_batch_size=10000, col_batch_size=10000, exact=False):
+    def __init__(self, name: str, num_images: int, nhood_size: int, minibatch_per_gpu: int = 8,
+                 row_batch_size: int = 10000, col_batch_size: int = 10000, exact: bool = False):
         super().__init__(name, num_images, 'vgg16_fc2', minibatch_per_gpu)
         self._nhood_size, self._batch_sizes, self._exact = nhood_size, (row_batch_size, col_batch_size), exact
 
@@ -34,118 +41,154 @@ class PR(ImageMetric):
 
     def evaluate(self, fakes, reals, seed):
         exact = self._exact
-        if not exact and not all(fit_into_half(of.features) for of in (reals, fakes)):
+        if not exact and not (fits_float16(reals.features) and fits_float16(fakes.features)):
             tqdm.write(f'Note: {self.name}: the distances are too large for float16, and are computed in float32.')
             exact = True
         x, y = reals.features, fakes.features
-        with Progress(f'{self.name}: distances', num_distances(len(x), len(y)), 'distance') as progress:
+        total = num_distances(len(x), len(y))
+        with ProgressBar(f'{self.name}: distances', total, 'distance', summary=True) as progress:
             precision, recall = knn_precision_recall(x, y, [self._nhood_size], *self._batch_sizes, exact, progress)
         self.report(precision.mean(), suffix='_precision')
         self.report(recall.mean(), suffix='_recall')
 
 
-def knn_precision_recall(ref_features, eval_features, nhood_sizes, row_batch_size=10000, col_batch_size=10000, exact=False, progress=None):
-    """For each image: does it lie among those of the other kind?
+def knn_precision_recall(ref_features: np.ndarray, eval_features: np.ndarray, nhood_sizes: Sequence[int],
+                         row_batch_size: int = 10000, col_batch_size: int = 10000, exact: bool = False,
+                         progress: ProgressBar | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Tell for each image whether it lies among those of the other kind.
 
     Args:
-        ref_features, eval_features: Of real and of generated images, [m, d] and [n, d].
-        nhood_sizes:    List of int: numbers of the neighbour that a ball reaches to. The image itself is number 0.
+        ref_features:   Features of the real images, [m, d].
+        eval_features:  Features of the generated images, [n, d].
+        nhood_sizes:    Values of k, as `nhood_size` of PR. The image itself is its neighbour number 0.
         row_batch_size, col_batch_size, exact: As in PR.
-        progress:       Progress of `num_distances` steps. None = none is shown.
+        progress:       ProgressBar of `num_distances` steps. None = show no progress.
 
     Returns:
-        (precision bool [n, len(nhood_sizes)], recall bool [m, len(nhood_sizes)]).
+        precision: bool [n, len(nhood_sizes)].
+        recall:    bool [m, len(nhood_sizes)].
     """
-    sizes = min(row_batch_size, _BLOCK), min(col_batch_size, _BLOCK)
-    blocks = _Blocks(*sizes, exact, ref_features.mean(axis=0, dtype=np.float64) if exact else None, progress)
+    shift = ref_features.mean(axis=0, dtype=np.float64) if exact else None
+    blocks = _Blocks(min(row_batch_size, _MAX_BLOCK), min(col_batch_size, _MAX_BLOCK), exact, shift, progress)
     ref_radii, eval_radii = blocks.radii(ref_features, nhood_sizes), blocks.radii(eval_features, nhood_sizes)
     precision, recall = (np.zeros([len(x), len(nhood_sizes)], bool) for x in (eval_features, ref_features))
-    for rows, cols, distances, mirrored in blocks.go(eval_features, ref_features):
+    for rows, cols, distances, transposed in blocks.between(eval_features, ref_features):
         for i in range(len(nhood_sizes)):
             precision[rows, i] |= (distances <= ref_radii[cols, i]).any(axis=1)
-            recall[cols, i] |= (mirrored <= eval_radii[rows, i]).any(axis=1)
+            recall[cols, i] |= (transposed <= eval_radii[rows, i]).any(axis=1)
     return precision, recall
 
 
-def num_distances(m, n):
-    """Distances that `knn_precision_recall` computes for m real and n generated images."""
+def num_distances(m: int, n: int) -> int:
+    """Number of distances that `knn_precision_recall` computes for m real and n generated images."""
     return m * (m + 1) // 2 + n * (n + 1) // 2 + m * n
 
 
-class _Blocks:
-    """Distances between the rows of two arrays, block by block, each product of two rows computed once.
+_Block = tuple[slice, slice, np.ndarray, np.ndarray]
 
-    Distances are float32, or the bits of float16 as int16, whose order is the same from 0 on and which NumPy sorts ten times as fast.
+
+class _Blocks:
+    """Squared distances between rows of arrays, block by block; the product of two rows is computed only once.
+
+    Distances are float32, or the bits of float16 as int16: for numbers from 0 on, the order is the same, and NumPy
+    sorts int16 ten times as fast. The two directions of a distance may differ by rounding in float16.
+
+    Args:
+        row_size, col_size: Maximum size of a block.
+        exact:              Compute in float32? False = in float16.
+        shift:              [d], subtracted from all rows: rounding errors are smaller close to the origin.
+                            Only if exact.
+        progress:           ProgressBar with a step per distance. None = show no progress.
     """
 
-    def __init__(self, row_size, col_size, exact, shift, progress):
+    def __init__(self, row_size: int, col_size: int, exact: bool, shift: np.ndarray | None,
+                 progress: ProgressBar | None):
         self._row_size, self._col_size, self._progress = row_size, col_size, progress
-        self._shift = None if shift is None else tf.constant(shift, tf.float32)  # Close to the origin less is lost to rounding.
+        self._shift = None if shift is None else tf.constant(shift, tf.float32)
         self._distances = tf.function(self._exact_distances if exact else self._half_distances, autograph=False)
 
-    def go(self, x, y=None):
-        """Yield (slice of rows of x, slice of rows of y, distances [rows, cols], the same the other way round [cols, rows]).
-
-        y: None = x itself; each pair of blocks comes once then.
-        """
-        step = min(self._row_size, self._col_size) if y is None else self._col_size
-        for begin in range(0, len(x), step if y is None else self._row_size):
-            rows = slice(begin, min(begin + (step if y is None else self._row_size), len(x)))
+    def between(self, x: np.ndarray, y: np.ndarray) -> Iterator[_Block]:
+        """Yield blocks: rows of x, rows of y, distances [rows, cols], distances the other way round [cols, rows]."""
+        for rows in _slices(0, len(x), self._row_size):
             u = tf.constant(x[rows])
-            for col in range(begin if y is None else 0, len(x if y is None else y), step):
-                cols = slice(col, min(col + step, len(x if y is None else y)))
-                v = u if y is None and rows == cols else tf.constant((x if y is None else y)[cols])
-                yield rows, cols, *(d.numpy() for d in self._distances(u, v))
-                if self._progress:
-                    n, m = rows.stop - rows.start, cols.stop - cols.start
-                    self._progress.update(n * (n + 1) // 2 if y is None and rows == cols else n * m)
+            for cols in _slices(0, len(y), self._col_size):
+                yield self._block(rows, cols, u, tf.constant(y[cols]))
+                self._advance((rows.stop - rows.start) * (cols.stop - cols.start))
 
-    def radii(self, x, nhood_sizes):
-        """Distance of each row of x to its neighbours of these numbers: [n, len(nhood_sizes)]."""
-        most = max(nhood_sizes)
-        if most >= len(x):
-            raise ValueError(f'expected more than {most} images for neighbours up to number {most}, received {len(x)}')
+    def within(self, x: np.ndarray) -> Iterator[_Block]:
+        """Yield blocks of the distances between rows of x, as `between`, but each pair of slices only once."""
+        size = min(self._row_size, self._col_size)
+        for rows in _slices(0, len(x), size):
+            u, n = tf.constant(x[rows]), rows.stop - rows.start
+            for cols in _slices(rows.start, len(x), size):
+                on_diagonal = rows == cols
+                yield self._block(rows, cols, u, u if on_diagonal else tf.constant(x[cols]))
+                self._advance(n * (n + 1) // 2 if on_diagonal else n * (cols.stop - cols.start))
+
+    def _block(self, rows, cols, u, v) -> _Block:
+        distances, transposed = self._distances(u, v)
+        return rows, cols, distances.numpy(), transposed.numpy()
+
+    def _advance(self, steps):
+        if self._progress:
+            self._progress.update(steps)
+
+    def radii(self, x: np.ndarray, nhood_sizes: Sequence[int]) -> np.ndarray:
+        """Distances of each row of x to its neighbours of these numbers, [n, len(nhood_sizes)]."""
+        k = max(nhood_sizes)
+        if k >= len(x):
+            raise ValueError(f'expected more than {k} images for neighbours up to number {k}. Received: {len(x)}')
         nearest = None
-        for rows, cols, distances, mirrored in self.go(x):
+        for rows, cols, distances, transposed in self.within(x):
             if nearest is None:
                 largest = np.inf if distances.dtype == np.float32 else np.iinfo(np.int16).max
-                nearest = np.full([len(x), most + 1], largest, distances.dtype)
-            nearest[rows] = _smallest(nearest[rows], distances)
+                nearest = np.full([len(x), k + 1], largest, distances.dtype)
+            nearest[rows] = _merge_smallest(nearest[rows], distances)
             if rows != cols:
-                nearest[cols] = _smallest(nearest[cols], mirrored)
+                nearest[cols] = _merge_smallest(nearest[cols], transposed)
+        assert nearest is not None
         return np.sort(nearest, axis=1)[:, nhood_sizes]
 
     def _exact_distances(self, u, v):
         u, v = tf.cast(u, tf.float32) - self._shift, tf.cast(v, tf.float32) - self._shift
-        distances = tf.maximum(squared_norms(u)[:, tf.newaxis] - 2 * products(u, v) + squared_norms(v), 0)
+        uv, uu, vv = inner_products(u, v), squared_norms(u), squared_norms(v)
+        distances = tf.maximum(uu[:, tf.newaxis] - 2 * uv + vv, 0)
         return distances, tf.transpose(distances)
 
     def _half_distances(self, u, v):
         u, v = tf.cast(u, tf.float16), tf.cast(v, tf.float16)
-        xy, uu, vv = products(u, v), squared_norms(u), squared_norms(v)
-        return tuple(tf.bitcast(tf.maximum(a[:, tf.newaxis] - 2 * ab + b, 0), tf.int16)  # Rounded after each step, thus in this order.
-                     for a, ab, b in ((uu, xy, vv), (vv, tf.transpose(xy), uu)))
+        uv, uu, vv = inner_products(u, v), squared_norms(u), squared_norms(v)
+        # Each step is rounded to float16, so the order of the operations counts: it is that of the original.
+        return tuple(tf.bitcast(tf.maximum(a[:, tf.newaxis] - 2 * ab + b, 0), tf.int16)
+                     for a, ab, b in ((uu, uv, vv), (vv, tf.transpose(uv), uu)))
 
 
-def _smallest(known, distances):
-    """The smallest of each row of both arrays, as many as `known` has columns."""
+def _slices(begin, end, size):
+    """Yield the slices of begin..end that are `size` long, the last one perhaps shorter."""
+    for start in range(begin, end, size):
+        yield slice(start, min(start + size, end))
+
+
+def _merge_smallest(known, distances):
+    """The smallest values in each row of both arrays, as many as `known` has columns."""
     count = known.shape[1]
     if distances.shape[1] > count:
         distances = np.partition(distances, count - 1, axis=1)[:, :count]
     return np.partition(np.concatenate([known, distances], axis=1), count - 1, axis=1)[:, :count]
 
 
-def products(u, v):
-    """u @ v.T, summed in float32 also if u and v are float16, as a GPU does."""
+def inner_products(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    """u @ v.T in the type of u, but summed in float32 even if that is float16, as GPUs do."""
     return tf.cast(tf.matmul(tf.cast(u, tf.float32), tf.cast(v, tf.float32), transpose_b=True), u.dtype)
 
 
-def squared_norms(u):
-    """Sum of the squares of each row, likewise."""
+def squared_norms(u: tf.Tensor) -> tf.Tensor:
+    """Sum of the squares of each row in the type of u, but summed in float32."""
     return tf.cast(tf.reduce_sum(tf.cast(tf.square(u), tf.float32), axis=1), u.dtype)
 
 
-def fit_into_half(features):
-    """Do the squared distances of the rows fit into float16, whatever other rows they are from?"""
+def fits_float16(features: np.ndarray) -> bool:
+    """Whether the squared distance of any two such rows fits into float16."""
     limit = np.finfo(np.float16).max / 4
-    return all(np.square(features[i:i + _BLOCK], dtype=np.float32).sum(axis=1).max() < limit for i in range(0, len(features), _BLOCK))
+    blocks = (features[i:i + _MAX_BLOCK] for i in range(0, len(features), _MAX_BLOCK))
+    return all(np.square(block, dtype=np.float32).sum(axis=1).max() < limit for block in blocks)

@@ -1,4 +1,6 @@
-"""Statistics of the real images, kept in the cache folder so that they are computed once."""
+"""Statistics of the real images, kept in the cache folder so that they are computed only once."""
+
+from __future__ import annotations
 
 import functools
 import hashlib
@@ -6,53 +8,58 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from dnnlib.progress import ProgressBar
 from dnnlib.util import cache_folder
-from metrics.progress import Progress
+from metrics.collectors import Collector
 from training import dataset
 
 _MINIBATCH = 8
-_FORMAT = 1  # Part of every key: raise it when the meaning of what is kept changes.
+_FORMAT = 1  # Part of every key. Increase it when the meaning of what is kept changes.
 
 
 class RealImages:
     """A dataset in the order of its files, and the statistics of its first images.
 
     Args:
-        data_dir:       Folder that the dataset is in. None = the working folder.
-        dataset_args:   Arguments of dataset.load_dataset; how it shuffles and repeats is decided here.
-        mirror_augment: Flip images left to right with probability 1/2? Which ones is always the same.
+        data_dir:       Folder of the dataset. None = the working folder.
+        dataset_args:   Arguments of dataset.load_dataset, except for how it shuffles and repeats.
+        mirror_augment: Flip images left to right with probability 1/2? Always the same ones.
 
     Attributes:
         dataset: TFRecordDataset.
     """
 
-    def __init__(self, data_dir, dataset_args, mirror_augment=False):
+    def __init__(self, data_dir: str | None, dataset_args: Mapping[str, Any], mirror_augment: bool = False):
         args = {**dataset_args, 'shuffle_mb': 0, 'repeat': False, 'prefetch_mb': 64}
         self.dataset = dataset.load_dataset(data_dir=data_dir, **args)
         self._mirror = mirror_augment
-        self._name = re.sub(r'[^0-9A-Za-z._-]+', '_', os.path.basename(os.path.normpath(self.dataset.tfrecord_dir)))
+        name = os.path.basename(os.path.normpath(self.dataset.tfrecord_dir))
+        self._name = re.sub(r'[^0-9A-Za-z._-]+', '_', name)
 
     @functools.cached_property
     def _digest(self):
         return self.dataset.content_digest()
 
-    def collect(self, metrics, nets):
-        """Statistics for each metric, from the cache or in as few passes over the images as they need.
+    def collect(self, metrics: Sequence[Any], nets: Mapping[str | int, Callable]) -> dict[Any, Collector]:
+        """Return the statistics for each metric, from the cache or in as few passes over the images as possible.
 
         Args:
-            metrics: ImageMetrics.
+            metrics: ImageMetrics. metric_base, which defines them, imports this module.
             nets:    {name: feature network}, see metrics.feature_networks.
 
-        Returns: {metric: what its `collector` made}.
+        Returns:
+            {metric: its collector, finished}.
         """
         collectors, passes = {}, {}
         for metric in metrics:
-            collectors[metric] = self._restored(metric)
+            collectors[metric] = self._load(metric)
             if collectors[metric] is None:
                 collectors[metric] = metric.collector(self._num_draws(metric))
                 passes.setdefault((metric.feature_net, self._num_draws(metric)), []).append(metric)
@@ -64,32 +71,33 @@ class RealImages:
         return collectors
 
     def _num_draws(self, metric):
-        """Images that count for the metric."""
+        """Number of images that count for the metric, those that are repeated counted each time."""
         if metric.collector(metric.num_images).repeats_reals or metric.num_images <= self.dataset.num_images:
             return metric.num_images
         return self.dataset.num_images
 
     def _pass(self, feature_net, net, num_draws, collectors):
-        """Show the images to the network, and the features to the collectors.
+        """Give the images to the network, and the features to the collectors.
 
-        The original draws image after image, each flipped or not, and begins again at the end of the dataset. Here each image
-        is looked at once, and counts as often as it would be drawn; flipped ones likewise.
+        The original draws image after image, each flipped or not, and begins again at the end of the dataset. Here
+        the features of each image are computed once, and count as often as it would be drawn; the same holds for
+        flipped images.
         """
         total = self.dataset.num_images
-        weights = np.full(total, num_draws // total) + (np.arange(total) < num_draws % total)
-        flips = np.random.RandomState(0).binomial(weights, 0.5) if self._mirror else np.zeros_like(weights)
-        shape = [None, *self.dataset.shape]
-        features = tf.function(lambda images: net(images), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+        draws = np.full(total, num_draws // total) + (np.arange(total) < num_draws % total)  # Of each image.
+        flips = np.random.RandomState(0).binomial(draws, 0.5) if self._mirror else np.zeros_like(draws)
+        spec = tf.TensorSpec([None, *self.dataset.shape], tf.uint8)
+        features = tf.function(lambda images: net(images), input_signature=[spec], autograph=False)
         begin, needed = 0, min(num_draws, total)
-        with Progress(f'reals of {self._name} ({feature_net})', needed) as progress:
+        with ProgressBar(f'reals of {self._name} ({feature_net})', needed, summary=True) as progress:
             for images, _labels in self.dataset.iterate(_MINIBATCH):
                 rows = slice(begin, begin + len(images))
-                flipped = flips[rows]
-                counts = np.concatenate([weights[rows] - flipped, flipped])
-                chosen = np.flatnonzero(counts)
-                outputs = features(tf.gather(tf.concat([images, images[..., ::-1]], axis=0), chosen)).numpy()
+                weights = np.concatenate([draws[rows] - flips[rows], flips[rows]])
+                used = np.flatnonzero(weights)
+                both = tf.concat([images, tf.reverse(images, axis=[3])], axis=0)
+                outputs = features(tf.gather(both, used)).numpy()
                 for collector in collectors:
-                    collector.add(outputs, counts[chosen])
+                    collector.add(outputs, weights[used])
                 progress.update(min(len(images), needed - begin))
                 begin += len(images)
                 if begin >= needed:
@@ -98,16 +106,18 @@ class RealImages:
     # ---- The cache ----
 
     def _key(self, metric, collector):
-        """What the statistics depend on, as text."""
+        """Everything that the statistics depend on, as text."""
         return json.dumps(dict(
-            format=_FORMAT, images=self._digest, shape=self.dataset.shape, epoch=self.dataset.num_images, draws=self._num_draws(metric),
-            mirror=self._mirror, network=metric.feature_net, kind=collector.kind), sort_keys=True)
+            format=_FORMAT, images=self._digest, shape=self.dataset.shape, epoch=self.dataset.num_images,
+            draws=self._num_draws(metric), mirror=self._mirror, network=metric.feature_net, kind=collector.kind),
+            sort_keys=True)
 
     def _path(self, key):
-        return os.path.join(cache_folder(), f'reals-{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz')
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return os.path.join(cache_folder(), f'reals-{self._name}-{digest}.npz')
 
-    def _restored(self, metric):
-        """A collector from the cache; None if that cannot be."""
+    def _load(self, metric):
+        """A collector from the cache; None if there is none, or the file is damaged."""
         collector = metric.collector(self._num_draws(metric))
         key = self._key(metric, collector)
         path = self._path(key)
@@ -119,7 +129,8 @@ class RealImages:
                     raise ValueError('it is about other images')
                 collector.restore(arrays)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as err:
-            tqdm.write(f'Note: {path} is damaged ({str(err).splitlines()[0] if str(err) else type(err).__name__}): computing it anew')
+            reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+            tqdm.write(f'Note: {path} is damaged ({reason}): computing it again')
             return None
         return collector
 

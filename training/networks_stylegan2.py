@@ -501,7 +501,7 @@ def truncate(dlatents: tf.Tensor, dlatent_avg: tf.Tensor, psi, cutoff: int | Non
     Returns:
         [N, layers, dlatent_size].
     """
-    if psi is None or (isinstance(psi, (int, float)) and psi == 1):
+    if psi is None or (isinstance(psi, (int, float, np.number)) and psi == 1):
         return dlatents
     if cutoff is None:
         dlatents = lerp(dlatent_avg, dlatents, psi)

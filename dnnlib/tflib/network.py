@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from dnnlib.progress import ProgressBar
 from dnnlib.tflib.frozen import FreezableFunction
 from dnnlib.tflib.tfutil import is_keras_tensor, tf_variable
 from dnnlib.util import EasyDict
@@ -375,7 +375,7 @@ class Network(keras.Model):
             input_transform:  dict(func=f, **kwargs): inputs = f(*inputs, **kwargs) comes first. None = no transform.
             output_transform: dict(func=f, **kwargs): outputs = f(*outputs, **kwargs) comes last. None = no transform.
             return_as_list:   Return a list even for one output.
-            print_progress:   Show a progress bar.
+            print_progress:   Show a progress bar on a terminal, or print lines elsewhere?
             minibatch_size:   Number of items to compute at a time. None = all.
             num_gpus:         Has no effect; the original had this argument. TensorFlow chooses the device.
             assume_frozen:    True = use constant weights from the first call on, which takes some seconds to prepare
@@ -411,9 +411,11 @@ class Network(keras.Model):
         for each in self._net.functions.values():  # Release constants that have become stale in any of the functions.
             each.refresh()
         minibatches = []
-        for begin in tqdm(range(0, len(arrays[0]), step), desc=self.name, disable=not print_progress):
-            outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze)
-            minibatches.append([x.numpy() for x in outputs])
+        with ProgressBar(self.name, len(arrays[0]), 'item', num_lines=10, enabled=print_progress) as progress:
+            for begin in range(0, len(arrays[0]), step):
+                outputs = function([tf.constant(a[begin:begin + step]) for a in arrays], tensors, freeze)
+                minibatches.append([x.numpy() for x in outputs])
+                progress.update(len(minibatches[-1][0]))
         outputs = [np.concatenate(parts)[:num_items] for parts in zip(*minibatches, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
 

@@ -1,1 +1,1 @@
-"""Networks that metrics and the projector compare images with, and where their weights come from."""
+"""Feature networks of the metrics and the projector, and readers of their weights."""

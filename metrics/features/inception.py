@@ -1,12 +1,15 @@
 """Inception-v3 as trained in December 2015 (Szegedy et al. 2016, arXiv:1512.00567), the network of FID and IS.
 
-It is not the Inception-v3 of Keras or torchvision: other weights, 1008 classes, average pools that leave out the padding, a maximum
-pool in the last block. Layers are called by the scopes of the original graph. Batch normalisation (epsilon 0.001) is folded into the
-convolutions, in front of it without bias, when the weights are loaded.
+It is not the Inception-v3 of Keras or torchvision: it has other weights, 1008 classes, average pools that leave out
+the padding, and a maximum pool in the last block. Layers are named by the scopes of the original graph. When the
+weights are loaded, batch normalization (epsilon 0.001) is folded into the convolution before it, which has no bias.
 """
+
+from __future__ import annotations
 
 import tarfile
 import zlib
+from collections.abc import Sequence
 
 import google.protobuf.message
 import keras
@@ -16,22 +19,24 @@ import tensorflow as tf
 from dnnlib.cli import UserError
 from dnnlib.pickles import torch_weights
 from metrics.features import layers
-from metrics.features.layers import FOREIGN_WEIGHTS, average_pool, concat, conv, fold_batch_norm, max_pool, take
+from metrics.features.layers import FOREIGN_WEIGHTS, average_pool, concat, conv, fold_batch_norm, get_array, max_pool
 
 EPSILON = 0.001
 NUM_CLASSES = 1008
-SIZE = 299             # pixels; images are resized
+SIZE = 299                  # Pixels; images are resized.
 GRAPH_FILE = 'classify_image_graph_def.pb'
-_MAX_GRAPH = 1 << 28   # bytes; the real one has 96 MB
-_MAX_MEMBERS = 100     # files in its archive; the real one has 5
+_MAX_GRAPH_SIZE = 1 << 28   # Bytes. The real graph has 96 MB.
+_MAX_MEMBERS = 100          # Files in its archive. The real one has 5.
+_MAX_TENSOR_SIZE = 1 << 24  # Numbers in a constant.
 
-# ---- Scopes of the graph, and what pytorch-fid calls them ----
+# ---- Scopes of the graph, and their names in pytorch-fid ----
 
 _STEM = {'conv': 'Conv2d_1a_3x3', 'conv_1': 'Conv2d_2a_3x3', 'conv_2': 'Conv2d_2b_3x3',
          'conv_3': 'Conv2d_3b_1x1', 'conv_4': 'Conv2d_4a_3x3'}
 _POOL = {'tower_2/conv': 'branch_pool'}
 _DOUBLE = {'tower_1/conv': 'branch3x3dbl_1', 'tower_1/conv_1': 'branch3x3dbl_2', 'tower_1/conv_2': 'branch3x3dbl_3'}
-_BLOCKS_35 = {'conv': 'branch1x1', 'tower/conv': 'branch5x5_1', 'tower/conv_1': 'branch5x5_2', **_DOUBLE, **_POOL}
+_BLOCKS_35 = {
+    'conv': 'branch1x1', 'tower/conv': 'branch5x5_1', 'tower/conv_1': 'branch5x5_2', **_DOUBLE, **_POOL}
 _REDUCE_35 = {'conv': 'branch3x3', **{scope.replace('tower_1', 'tower'): name for scope, name in _DOUBLE.items()}}
 _BLOCKS_17 = {
     'conv': 'branch1x1', 'tower/conv': 'branch7x7_1', 'tower/conv_1': 'branch7x7_2', 'tower/conv_2': 'branch7x7_3',
@@ -40,9 +45,9 @@ _REDUCE_17 = {
     'tower/conv': 'branch3x3_1', 'tower/conv_1': 'branch3x3_2', 'tower_1/conv': 'branch7x7x3_1',
     **{f'tower_1/conv_{i}': f'branch7x7x3_{i + 1}' for i in range(1, 4)}}
 _BLOCKS_8 = {
-    'conv': 'branch1x1', 'tower/conv': 'branch3x3_1', 'tower/mixed/conv': 'branch3x3_2a', 'tower/mixed/conv_1': 'branch3x3_2b',
-    'tower_1/conv': 'branch3x3dbl_1', 'tower_1/conv_1': 'branch3x3dbl_2', 'tower_1/mixed/conv': 'branch3x3dbl_3a',
-    'tower_1/mixed/conv_1': 'branch3x3dbl_3b', **_POOL}
+    'conv': 'branch1x1', 'tower/conv': 'branch3x3_1', 'tower/mixed/conv': 'branch3x3_2a',
+    'tower/mixed/conv_1': 'branch3x3_2b', 'tower_1/conv': 'branch3x3dbl_1', 'tower_1/conv_1': 'branch3x3dbl_2',
+    'tower_1/mixed/conv': 'branch3x3dbl_3a', 'tower_1/mixed/conv_1': 'branch3x3dbl_3b', **_POOL}
 _BLOCKS = {
     'mixed': ('Mixed_5b', _BLOCKS_35), 'mixed_1': ('Mixed_5c', _BLOCKS_35), 'mixed_2': ('Mixed_5d', _BLOCKS_35),
     'mixed_3': ('Mixed_6a', _REDUCE_35), 'mixed_4': ('Mixed_6b', _BLOCKS_17), 'mixed_5': ('Mixed_6c', _BLOCKS_17),
@@ -50,21 +55,21 @@ _BLOCKS = {
     'mixed_9': ('Mixed_7b', _BLOCKS_8), 'mixed_10': ('Mixed_7c', _BLOCKS_8)}
 
 # Scope of each of the 94 convolutions -> name in pytorch-fid's file.
-CONVOLUTIONS = {**_STEM, **{f'{block}/{scope}': f'{name}.{branch}' for block, (name, scopes) in _BLOCKS.items()
-                            for scope, branch in scopes.items()}}
+CONVOLUTIONS = {**_STEM, **{f'{block}/{scope}': f'{name}.{branch}'
+                            for block, (name, scopes) in _BLOCKS.items() for scope, branch in scopes.items()}}
 
 
 # ---- The network ----
 
-def build(num_classes=None, output_bias=False):
-    """Inception-v3 without weights: prepared images [N, 299, 299, 3] -> features [N, 2048].
+def build(num_classes: int | None = None, output_bias: bool = False) -> keras.Model:
+    """Build Inception-v3 without weights: prepared images [N, 299, 299, 3] -> features [N, 2048] or probabilities.
 
     Args:
-        num_classes: Probabilities of so many classes instead of features. None = features.
-        output_bias: Add a bias to the logits. The Inception Score is defined without (Salimans et al. 2016, arXiv:1606.03498: their
-                     code multiplies the features with softmax/weights alone), and so is NVIDIA's.
+        num_classes: Number of classes to return probabilities of, [N, num_classes]. None = return features.
+        output_bias: Add a bias to the logits? The Inception Score (Salimans et al. 2016, arXiv:1606.03498) is defined
+                     without, because its code multiplies the features with softmax/weights alone; so does NVIDIA's.
     """
-    images = keras.Input([SIZE, SIZE, 3], dtype='float32')
+    images: layers.KerasTensor = keras.Input([SIZE, SIZE, 3], dtype='float32')
     x = conv(images, 'conv', 32, 3, 2, 'valid')         # [N, 149, 149, 32]
     x = conv(x, 'conv_1', 32, 3, padding='valid')       # [N, 147, 147, 32]
     x = conv(x, 'conv_2', 64, 3)
@@ -87,7 +92,7 @@ def build(num_classes=None, output_bias=False):
 
 
 def _chain(x, scope, *convs):
-    """Convolutions scope, scope_1, scope_2, ... after each other; each is (fmaps, kernel) or (fmaps, kernel, stride, padding)."""
+    """Successive convolutions scope, scope_1, ..., each (fmaps, kernel) or (fmaps, kernel, stride, padding)."""
     for i, args in enumerate(convs):
         x = conv(x, f'{scope}_{i}' if i else scope, *args)
     return x
@@ -125,27 +130,34 @@ def _reduce_17(x, scope):
 
 
 def _block_8(x, scope, pooled):
+    row, column = (1, 3), (3, 1)
     tower = _chain(x, f'{scope}/tower/conv', (384, 1))
     tower_1 = _chain(x, f'{scope}/tower_1/conv', (448, 1), (384, 3))
     return concat([
         _chain(x, f'{scope}/conv', (320, 1)),
-        *(conv(branch, f'{scope}/{name}/mixed/conv{number}', 384, kernel)
-          for name, branch in (('tower', tower), ('tower_1', tower_1)) for number, kernel in (('', (1, 3)), ('_1', (3, 1)))),
+        conv(tower, f'{scope}/tower/mixed/conv', 384, row),
+        conv(tower, f'{scope}/tower/mixed/conv_1', 384, column),
+        conv(tower_1, f'{scope}/tower_1/mixed/conv', 384, row),
+        conv(tower_1, f'{scope}/tower_1/mixed/conv_1', 384, column),
         _chain(pooled, f'{scope}/tower_2/conv', (192, 1))])
 
 
 # ---- Weights ----
 
-def load(path, softmax=False):
-    """The network with weights from a file.
+def load(path: str, softmax: bool = False) -> layers.FeatureNetwork:
+    """Load the network with weights from a file, whose format is recognized by the ending of its name.
+
+    NVIDIA's pickles hold the same network, but the names of their variables are not published. The names of the graph
+    are expected, alone or below a common scope. If a pickle has a bias for the logits, it is used.
 
     Args:
-        path:    inception-2015-12-05.tgz or classify_image_graph_def.pb (the original), pt_inception-2015-12-05-*.pth (pytorch-fid's),
-                 inception_v3_features.pkl or inception_v3_softmax.pkl (NVIDIA's). Which it is is told by how the name ends.
-        softmax: Probabilities [N, 1008] instead of features [N, 2048].
+        path:    inception-2015-12-05.tgz or classify_image_graph_def.pb (the original),
+                 pt_inception-2015-12-05-*.pth (pytorch-fid's),
+                 inception_v3_features.pkl or inception_v3_softmax.pkl (NVIDIA's).
+        softmax: Return probabilities [N, 1008] instead of features [N, 2048]?
 
-    NVIDIA's pickles hold the same network, but their names of variables are not published. Those of the graph are looked for, alone or
-    below a common scope; any others are a UserError. If a pickle has a bias for the logits, it is used.
+    Raises:
+        UserError: The file is damaged or holds another network.
     """
     if path.endswith('.pkl'):
         weights = _read_pickle(path, softmax)
@@ -163,15 +175,13 @@ def _prepare(x):
     return (layers.resize(x, SIZE) - 128) * (1 / 128)
 
 
-def _read_torch(path, softmax):
+def _read_torch(path, softmax) -> dict[str, Sequence[np.ndarray]]:
     arrays = torch_weights.load(path)
-    weights = {}
-    for scope, name in CONVOLUTIONS.items():
-        parts = [take(arrays, f'{name}.{part}', path)
-                 for part in ('conv.weight', 'bn.running_mean', 'bn.running_var', 'bn.bias', 'bn.weight')]
-        weights[scope] = fold_batch_norm(parts[0].transpose(2, 3, 1, 0), *parts[1:], EPSILON)
+    weights: dict[str, Sequence[np.ndarray]] = {
+        scope: layers.read_torch_conv(arrays, f'{name}.conv', f'{name}.bn', path, EPSILON)
+        for scope, name in CONVOLUTIONS.items()}
     if softmax:
-        weights['softmax'] = [take(arrays, 'fc.weight', path).T]
+        weights['softmax'] = [get_array(arrays, 'fc.weight', path).T]
     return weights
 
 
@@ -185,29 +195,32 @@ def _read_graph(path, softmax):
     arrays = {name: node.attr['value'].tensor for name, node in nodes.items() if node.op == 'Const'}
     weights = {}
     for scope in CONVOLUTIONS:
-        kernel, *normalisation = [_constant(arrays, f'{scope}/{part}', path) for part in (
-            'conv2d_params', 'batchnorm/moving_mean', 'batchnorm/moving_variance', 'batchnorm/beta', 'batchnorm/gamma')]
+        kernel = _constant(arrays, f'{scope}/conv2d_params', path)
+        batch_norm = [_constant(arrays, f'{scope}/batchnorm/{part}', path)
+                      for part in ('moving_mean', 'moving_variance', 'beta', 'gamma')]
         attributes = nodes[f'{scope}/batchnorm'].attr if f'{scope}/batchnorm' in nodes else {}
         if 'scale_after_normalization' in attributes and not attributes['scale_after_normalization'].b:
-            normalisation[-1] = np.ones_like(normalisation[-1])  # The graph does not use its gamma.
-        weights[scope] = fold_batch_norm(kernel, *normalisation, EPSILON)
+            batch_norm[-1] = np.ones_like(batch_norm[-1])  # The graph does not use its gamma.
+        weights[scope] = fold_batch_norm(kernel, batch_norm, EPSILON)
     if softmax:
         weights['softmax'] = [_constant(arrays, 'softmax/weights', path)]
     return weights
 
 
 def _graph_bytes(path):
-    """The graph, from its file or from the archive that it comes in."""
+    """Read the graph, from its file or from its archive."""
     try:
         if path.endswith('.pb'):
             with open(path, 'rb') as file:
                 return file.read()
         with tarfile.open(path, 'r:gz') as archive:
             for count, member in enumerate(archive):
-                if count == _MAX_MEMBERS or member.size > _MAX_GRAPH:
+                if count == _MAX_MEMBERS or member.size > _MAX_GRAPH_SIZE:
                     break
-                if member.isfile() and member.name.rsplit('/', 1)[-1] == GRAPH_FILE:
-                    return archive.extractfile(member).read()
+                is_graph = member.isfile() and member.name.rsplit('/', 1)[-1] == GRAPH_FILE
+                file = archive.extractfile(member) if is_graph else None
+                if file is not None:
+                    return file.read()
     except OSError as err:
         raise UserError(f'{path}: cannot be read: {err.strerror or err}', FOREIGN_WEIGHTS) from None
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as err:
@@ -216,10 +229,11 @@ def _graph_bytes(path):
 
 
 def _constant(tensors, name, path):
-    """Value of a constant. Its size is checked first, because a single number may stand for a tensor of any size."""
-    tensor = take(tensors, name, path)
+    """Value of a constant. Its size is checked first, because a single number can stand for a tensor of any size."""
+    tensor = get_array(tensors, name, path)
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.dtype != tf.float32.as_datatype_enum or min(shape, default=0) < 0 or np.prod(shape, dtype=object) > 1 << 24:
+    is_too_large = min(shape, default=0) < 0 or np.prod(shape, dtype=object) > _MAX_TENSOR_SIZE
+    if tensor.dtype != tf.float32.as_datatype_enum or is_too_large:
         raise UserError(f'{path}: {name}: expected a tensor of numbers, found shape {shape}', FOREIGN_WEIGHTS)
     try:
         return tf.make_ndarray(tensor)
@@ -229,17 +243,19 @@ def _constant(tensors, name, path):
 
 def _read_pickle(path, softmax):
     arrays = layers.pickled_variables(path)
-    last = 'mixed_10/tower_2/conv/conv2d_params'  # No other name ends like this: what stands before it stands before all.
+    last = 'mixed_10/tower_2/conv/conv2d_params'  # No other name ends like this.
     prefix = next((name.removesuffix(last) for name in arrays if name.endswith(last)), '')
     arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     weights = {}
     for scope in CONVOLUTIONS:
-        kernel, *normalisation = [take(arrays, f'{scope}/{part}', path) for part in (
-            'conv2d_params', 'batchnorm/moving_mean', 'batchnorm/moving_variance', 'batchnorm/beta')]
-        gamma = arrays.get(f'{scope}/batchnorm/gamma', np.ones_like(normalisation[-1]))  # A network that does not use it has none.
-        weights[scope] = fold_batch_norm(kernel, *normalisation, gamma, EPSILON)
+        kernel = get_array(arrays, f'{scope}/conv2d_params', path)
+        mean, variance, beta = [get_array(arrays, f'{scope}/batchnorm/{part}', path)
+                                for part in ('moving_mean', 'moving_variance', 'beta')]
+        gamma = f'{scope}/batchnorm/gamma'
+        gamma = arrays[gamma] if gamma in arrays else np.ones_like(beta)  # Networks that do not use it have none.
+        weights[scope] = fold_batch_norm(kernel, [mean, variance, beta, gamma], EPSILON)
     if softmax:
-        weights['softmax'] = [take(arrays, 'softmax/weights', path)]
+        weights['softmax'] = [get_array(arrays, 'softmax/weights', path)]
         if 'softmax/biases' in arrays:
             weights['softmax'].append(arrays['softmax/biases'])
     return weights

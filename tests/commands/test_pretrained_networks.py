@@ -1,4 +1,4 @@
-"""Names of the official networks, and what is loaded once, anew, or not at all."""
+"""Names of the official networks, and which pickles are loaded once, again, or not at all."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ FFHQ_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/stylegan2-ffhq-c
 
 @pytest.fixture
 def loaded(monkeypatch, tmp_path):
-    """Paths that were loaded and URLs that were opened, with a loader and a downloader that need neither TensorFlow nor a network."""
+    """Paths that are loaded and URLs that are opened, by stand-ins that need neither TensorFlow nor a connection."""
     calls = []
 
     def open_url(url, kind):
@@ -44,10 +44,12 @@ def test_official_names():
     assert names[FFHQ] == FFHQ_URL
     assert pretrained_networks.get_path_or_url('gdrive:networks/table2/stylegan2-car-config-e-Gskip-Dresnet.pkl') == \
         'https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/table2/stylegan2-car-config-e-Gskip-Dresnet.pkl'
-    assert 'gdrive:networks/stylegan2-horse-config-a.pkl' in names and 'gdrive:networks/stylegan2-horse-config-b.pkl' not in names
+    assert 'gdrive:networks/stylegan2-horse-config-a.pkl' in names
+    assert 'gdrive:networks/stylegan2-horse-config-b.pkl' not in names
 
 
-@pytest.mark.parametrize('name', ['results/00001/network-final.pkl', 'http://host/net.pkl', 'networks/stylegan2-ffhq-config-f.pkl'])
+@pytest.mark.parametrize('name', ['results/00001/network-final.pkl', 'http://host/net.pkl',
+                                  'networks/stylegan2-ffhq-config-f.pkl'])
 def test_other_names_are_left_alone(name):
     assert pretrained_networks.get_path_or_url(name) == name
 
@@ -96,7 +98,8 @@ def test_failed_load_is_not_remembered(loaded, monkeypatch, tmp_path):
 
 
 def test_names_need_no_tensorflow():
-    code = 'import sys, pretrained_networks; print([name for name in sys.modules if name in ("tensorflow", "requests", "tqdm")])'
+    code = ('import sys, pretrained_networks; '
+            'print([name for name in sys.modules if name in ("tensorflow", "requests", "tqdm")])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
                           cwd=os.path.dirname(pretrained_networks.__file__))
     assert done.stdout.strip() == '[]'

@@ -1,4 +1,4 @@
-"""The projector: the original's numbers, several images at a time, one trace."""
+"""The projector: the original's numbers, several images at a time, a single trace."""
 
 import functools
 
@@ -15,8 +15,8 @@ from tests.injected import InjectedRandom
 from training import misc
 from training.nets import registry
 
-TINY = dict(resolution=8, num_channels=3, label_size=0, latent_size=8, mapping_fmaps=8, dlatent_size=8, mapping_layers=2, fmap_base=64,
-            fmap_max=8)
+TINY = dict(resolution=8, num_channels=3, label_size=0, latent_size=8, mapping_fmaps=8, dlatent_size=8,
+            mapping_layers=2, fmap_base=64, fmap_max=8)
 
 
 @functools.cache
@@ -52,8 +52,8 @@ def test_every_step_is_that_of_the_original(capsys):
     rng = InjectedRandom()
     # The distance that the golden numbers were made with.
     proj = projector.Projector(lambda a, b: tf.reduce_mean(tf.square(a - b), axis=[1, 2, 3]) / 1000, rng)
-    for name in ('num_steps', 'dlatent_avg_samples', 'initial_learning_rate', 'initial_noise_factor', 'regularize_noise_weight',
-                 'lr_rampdown_length', 'lr_rampup_length', 'noise_ramp_length'):
+    for name in ('num_steps', 'dlatent_avg_samples', 'initial_learning_rate', 'initial_noise_factor',
+                 'regularize_noise_weight', 'lr_rampdown_length', 'lr_rampup_length', 'noise_ramp_length'):
         assert hasattr(proj, name)
         setattr(proj, name, settings[name])
     proj.verbose = True
@@ -73,13 +73,15 @@ def test_every_step_is_that_of_the_original(capsys):
         assert proj.get_cur_step() == step + 1
         assert_close(proj.last_distances, expected['dist'][[step]], 1e-5, f'distance of step {step}')
         assert_close(proj.last_losses, expected['loss'][[step]], 1e-5, f'loss of step {step}')
-        assert_close(proj.get_dlatents()[:, 0], expected['dlatents_per_step'][step], 1e-5, f'dlatents after step {step}')
+        dlatents = expected['dlatents_per_step'][step]
+        assert_close(proj.get_dlatents()[:, 0], dlatents, 1e-5, f'dlatents after step {step}')
     assert_close(proj.get_dlatents(), expected['final_dlatents'], 1e-5, 'dlatents')
     assert_close(proj.get_images(), expected['final_images'], 5e-5, 'images')
     for name, noise in zip(noise_names, proj.get_noises(), strict=True):
         assert_close(noise, expected[name.replace('init', '').replace('noise_', 'final_noises')], 5e-5, name)
     ours = [line.split() for line in capsys.readouterr().out.splitlines()]
-    theirs = [line.split() for line in settings['stdout'].splitlines() if 'tf.Variable' not in line and 'Building' not in line]
+    theirs = [line.split() for line in settings['stdout'].splitlines()
+              if 'tf.Variable' not in line and 'Building' not in line]
     for line in theirs[:-1]:  # Without 'Done.', which `run` prints.
         if line[1].isdigit():
             found, = (words for words in ours if words[:2] == line[:2])
@@ -90,7 +92,8 @@ def test_every_step_is_that_of_the_original(capsys):
 
 def test_defaults_are_those_of_the_original():
     proj = projector.Projector('pixel')
-    assert (proj.num_steps, proj.dlatent_avg_samples, proj.initial_learning_rate, proj.initial_noise_factor) == (1000, 10000, 0.1, 0.05)
+    assert (proj.num_steps, proj.dlatent_avg_samples) == (1000, 10000)
+    assert (proj.initial_learning_rate, proj.initial_noise_factor) == (0.1, 0.05)
     assert (proj.lr_rampdown_length, proj.lr_rampup_length, proj.noise_ramp_length) == (0.25, 0.05, 0.75)
     assert (proj.regularize_noise_weight, proj.verbose, proj.clone_net) == (1e5, False, True)
 
@@ -98,9 +101,11 @@ def test_defaults_are_those_of_the_original():
 def test_learning_rate_and_noise_rise_and_fall():
     proj = make_projector(make_generator(), num_steps=100)
     rates, strengths = np.transpose([proj.schedule(step) for step in range(101)])
-    assert rates[0] == 0 and rates[5] == pytest.approx(0.1) and (rates[5:75] == rates[5]).all() and rates[100] == pytest.approx(0)
+    assert rates[0] == 0 and rates[5] == pytest.approx(0.1)
+    assert (rates[5:75] == rates[5]).all() and rates[100] == pytest.approx(0)
     assert (np.diff(rates[75:]) < 0).all() and rates[88] == pytest.approx(0.1 * (0.5 - 0.5 * np.cos(np.pi * 12 / 25)))
-    assert strengths[0] == pytest.approx(0.05 * proj._dlatent_std) and (np.diff(strengths[:75]) < 0).all() and not strengths[75:].any()
+    assert strengths[0] == pytest.approx(0.05 * proj._dlatent_std)
+    assert (np.diff(strengths[:75]) < 0).all() and not strengths[75:].any()
 
 
 # ---- Several images ----
@@ -109,7 +114,8 @@ def test_images_at_a_time_do_not_influence_each_other():
     Gs = make_generator()
     targets = images_of(Gs, 3)
     rnd = np.random.RandomState(0)
-    shapes = {name: [3, *var.shape[1:]] for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')}
+    variables = Gs.components.synthesis.vars
+    shapes = {name: [3, *var.shape[1:]] for name, var in variables.items() if name.startswith('noise')}
     noise = {name: rnd.randn(*shape).astype(np.float32) for name, shape in shapes.items()}
     dlatents = rnd.randn(6, 3, 1, 8).astype(np.float32)
 
@@ -154,7 +160,7 @@ def test_nothing_is_traced_again():
 def test_what_is_found_makes_the_images_of_every_kind_of_network(func_name, kwargs):
     Gs = make_generator(func_name, **kwargs)
     targets = images_of(Gs, 2)
-    # A start well away from the bad places that G_style needs more than 20 steps to leave.
+    # A seed with which 20 steps are enough for G_style, too.
     proj = make_projector(Gs, 2, num_steps=20, rng=Random(tf.random.Generator.from_seed(1)))
     proj.start(targets)
     before = proj.get_distances()
@@ -162,7 +168,7 @@ def test_what_is_found_makes_the_images_of_every_kind_of_network(func_name, kwar
     assert (proj.get_distances() < before).all()
     assert found.dlatents.shape == (2, 4, 8) and found.images.shape == targets.shape
     assert [noise.shape for noise in found.noises] == [(2, *var.shape[1:]) for var in misc.noise_variables(Gs)]
-    for idx in range(2):  # The same by the network's own way to fixed noise.
+    for idx in range(2):  # Compare with the network's own way to set noise.
         with misc.noise_of(Gs, [noise[idx:idx + 1] for noise in found.noises]):
             image = Gs.components.synthesis.run(found.dlatents[idx:idx + 1], randomize_noise=False)
         assert_close(found.images[idx:idx + 1], image, 1e-5)
@@ -190,7 +196,8 @@ def test_starts_at_the_mean_of_w_with_fresh_noise():
     proj = make_projector(Gs)
     proj.start(images_of(Gs, 1))
     latents = np.random.RandomState(123).randn(50, 8)
-    np.testing.assert_allclose(proj.get_dlatents()[0, 0], Gs.components.mapping.run(latents, None)[:, 0].mean(axis=0), atol=1e-6)
+    mean = Gs.components.mapping.run(latents, None)[:, 0].mean(axis=0)
+    np.testing.assert_allclose(proj.get_dlatents()[0, 0], mean, atol=1e-6)
     first = proj.get_noises()
     proj.start(images_of(Gs, 1))
     assert proj.get_cur_step() == 0 and not np.allclose(first[2], proj.get_noises()[2])
@@ -253,11 +260,13 @@ def test_missing_weights_of_lpips_are_an_error_that_says_how_to_get_them(monkeyp
     feature_networks.load.cache_clear()
     with pytest.raises(UserError) as caught:
         projector.Projector()
-    assert 'lpips' in caught.value.fact and str(tmp_path) in caught.value.remedy and 'vgg16-397923af.pth' in caught.value.remedy
+    assert 'lpips' in caught.value.fact and str(tmp_path) in caught.value.remedy
+    assert 'vgg16-397923af.pth' in caught.value.remedy
 
 
 def test_noise_is_normalised_per_image():
-    noise = projector.normalize_noise(tf.random.stateless_normal([2, 1, 8, 8], [1, 2], [[[[3.0]]], [[[-1.0]]]], 5.0)).numpy()
+    noise = tf.random.stateless_normal([2, 1, 8, 8], [1, 2], [[[[3.0]]], [[[-1.0]]]], 5.0)
+    noise = projector.normalize_noise(noise).numpy()
     np.testing.assert_allclose(noise.mean(axis=(1, 2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(noise.var(axis=(1, 2, 3)), 1, rtol=1e-5)
 

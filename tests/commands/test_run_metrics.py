@@ -29,10 +29,11 @@ NUM_REALS = 40
 
 
 def make_dataset(folder, channels=3, resolution=8, num_images=NUM_REALS, num_classes=0, seed=0):
-    """A dataset of random pictures; returns them, uint8 [N, C, H, W]."""
+    """Write a dataset of random pictures, and return them, uint8 [N, C, H, W]."""
     rnd = np.random.RandomState(seed)
     images = rnd.randint(256, size=[num_images, channels, resolution, resolution]).astype(np.uint8)
-    source = dataset_writer.Source((channels, resolution, resolution), range(num_images), lambda number: images[number], num_images)
+    shape = channels, resolution, resolution
+    source = dataset_writer.Source(shape, range(num_images), lambda number: images[number], num_images)
     for _ in dataset_writer.write_source(str(folder), source):
         pass
     if num_classes:
@@ -43,7 +44,8 @@ def make_dataset(folder, channels=3, resolution=8, num_images=NUM_REALS, num_cla
 
 def make_network(path, channels=3, resolution=8, label_size=0, func_name='G_main', lod=0, **kwargs):
     shape = dict(num_channels=channels, resolution=resolution, label_size=label_size, fmap_base=32, fmap_max=4)
-    G = registry.create_network('G', func_name, latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, **shape, **kwargs)
+    G = registry.create_network('G', func_name, latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1,
+                                **shape, **kwargs)
     D = registry.create_network('D', 'D_stylegan2', **shape)
     G.set_var('lod', lod)
     misc.save_pkl((G, D, G.clone('Gs')), path)
@@ -55,7 +57,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp('files')
     data = folder / 'datasets'
     data.mkdir()
-    for name, kwargs in [('net', {}), ('net16', dict(resolution=16)), ('gray', dict(channels=1)), ('labels', dict(label_size=3))]:
+    settings = dict(net={}, net16=dict(resolution=16), gray=dict(channels=1), labels=dict(label_size=3))
+    for name, kwargs in settings.items():
         make_network(folder / f'{name}.pkl', **kwargs)
     make_dataset(data / 'ds')
     make_dataset(data / 'gray', channels=1)
@@ -66,13 +69,13 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def home(files, tmp_path, monkeypatch, stub_networks):  # noqa: F811
-    """`files` as the working folder, with result and cache folders of the test's own."""
+    """Make `files` the working folder, and return a folder for results and cache."""
     monkeypatch.chdir(files)
     return tmp_path
 
 
 def measure(home, *argv, network='net', dataset='ds', seed=1):
-    """Values by tag, and the folder of the run."""
+    """Run the command, and return {name: value} and the folder of the run."""
     argv = [f'--network={network}.pkl', *argv, f'--result-dir={home / "results"}', '--impl=ref']
     argv += [f'--dataset={dataset}'] if dataset else []
     argv += [] if seed is None else [f'--seed={seed}']
@@ -97,7 +100,8 @@ def test_results_are_printed_and_appended_as_by_the_original(home, capsys):
     assert 'Seed: 1' in lines
     number = r'-?\d+\.\d{4}'
     for name, results in [('fid16', rf'fid16 {number}'), ('is20', rf'is20_mean {number} +is20_std {number}'),
-                          ('pr0.016k3', rf'pr0.016k3_precision {number} +pr0.016k3_recall {number}'), ('kid16', r'kid16 -?\d+\.\d{6}')]:
+                          ('pr0.016k3', rf'pr0.016k3_precision {number} +pr0.016k3_recall {number}'),
+                          ('kid16', r'kid16 -?\d+\.\d{6}')]:
         line, = (folder / f'metric-{name}.txt').read_text().splitlines()
         assert line in lines
         assert re.fullmatch(rf'net {{27}} time \d+s +{results}', line), line
@@ -124,7 +128,8 @@ def test_a_seed_gives_the_same_and_none_gives_another(home, capsys):
 
 def test_without_real_images(home):
     values, _ = measure(home, '--metrics=is20,ppl2_wend8', network='net16', dataset=None)
-    assert set(values) == {'is20_mean', 'is20_std', 'ppl2_wend8'} and values['ppl2_wend8'] > 0 and values['is20_mean'] >= 1
+    assert set(values) == {'is20_mean', 'is20_std', 'ppl2_wend8'}
+    assert values['ppl2_wend8'] > 0 and values['is20_mean'] >= 1
 
 
 def test_gray_images(home):
@@ -134,7 +139,7 @@ def test_gray_images(home):
 
 @pytest.mark.parametrize('kwargs', [dict(func_name='G_style'), dict(synthesis_func='G_synthesis_stylegan_revised')])
 def test_growing_networks(kwargs, home, stub_networks):  # noqa: F811
-    """Of config-a and config-d, half grown: their images are 8x8 with every pixel repeated."""
+    """Config-a and config-d at lod 1: their images are 8x8 with every pixel repeated."""
     make_network('growing.pkl', resolution=16, lod=1, **kwargs)
     seen = []
 
@@ -144,17 +149,19 @@ def test_growing_networks(kwargs, home, stub_networks):  # noqa: F811
     stub_networks['inception_softmax'] = features
     values, _ = measure(home, '--metrics=is20,ppl2_wend8', network='growing', dataset=None)
     assert values['ppl2_wend8'] > 0
-    assert all((images == np.repeat(np.repeat(images[:, :, ::2, ::2], 2, axis=2), 2, axis=3)).all() for images in seen) and seen
+    assert seen
+    for images in seen:
+        np.testing.assert_array_equal(images, np.repeat(np.repeat(images[:, :, ::2, ::2], 2, axis=2), 2, axis=3))
     assert np.std([images[0] for images in seen], axis=0).max() > 0
 
 
 def test_fid_is_that_of_features_computed_by_hand(home, files):
     values, _ = measure(home, '--metrics=fid32')
     reals = make_dataset(home / 'again')[:32]
-    generator = metric_base.Generator(misc.load_networks('net.pkl')[2], np.zeros([1, 0]), seed=1)
+    source = metric_base.SampleSource(misc.load_networks('net.pkl')[2], np.zeros([1, 0]), seed=1)
     fakes = []
     for _ in range(4):
-        images = generator.images(generator.latents(8), generator.labels(8)).numpy()
+        images = source.images(source.latents(8), source.labels(8)).numpy()
         fakes.append(np.floor((images * 127.5 + 128).clip(0, 255)))
     x, y = (numpy_patches(images).astype(np.float64) for images in (reals, np.concatenate(fakes)))
     expected = frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
@@ -162,7 +169,8 @@ def test_fid_is_that_of_features_computed_by_hand(home, files):
 
 
 def test_separability_from_images_to_score(home, monkeypatch):
-    monkeypatch.setattr(LS, 'check', lambda self, resolution: None)  # The images are smaller than the real classifiers want.
+    # The images are smaller than those that the real classifiers take.
+    monkeypatch.setattr(LS, 'check', lambda self, resolution: None)
     args = dict(metric_args('ls20'), attrib_indices=[0, 5])
     monkeypatch.setattr(run_metrics, 'metric_args', lambda name: args)
     values, _ = measure(home, '--metrics=ls20', dataset=None)
@@ -173,16 +181,16 @@ def test_separability_from_images_to_score(home, monkeypatch):
 
 def test_labels_are_those_of_random_images(home, monkeypatch):
     drawn = []
-    labels = metric_base.Generator.labels
+    labels = metric_base.SampleSource.labels
 
     def noted(self, n):
         drawn.append(n)
         return labels(self, n)
-    monkeypatch.setattr(metric_base.Generator, 'labels', noted)
+    monkeypatch.setattr(metric_base.SampleSource, 'labels', noted)
     measure(home, '--metrics=fid16', network='labels', dataset='labels')
     assert set(drawn) == {8}
-    generator = metric_base.Generator(misc.load_networks('labels.pkl')[2], np.eye(3)[[0, 1, 1, 1]], seed=0)
-    counts = labels(generator, 4000).numpy().sum(axis=0)
+    source = metric_base.SampleSource(misc.load_networks('labels.pkl')[2], np.eye(3)[[0, 1, 1, 1]], seed=0)
+    counts = labels(source, 4000).numpy().sum(axis=0)
     np.testing.assert_allclose(counts / 4000, [0.25, 0.75, 0], atol=0.03)
 
 
@@ -220,7 +228,7 @@ def test_statistics_are_computed_once_for_the_same_images(home, files, capsys):
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'pickle', 'other'])
-def test_a_damaged_file_of_statistics_is_made_anew(damage, home, files, capsys):
+def test_a_damaged_file_of_statistics_is_computed_again(damage, home, files, capsys):
     expected = collect('fid16', files / 'datasets')
     path, = (home / 'cache').iterdir()
     content = bytearray(path.read_bytes())
@@ -388,7 +396,7 @@ def test_a_dataset_that_has_gone_costs_all_but_no_exception(group_of_three, file
 
 @pytest.mark.slow
 def test_blur_noise_and_mode_loss_raise_the_distance(tmp_path, monkeypatch):
-    """fd_efficientnet of the demo's faces against other faces of the same kind, which it finds nearest, and against worse ones."""
+    """fd_efficientnet of the demo's faces to other faces, which are the nearest, and to changed ones."""
     import zipfile
 
     from metrics import feature_networks
@@ -413,7 +421,8 @@ def test_blur_noise_and_mode_loss_raise_the_distance(tmp_path, monkeypatch):
 
     def blurred(radius):
         from PIL import ImageFilter
-        return np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))) for image in others])
+        blur = ImageFilter.GaussianBlur(radius)
+        return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in others])
 
     def noisy(strength):
         noise = np.random.RandomState(0).normal(0, strength, others.shape)

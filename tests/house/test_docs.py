@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, every flag has its row, and the front page stays one."""
+"""The documentation: links are valid, pages can be reached, every flag is documented, and the front page is short."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('demo
 
 
 def anchors(path):
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Anchors of a page's headings, in GitHub's form."""
     headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
@@ -29,7 +29,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_can_be_found():
-    """From README and from the list of pages; and every picture stands on a page."""
+    """Every page and picture can be reached from README.md, and from the list of pages."""
     for entrance in (ROOT / 'README.md', ROOT / 'docs' / 'index.md'):
         reached, new = set(), {entrance}
         while new:
@@ -47,11 +47,12 @@ def test_the_front_page_is_short_and_begins_with_a_picture():
     assert lines[0].startswith('# ') and lines[2].startswith('![')
 
 
-@pytest.mark.parametrize('command, page', [('run_training', 'training'), ('run_generator', 'pictures'), ('run_projector', 'projector'),
-                                           ('run_metrics', 'metrics'), ('dataset_tool', 'datasets')])
+@pytest.mark.parametrize('command, page', [
+    ('run_training', 'training'), ('run_generator', 'pictures'), ('run_projector', 'projector'),
+    ('run_metrics', 'metrics'), ('dataset_tool', 'datasets')])
 def test_every_flag_is_documented(command, page, monkeypatch, capsys):
-    """What --help of the command and of its subcommands lists stands on the command's page."""
-    monkeypatch.setenv('COLUMNS', '1000')  # One line per flag.
+    """The command's page mentions all flags that --help of the command and of its subcommands lists."""
+    monkeypatch.setenv('COLUMNS', '1000')  # Wide enough for one line per flag.
 
     def help_lines(*args):
         with pytest.raises(SystemExit):
@@ -59,9 +60,11 @@ def test_every_flag_is_documented(command, page, monkeypatch, capsys):
         return capsys.readouterr().out.splitlines()
 
     lines = help_lines()
-    subcommands = [line.split()[0] for line in lines if re.match(r'    [a-z][\w-]*  ', line)] if 'COMMAND' in lines[0] else []
+    has_subcommands = 'COMMAND' in lines[0]
+    subcommands = [line.split()[0] for line in lines if has_subcommands and re.match(r'    [a-z][\w-]*  ', line)]
     lines += [line for subcommand in subcommands for line in help_lines(subcommand)]
-    flags = {flag for line in lines if re.match('  -', line) for flag in re.findall(r'--[a-z][a-z-]*(?!\w)', line.strip().split('  ')[0])}
+    flags = {flag for line in lines if re.match('  -', line)
+             for flag in re.findall(r'--[a-z][a-z-]*(?!\w)', line.strip().split('  ')[0])}
     text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
     assert len(flags) > 5
     assert not {flag for flag in flags - {'--help'} if not re.search(rf'{flag}(?![\w-])', text)}

@@ -1,4 +1,4 @@
-"""The geometry of FFHQ's alignment, with made-up landmarks, and what is said where no detector is installed."""
+"""The geometry of FFHQ's alignment, with made-up landmarks, and the error if no detector is installed."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ from latents import align_faces
 
 
 def landmarks_at(left_eye, right_eye, left_mouth, right_mouth):
-    """68 landmarks with these eyes (each six points around its centre) and corners of the mouth; the others anywhere."""
+    """68 landmarks with these eyes (six points around each centre) and corners of the mouth; the others anywhere."""
     points = np.full([68, 2], -1000.0)
     ring = np.array([[-2, 0], [-1, -1], [1, -1], [2, 0], [1, 1], [-1, 1]])
     points[36:42], points[42:48] = ring + left_eye, ring + right_eye
@@ -65,7 +65,8 @@ def face_picture(points, size):
     picture = np.full([size, size, 3], 128, np.uint8)
     middle = points[48:55:6].mean(axis=0)
     radius = np.hypot(*(points[42:48].mean(axis=0) - points[36:42].mean(axis=0))) / 6
-    for (x, y), color in zip([points[36:42].mean(axis=0), points[42:48].mean(axis=0), middle], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+    eyes = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    for (x, y), color in zip([*eyes, middle], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         picture[np.hypot(columns - x - 0.5, rows - y - 0.5) < radius] = color
     return Image.fromarray(picture)
 
@@ -95,7 +96,7 @@ def test_pictures_are_continued_over_their_edges():
     points = UPRIGHT + [-60, -60]  # The square reaches 41 pixels over the left and 36.5 over the upper edge.
     image = face_picture(points, 300)
     aligned = align_faces.align_face(image, points, 162)
-    # Without the left eye, which is there once more in the mirror.
+    # Without the left eye, which appears twice because of the mirror image.
     np.testing.assert_allclose(dots(aligned)[1:], np.array([[20, -4.5], [0, 40.5]]) / 162 + 0.5, atol=1 / 162)
     assert np.asarray(aligned)[:20].min() > 90  # Neither black nor missing.
 

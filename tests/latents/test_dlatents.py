@@ -1,4 +1,4 @@
-"""Files of latents: there and back, those of other projectors, and what is refused."""
+"""Files of latents: writing and reading, files of other projectors, and files that are refused."""
 
 import types
 
@@ -16,7 +16,8 @@ SHAPES = [(1, 1, 4, 4), (1, 1, 8, 8)]
 def Gs(monkeypatch):
     """A generator of 4 layers, W of 3 numbers, two noise maps."""
     monkeypatch.setattr(misc, 'noise_variables', lambda Gs: [types.SimpleNamespace(shape=shape) for shape in SHAPES])
-    return types.SimpleNamespace(components=types.SimpleNamespace(synthesis=types.SimpleNamespace(input_shape=[None, 4, 3])))
+    synthesis = types.SimpleNamespace(input_shape=[None, 4, 3])
+    return types.SimpleNamespace(components=types.SimpleNamespace(synthesis=synthesis))
 
 
 def some(count, name='image', with_noise=True):
@@ -32,7 +33,8 @@ def test_there_and_back(Gs, tmp_path):
     ours = some(2).joined(some(1, 'other'))
     ours.save(tmp_path / 'd.npz')
     found = dlatents.load(tmp_path / 'd.npz', Gs)
-    assert found.names == ['image0', 'image1', 'other0'] and len(found) == 3 and found.settings == dict(distance='pixel', wplus=False)
+    assert found.names == ['image0', 'image1', 'other0'] and len(found) == 3
+    assert found.settings == dict(distance='pixel', wplus=False)
     np.testing.assert_array_equal(found.w, ours.w)
     for idx in range(3):
         for noise, expected in zip(found.noises_of(idx), ours.noises, strict=True):

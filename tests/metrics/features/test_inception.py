@@ -1,4 +1,4 @@
-"""Inception-v3 with random weights from each of its files: the values of pytorch-fid, and those of its graph as TensorFlow runs it."""
+"""Inception-v3 with random weights from each of its files: values of pytorch-fid, and of its graph in TensorFlow."""
 
 import io
 import tarfile
@@ -24,7 +24,8 @@ def torch_state():
         if layer.weights:
             name = inception.CONVOLUTIONS[layer.name.replace('.', '/')]
             kh, kw, fan_in, fan_out = layer.weights[0].shape
-            shapes.update({f'{name}.{part}': (fan_out, fan_in, kh, kw) if part == 'conv.weight' else (fan_out,) for part in PARTS})
+            for part in PARTS:
+                shapes[f'{name}.{part}'] = (fan_out, fan_in, kh, kw) if part == 'conv.weight' else (fan_out,)
     return random_weights.state(shapes)
 
 
@@ -95,7 +96,8 @@ def test_pickles_of_the_original_with_names_of_the_graph(prefix, biases, graph_a
     weights, bias = graph_arrays['softmax']
     variables += [(f'{prefix}softmax/weights', weights)] + [(f'{prefix}softmax/biases', bias)] * biases
     path = str(tmp_path / 'inception_v3.pkl')
-    legacy_pickle.dump(legacy_pickle.NetworkState('inception_v3', {}, {}, 'inception_v3', variables, build_module_src='raise'), path)
+    state = legacy_pickle.NetworkState('inception_v3', {}, {}, 'inception_v3', variables, build_module_src='raise')
+    legacy_pickle.dump(state, path)
     expected = features(OTHER_IMAGES).numpy()
     assert_close(inception.load(path)(OTHER_IMAGES), expected, 1e-6)
     logits = expected @ weights + bias * biases
@@ -141,9 +143,10 @@ def test_missing_arrays_and_wrong_shapes(torch_state, tmp_path):
 
 
 def test_archives_without_graph(tmp_path):
-    refused(archive_of(tmp_path / 'a.tgz', ('classify_image_graph_def.txt', b'')), 'holds no classify_image_graph_def.pb')
-    refused(archive_of(tmp_path / 'a.tgz', *[(str(i), b'') for i in range(200)], ('classify_image_graph_def.pb', b'')), 'holds no')
-    content = archive_of(tmp_path / 'a.tgz', ('other', bytes(range(256)) * 1000), ('classify_image_graph_def.pb', b'')).read_bytes()
+    path, graph = tmp_path / 'a.tgz', ('classify_image_graph_def.pb', b'')
+    refused(archive_of(path, ('classify_image_graph_def.txt', b'')), 'holds no classify_image_graph_def.pb')
+    refused(archive_of(path, *[(str(i), b'') for i in range(200)], graph), 'holds no')
+    content = archive_of(path, ('other', bytes(range(256)) * 1000), graph).read_bytes()
     for damaged in content[:100], content[:len(content) // 2], b'', b'text', content[:200] + bytes(50) + content[250:]:
         (tmp_path / 'a.tgz').write_bytes(damaged)
         refused(tmp_path / 'a.tgz', 'cannot be read|is no readable archive|holds no classify_image_graph_def.pb')
@@ -165,12 +168,14 @@ def test_a_constant_of_any_size_in_a_small_file(shape, tmp_path):
     for size in shape:
         node.attr['value'].tensor.tensor_shape.dim.add(size=size)
     (tmp_path / 'a.pb').write_bytes(graph.SerializeToString())
-    refused(tmp_path / 'a.pb', 'conv/conv2d_params: expected a tensor of numbers|holds no conv/batchnorm|its numbers are not those')
+    refused(tmp_path / 'a.pb', 'conv/conv2d_params: expected a tensor of numbers|holds no conv/batchnorm|'
+                               'its numbers are not those')
 
 
 def test_pickles_with_other_names(tmp_path):
     path = tmp_path / 'a.pkl'
-    legacy_pickle.dump(legacy_pickle.NetworkState('net', {}, {}, 'net', [('conv1/weight', np.zeros([3, 3, 3, 32], np.float32))]), path)
+    variables = [('conv1/weight', np.zeros([3, 3, 3, 32], np.float32))]
+    legacy_pickle.dump(legacy_pickle.NetworkState('net', {}, {}, 'net', variables), path)
     refused(path, 'holds no conv/conv2d_params; it has 1 arrays: conv1/weight')
     legacy_pickle.dump([], path)
     refused(path, 'expected one network, found list')
