@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from custom_ops import conv2d as conv
-from custom_ops import fused_bias_act, upfirdn_2d
+from custom_ops import upfirdn_2d
 from dnnlib.tflib import Network, Random
 from dnnlib.tflib.network import record_layer
 from training import networks_stylegan2
-from training.nets import progressive
+from training.nets import layers, progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import ScopedLayer, bias_act, image_shape, minibatch_stddev, record_op
 from training.networks_stylegan2 import (
@@ -31,6 +31,7 @@ from training.networks_stylegan2 import (
     G_synthesis_stylegan2,
     add_noise_vars,
     check_image_kwargs,
+    compute_growing_features,
     layer_noise,
     truncate,
 )
@@ -90,8 +91,8 @@ def spread_kernel(w):
 
 # ---- Layers ----
 
-class Dense(ScopedLayer):
-    """y = act(x @ weight + bias) for x [N, ...], which is flattened in channels-first order.
+class Dense(layers.Dense):
+    """StyleGAN2's Dense with the gain of the activation in the weights.
 
     Args:
         scope:      Scope of the layer's names.
@@ -102,25 +103,20 @@ class Dense(ScopedLayer):
         lrmul:      Multiplier of the learning rate of weight and bias.
     """
 
+    act_gain = 1
+
     def __init__(self, scope, fmaps, act='linear', gain=1.0, use_wscale=True, lrmul=1.0):
-        super().__init__(scope)
-        self.fmaps, self.act, self.gain, self.use_wscale, self.lrmul = fmaps, act, gain, use_wscale, lrmul
+        super().__init__(scope, fmaps, act, lrmul)
+        self.gain, self.use_wscale = gain, use_wscale
 
     def get_config(self):
-        return {'scope': self.scope, 'fmaps': self.fmaps, 'act': self.act, 'gain': self.gain,
-                'use_wscale': self.use_wscale, 'lrmul': self.lrmul}
+        return {**super().get_config(), 'gain': self.gain, 'use_wscale': self.use_wscale}
 
     def build(self, input_shape):
         shape = [int(np.prod(input_shape[1:])), self.fmaps]
         self.coef = self.add_equalized('weight', shape, self.lrmul, self.gain, self.use_wscale)
         self.add_var('bias', [self.fmaps])
         self.built = True
-
-    def call(self, x):
-        if x.shape.rank > 2:
-            x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
-        x = fused_bias_act(tf.matmul(x, self.weight * self.coef), self.bias * self.lrmul, act=self.act, gain=1)
-        return self.record(x, is_image=False)
 
 
 class Conv2D(ScopedLayer):
@@ -457,19 +453,10 @@ class D_basic(Network):
         record_layer('labels_in', labels_in.shape)
         record_layer('lod', ())
 
-        def block(res, x):
-            x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
-            return tf.cast(self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x), dtype_at(kw, 2 ** (res - 1)))
-
-        def from_rgb(res, images):
-            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
-
         def record(name, x):
             record_op(next(downscales) if name.startswith('Downsample') else name, x)
 
-        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
-        x = conv.from_nchw(images_in)
-        x = progressive.shrink_images(x, block, from_rgb, resolution_log2, lod, kw.lod_stage, record)
+        x = compute_growing_features(self, kw, images_in, record)
         if kw.mbstd_group_size > 1:
             x = record_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
         x = self.layer('4x4/Conv')(x)

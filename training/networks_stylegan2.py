@@ -605,6 +605,32 @@ def compute_scores(net, x, labels):
     return x
 
 
+def compute_growing_features(net, kw, images_in, record):
+    """Compute the 4x4 features of a discriminator that grows progressively.
+
+    Args:
+        net:       Network with the layers FromRGB_lod*, Conv0 and Conv1_down, and the variable lod.
+        kw:        Its settings for this call.
+        images_in: [N, C, H, W] at full resolution or that of lod_stage.
+        record:    record(name, x) is called for each step of fading.
+
+    Returns:
+        Features in the internal layout.
+    """
+    resolution_log2 = int(np.log2(kw.resolution))
+
+    def block(res, x):
+        x = net.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
+        return tf.cast(net.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x), dtype_at(kw, 2 ** (res - 1)))
+
+    def from_rgb(res, images):
+        return net.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
+
+    lod = tf.convert_to_tensor(net._net.own_vars['lod'])
+    images = conv.from_nchw(images_in)
+    return progressive.shrink_images(images, block, from_rgb, resolution_log2, lod, kw.lod_stage, record)
+
+
 class D_stylegan(Network):
     """The layers of D_stylegan2 without skip connections, growing progressively (configurations B to D)."""
 
@@ -635,19 +661,8 @@ class D_stylegan(Network):
     def call(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
-        resolution_log2 = int(np.log2(kw.resolution))
         record_layer('images_in', images_in.shape)
         record_layer('labels_in', labels_in.shape)
         record_layer('lod', ())
-
-        def block(res, x):
-            x = self.layer(f'{2 ** res}x{2 ** res}/Conv0')(x)
-            return tf.cast(self.layer(f'{2 ** res}x{2 ** res}/Conv1_down')(x), dtype_at(kw, 2 ** (res - 1)))
-
-        def from_rgb(res, images):
-            return self.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
-
-        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
-        x = conv.from_nchw(images_in)
-        x = progressive.shrink_images(x, block, from_rgb, resolution_log2, lod, kw.lod_stage, record_op)
+        x = compute_growing_features(self, kw, images_in, record_op)
         return compute_scores(self, x, labels_in)

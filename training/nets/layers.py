@@ -132,6 +132,8 @@ class Dense(ScopedLayer):
         lrmul: Multiplier of the learning rate of weight and bias.
     """
 
+    act_gain = None  # Factor after the activation. None = the default of the activation.
+
     def __init__(self, scope, fmaps, act='linear', lrmul=1.0):
         super().__init__(scope)
         self.fmaps, self.act, self.lrmul = fmaps, act, lrmul
@@ -149,7 +151,7 @@ class Dense(ScopedLayer):
         if x.shape.rank > 2:
             x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
         x = tf.matmul(x, self.weight * self.coef)
-        x = fused_bias_act(x, self.bias * self.lrmul, act=self.act)
+        x = fused_bias_act(x, self.bias * self.lrmul, act=self.act, gain=self.act_gain)
         if labels is not None:
             x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
         return self.record(x, is_image=False)
