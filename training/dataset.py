@@ -93,16 +93,15 @@ class TFRecordDataset:
         labels = tfrecords.load_labels(self.label_file, file_images)
         return labels[:self.num_images, :None if max_label_size == 'full' else max_label_size]
 
-    def make_dataset(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0, rows=None):
+    def make_dataset(self, minibatch_size, lod=0, seed=None, start=0, rows=None):
         """The stream of minibatches as a tf.data.Dataset.
 
         Args:
             minibatch_size: Images in a minibatch. Without `repeat` the last one may have fewer.
             lod:            Level of detail, from 0 = full resolution to resolution_log2 - 2 = 4x4; a fraction is dropped.
-            mirror_augment: Flip each image left to right with probability 1/2?
-            seed:           Fixes the order and the flips. None = one drawn from NumPy's global generator.
-            start:          Images of the stream to leave out, at no cost. Image k of the stream, and whether it is flipped, depend
-                            on `seed` and k alone, neither on `start` nor on the size of the minibatches or the lod.
+            seed:           Fixes the order. None = a seed drawn from NumPy's global generator.
+            start:          Number of images of the stream to skip, at no cost. Image k of the stream depends on `seed` and k
+                            alone, neither on `start` nor on the size of the minibatches or the lod.
             rows:           (first, last + 1) of the rows of each minibatch that are wanted. The records of the others are not read.
                             None = all.
 
@@ -116,16 +115,14 @@ class TFRecordDataset:
         seed = np.random.randint(1 << 31) if seed is None else seed
         path, shape = self._level(lod)
         choice = None if rows is None else (minibatch_size, slice(*rows))
-        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], mirror_augment, seed, start, choice)
+        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], seed, start, choice)
         size = minibatch_size if rows is None else rows[1] - rows[0]
         data = data.batch(size, drop_remainder=self._repeat)
 
-        def decode(batch, indices, flips):  # [N] serialized, [N] int64, [N] bool
+        def decode(batch, indices):  # [N] serialized, [N] int64
             pixels = tf.io.parse_example(batch, {'data': tf.io.FixedLenFeature([], tf.string)})['data']
             images = tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, *shape])  # [NCHW]
             images = tf.ensure_shape(images, [size if self._repeat else None, *shape])
-            if mirror_augment:
-                images = tf.where(flips[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.reverse(images, [3]), images)
             with tf.device('CPU:0'):
                 return images, tf.gather(self._tf_labels, indices)
 
@@ -134,8 +131,8 @@ class TFRecordDataset:
             data = data.prefetch(min(_items_in(self._prefetch_mb, int(np.prod(shape)) * size), _MAX_PREFETCH_BATCHES))
         return data
 
-    def _records(self, path, starts, mirror_augment, seed, start, choice):
-        """tf.data.Dataset of (record of the file `path`, its number, whether to flip it), from position `start` on.
+    def _records(self, path, starts, seed, start, choice):
+        """tf.data.Dataset of (record of the file `path`, its number), from position `start` on.
 
         Args:
             starts: Where the records begin: see tfrecords.DatasetFiles.
@@ -151,34 +148,30 @@ class TFRecordDataset:
             records = tf.raw_ops.TFRecordDatasetV2(filenames=[path], compression_type='', buffer_size=buffer_bytes, byte_offsets=[offset])
             return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
 
-        def pick(number, flip):
-            return records_from(number, record_bytes).take(1).get_single_element(), number, flip
+        def pick(number):
+            return records_from(number, record_bytes).take(1).get_single_element(), number
 
         def one_epoch(epoch):
             begin = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
-            flips = tf.zeros([size], tf.bool)
-            if mirror_augment:
-                flips = tf.random.stateless_uniform([size], tf.stack([tf.constant(seed, tf.int64), -1 - epoch])) < 0.5
-            flips = tf.data.Dataset.from_tensor_slices(flips[begin:])
             if in_a_row:
                 buffer_bytes = max(min(self._buffer_mb << 20, storage.size(path)), 1)
-                return tf.data.Dataset.zip(records_from(begin, buffer_bytes), tf.data.Dataset.range(begin, size), flips)
+                return tf.data.Dataset.zip(records_from(begin, buffer_bytes), tf.data.Dataset.range(begin, size))
             order = tf.range(size, dtype=tf.int64)
             if self._shuffle_mb != 0:
                 order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
-            return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(order[begin:]), flips)
+            return tf.data.Dataset.from_tensor_slices(order[begin:])
 
         last_epoch = np.iinfo(np.int64).max // size if self._repeat else 1
         data = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(one_epoch)
         if in_a_row:
             return data
         if choice is not None:
-            data = data.batch(choice[0]).flat_map(lambda *columns: tf.data.Dataset.from_tensor_slices(tuple(x[choice[1]] for x in columns)))
+            data = data.batch(choice[0]).flat_map(lambda numbers: tf.data.Dataset.from_tensor_slices(numbers[choice[1]]))
         return data.map(pick, num_parallel_calls=_PARALLEL_READS, deterministic=True)
 
-    def iterate(self, minibatch_size, lod=0, mirror_augment=False, seed=None, start=0, rows=None):
+    def iterate(self, minibatch_size, lod=0, seed=None, start=0, rows=None):
         """Yield the minibatches of `make_dataset`; a damaged record raises UserError with the name of the file."""
-        data = self.make_dataset(minibatch_size, lod, mirror_augment, seed, start, rows)
+        data = self.make_dataset(minibatch_size, lod, seed, start, rows)
         try:
             yield from data
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as err:

@@ -186,8 +186,8 @@ def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, 
     from dnnlib.tflib import Random, lerp
     images = adjust_dynamic_range(tf.cast(images, tf.float32), drange_data, drange_net)
     if mirror_augment:
-        flip = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
-        images = tf.where(flip, images, images[..., ::-1])
+        keep = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
+        images = tf.where(keep, images, images[..., ::-1])
     level = int(np.floor(lod)) if stage is None else stage
     if stage is not None or lod != level:
         _n, c, h, w = images.shape

@@ -68,6 +68,28 @@ def test_mirror_flips_about_half_and_only_left_to_right():
         np.testing.assert_array_equal(a.numpy()[..., ::-1] if turned else a, b)
 
 
+def flips(rng=None, count=400):
+    """Which of `count` images process_reals flips."""
+    images = np.tile(np.arange(4, dtype=np.uint8), [count, 3, 4, 1])
+    out, _ = misc.process_reals(images, None, 0, True, [0, 255], [0, 255], rng)
+    assert all(np.array_equal(b, a) or np.array_equal(b, a[..., ::-1]) for a, b in zip(images, np.array(out), strict=True))
+    return np.array(out)[:, 0, 0, 0] == 3
+
+
+def test_flips_are_drawn_from_the_global_generator():
+    """Runs on one device rely on it: what they draw afterwards, and what they do when they are resumed, must not change."""
+    tf.random.set_global_generator(tf.random.Generator.from_seed(5))
+    expected = tf.random.Generator.from_seed(5).uniform([400, 1, 1, 1]).numpy().ravel() >= 0.5
+    np.testing.assert_array_equal(flips(), expected)
+
+
+def test_flips_by_a_key_differ_between_devices_and_iterations():
+    drawn = [flips(tflib.KeyedRandom(tf.constant([5, iteration], tf.int64)).at(device)) for iteration in (0, 1) for device in (0, 1)]
+    assert all(150 < each.sum() < 250 for each in drawn)
+    assert len({each.tobytes() for each in drawn}) == 4
+    np.testing.assert_array_equal(flips(tflib.KeyedRandom(tf.constant([5, 0], tf.int64)).at(0)), drawn[0])
+
+
 # ---- Pickles ----
 
 def small_networks(**kwargs):

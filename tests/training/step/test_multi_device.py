@@ -208,7 +208,7 @@ def minibatches(folder, count, rows=None, start=0, before=lambda: None, **kwargs
     """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read yet."""
     data = TFRecordDataset(str(folder), max_label_size='full', **kwargs)
     before()
-    stream = data.iterate(4, mirror_augment=True, seed=5, start=start, rows=rows)
+    stream = data.iterate(4, seed=5, start=start, rows=rows)
     return [(images.numpy(), labels.numpy()[:, 0].astype(int).tolist()) for _, (images, labels) in zip(range(count), stream)]
 
 
