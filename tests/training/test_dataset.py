@@ -278,7 +278,7 @@ def test_senseless_arguments_are_refused(folder, arguments):
         TFRecordDataset(folder, **arguments)
 
 
-@pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1), (4, 0, False, 1, -1)])
+@pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1), (4, 0, 1, -1)])
 def test_senseless_minibatch_lod_or_start_is_refused(folder, arguments):
     with pytest.raises(ValueError, match='expected (minibatch_size|lod)'):
         TFRecordDataset(folder).make_dataset(*arguments)
