@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class Source:
 
 
 def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = False,
-                 num_threads: int | None = None) -> Iterator[bool | str | None]:
+                 num_threads: int | None = None) -> Generator[bool | str | None, None, None]:
     """Create a dataset from a Source, and yield a result for each item.
 
     Args:

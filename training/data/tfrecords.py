@@ -29,7 +29,7 @@ import numpy as np
 from dnnlib import storage
 from dnnlib.cli import UserError
 
-_REMEDY = 'Make the dataset again with dataset_tool.py, or copy it anew.'
+_REMEDY = 'Make the dataset again with dataset_tool.py, or copy it again.'
 _CHECKED_BYTES = 16 << 20  # find_dataset verifies records of about this size in each file, evenly spaced.
 _MAX_DIFFERENCE = 24       # Mean difference (0..255) from the level above that other downsampling filters stay below.
 
@@ -258,8 +258,8 @@ class DatasetFiles:
 
     Attributes:
         levels:        log2 of the resolution -> path of the .tfrecords file; from 2 upwards without a gap.
-        record_starts: log2 of the resolution -> size of a record in bytes, if all are equal; otherwise the offset of each
-                       record in the file, int64 [num_images].
+        record_starts: log2 of the resolution -> size of a record in bytes, if all are equal; otherwise the offset of
+                       each record in the file, int64 [num_images].
         channels:      Channels of the images.
         num_images:    Number of images.
         label_file:    Path of the first *.labels file. None = there is none.
