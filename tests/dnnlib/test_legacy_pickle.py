@@ -14,7 +14,7 @@ import pytest
 
 from dnnlib import EasyDict
 from dnnlib.cli import UserError
-from dnnlib.pickles import legacy_pickle, reader
+from dnnlib.pickles import legacy_pickle, network_state, reader
 from dnnlib.pickles.legacy_pickle import NetworkState
 from tests.golden import GOLDEN
 
@@ -267,8 +267,9 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_no_tensorflow_and_no_unpickler():
-    code = ('import sys, dnnlib.pickles.legacy_pickle; from dnnlib.pickles import reader; '
-            "print('tensorflow' in sys.modules, hasattr(reader, 'pickle'))")
+    code = ('import sys, dnnlib.pickles.legacy_pickle; from dnnlib.pickles import network_state, reader; '
+            "print('tensorflow' in sys.modules, any(hasattr(module, 'pickle') for module in (network_state, reader)))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['False', 'False']
-    assert set(reader.GLOBALS.values()) == {name for name in vars(reader.Reader) if name.startswith('make_')}
+    for cls in (reader.Reader, network_state.NetworkReader):
+        assert set(cls.allowed.values()) == {name for name in dir(cls) if name.startswith('make_')}
