@@ -66,7 +66,8 @@ def test_strides_are_kept_and_nothing_is_copied():
 def test_a_file_of_python_2_from_a_gpu():
     """The weights of LPIPS: strings of Python 2, an OrderedDict of pairs, storages that were on a GPU."""
     tensors = torch_weights.load(LPIPS_LINEAR)
-    assert [tensors[f'lin{i}.model.1.weight'].shape for i in range(5)] == [(1, c, 1, 1) for c in (64, 128, 256, 512, 512)]
+    shapes = [tensors[f'lin{i}.model.1.weight'].shape for i in range(5)]
+    assert shapes == [(1, c, 1, 1) for c in (64, 128, 256, 512, 512)]
     assert all((array > 0).all() and array.max() < 2 for array in tensors.values())
 
 
@@ -105,7 +106,8 @@ def test_foreign_code_is_refused_by_name_and_not_run(name, write, tmp_path, monk
 
 
 @pytest.mark.parametrize('call', [
-    b'ctorch\nload\n', b'ctorch.hub\nload\n', b'ctorch._utils\n_rebuild_wrapper_subclass\n', b'ctorch.storage\n_load_from_bytes\n',
+    b'ctorch\nload\n', b'ctorch.hub\nload\n', b'ctorch._utils\n_rebuild_wrapper_subclass\n',
+    b'ctorch.storage\n_load_from_bytes\n',
     b'ctorch.jit\nload\n', b'ctorch._utils\n_rebuild_device_tensor_from_numpy\n', b'ctorch.nn.modules.linear\nLinear\n',
     b'cnumpy.core.multiarray\n_reconstruct\n', b'ctorch\nFloatStorage.from_file\n'])
 def test_other_functions_of_pytorch_are_refused(call, write):
@@ -160,11 +162,13 @@ BAD_TENSORS = {
     'storage of -1 numbers':    tensor(storage('0', length=-1)),
     'larger numbers':           tensor(storage('0', 'Double')),
     'unknown numbers':          tensor(storage('0', 'QInt8')),
-    'storage of a wrong kind':  tensor(Raw(code(('storage', Raw(b'ccollections\nOrderedDict\n'), '0', 'cpu', 4)) + b'Q')),
+    'storage of a wrong kind':  tensor(Raw(code(('storage', Raw(b'ccollections\nOrderedDict\n'), '0', 'cpu', 4))
+                                           + b'Q')),
     'module as storage':        tensor(Raw(code(('module', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4)) + b'Q')),
     'short reference':          tensor(Raw(code(('storage',)) + b'Q')),
     'reference by name':        tensor(Raw(b'P0\n')),
-    'shared storages':          tensor(Raw(code(('storage', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4, ('1', 0, 4))) + b'Q')),
+    'shared storages':          tensor(Raw(code(('storage', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4,
+                                                 ('1', 0, 4))) + b'Q')),
     'storage called':           Raw(b'ctorch\nFloatStorage\n' + code((4,)) + b'R'),
     'only a storage':           storage('0'),
     'only a name':              Raw(b'ctorch\nFloatStorage\n'),
@@ -206,14 +210,16 @@ def zip_file(path, entries, **options):
     [('readme.txt', b'')], [('data.pkl', GOOD), ('data/0', bytes(16))], [('a/b/data.pkl', GOOD)],
     [('a/data.pkl', GOOD), ('b/data.pkl', GOOD), ('a/data/0', bytes(16))],
     [('a/data.pkl', GOOD)], [('a/data.pkl', GOOD), ('b/data/0', bytes(16))],
-    [('a/data.pkl', GOOD), ('a/data/0', bytes(16)), ('a/byteorder', b'middle')], [('a/data.pkl', GOOD), ('a/data/0', bytes(15))],
+    [('a/data.pkl', GOOD), ('a/data/0', bytes(16)), ('a/byteorder', b'middle')],
+    [('a/data.pkl', GOOD), ('a/data/0', bytes(15))],
     [('a/data.pkl', GOOD[:-1]), ('a/data/0', bytes(16))], [('a/data.pkl', GOOD + b'N.'), ('a/data/0', bytes(16))]])
 def test_other_archives_are_refused(entries, tmp_path):
     refused(zip_file(tmp_path / 'a.pth', entries))
 
 
 def test_compressed_parts_are_refused(tmp_path):
-    path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', bytes(2**28))], compress_type=zipfile.ZIP_DEFLATED)
+    path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', bytes(2**28))],
+                    compress_type=zipfile.ZIP_DEFLATED)
     assert 'compressed' in refused(path)
 
 
@@ -231,7 +237,8 @@ def test_parts_that_are_not_where_the_table_says_are_refused(tmp_path):
 # ---- The old form ----
 
 @pytest.mark.parametrize('data', [
-    {}, {'1': NUMBERS.tobytes()}, {'0': bytes(12)}, {'0': bytes(20)}, {'0': bytes(16), '1': bytes(16)}, {'0': bytes(16), 1: b''}])
+    {}, {'1': NUMBERS.tobytes()}, {'0': bytes(12)}, {'0': bytes(20)}, {'0': bytes(16), '1': bytes(16)},
+    {'0': bytes(16), 1: b''}])
 def test_other_storages_than_those_of_the_tensors_are_refused(data, tmp_path):
     torch_files.write_old(tmp_path / 'a.pth', GOOD, data)
     refused(tmp_path / 'a.pth')
@@ -246,7 +253,8 @@ def test_false_lengths_are_refused(length, tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    b'', b'a', b'<html>', bytes(600), whole(5), whole(0x1950a86a20f9469cfc6c) + whole(1000), bytes(257) + b'ustar' + bytes(300),
+    b'', b'a', b'<html>', bytes(600), whole(5), whole(0x1950a86a20f9469cfc6c) + whole(1000),
+    bytes(257) + b'ustar' + bytes(300),
     whole(0x1950a86a20f9469cfc6c) + whole(1001) + whole([]), whole(0x1950a86a20f9469cfc6c) + whole(1001) + whole({})])
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / 'a.pth').write_bytes(content)
