@@ -1,4 +1,4 @@
-"""The command line: the original's records, pictures and lines; a mistake costs one clear line and leaves nothing."""
+"""The command line: the original's records, pictures and output; mistakes give a one-line error and leave no files."""
 
 import gzip
 import hashlib
@@ -53,7 +53,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
-# ---- Golden: every command of the original that is here ----
+# ---- Golden: every command of the original that exists here ----
 
 COMMANDS = golden.load_json('dataset/commands.json') if golden.GOLDEN.is_dir() else {}
 
@@ -90,8 +90,8 @@ def golden_case(request):
         elif index not in (0, output) and not os.path.exists(arg):
             source = golden.GOLDEN / 'dataset' / arg
             os.makedirs(os.path.dirname(arg) or '.', exist_ok=True)
-            os.symlink(source, arg) if source.exists() else os.mkdir(arg)  # 'empty' is not among the golden files
-    # what a terminal shows after the counters
+            os.symlink(source, arg) if source.exists() else os.mkdir(arg)  # 'empty' is not among the golden files.
+    # What a terminal shows in the end: counters overwrite their line.
     lines = [line.split('\r')[-1].strip() for line in case['stdout'].split('\n') if line]
     return argv, output and argv[output], case['exit'], lines
 
@@ -124,7 +124,7 @@ def golden_digests(name):
 
 
 def digests_of_records(folder):
-    """As in records_sha256.json, read by TensorFlow."""
+    """SHA-256 of the records as in records_sha256.json, read by TensorFlow."""
     import tensorflow as tf
     digests = {}
     for path in sorted(pathlib.Path(folder).iterdir()):
@@ -160,7 +160,7 @@ def test_command_that_failed_fails_in_one_clear_line_and_leaves_nothing(golden_c
     out, err = capsys.readouterr()
     fact, _remedy = err.splitlines()
     error = [line for line in lines if line.startswith('Error: ')]
-    assert len(error) == (1 if exit_code == 1 else 0)  # in one case the original ended in a traceback
+    assert len(error) == (1 if exit_code == 1 else 0)  # In one case the original ends with a traceback.
     assert fact.startswith(error[0] if error else 'Error: Input images must') and argv[2] in fact
     assert out.splitlines() == [line for line in lines if not line.startswith(('Error: ', 'Added '))]
     assert sorted(os.listdir()) == before
@@ -315,7 +315,7 @@ def test_unwritable_target_is_one_line(capsys):
 
 
 def start_long_run(folder='data'):
-    """A process that is in the middle of writing, with files in its temporary folder."""
+    """Process that is writing a dataset and has files in its temporary folder."""
     if not os.path.exists('images'):
         os.mkdir('images')
         PIL.Image.fromarray(random_pixels(0, 3, 512, 512)).save('images/0.png')
@@ -503,7 +503,7 @@ def spoil_class_names():
 
 @pytest.mark.parametrize('spoil', [value for name, value in globals().items() if name.startswith('spoil_')])
 def test_verify_finds_and_names_one_fault(spoil, monkeypatch, capsys):
-    # as in a large dataset, where opening looks only here and there
+    # As in a large dataset, of which only a few records are checked when it is opened.
     monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)
     labeled_dataset(np.eye(20))
     message = spoil()

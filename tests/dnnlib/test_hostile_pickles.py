@@ -1,4 +1,4 @@
-"""Hostile pickles: nothing is run, nothing is allowed that is not data, and no file takes the process down.
+"""Hostile pickles: no code is run, only data is allowed, and no file can end the process.
 
 Each entry of the tables is a whole file. The first table's files are refused by the name of what they ask for; most of
 them would leave a file called RAN behind if `pickle.load` read them.
@@ -27,7 +27,7 @@ def short(text):
 
 
 class Calls:
-    """Pickles as a call of `function(*args)`."""
+    """Is pickled as a call of `function(*args)`."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -41,7 +41,7 @@ SYSTEM = f'{os.system.__module__}.system'  # posix.system, nt.system
 ARRAY = b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R'
 DTYPE = b'cnumpy\ndtype\n\x8c\x02f4K\x00K\x01\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
 
-FOREIGN_CODE = {  # bytes, and the name that the message must give
+FOREIGN_CODE = {  # Bytes, and the name that the message must contain.
     'GLOBAL':             (b'cos\nsystem\n(X\x09\x00\x00\x00touch RANtR.', 'os.system'),
     'STACK_GLOBAL':       (b'\x80\x04' + short('os') + short('system') + b'\x93' + short(COMMAND) + b'\x85R.',
                            'os.system'),
@@ -77,7 +77,7 @@ FOREIGN_CODE = {  # bytes, and the name that the message must give
     'out-of-band buffer': (b'\x80\x05\x97.', 'NEXT_BUFFER'),
 }
 
-NONSENSE = {  # allowed names and instructions in ways that no writer uses
+NONSENSE = {  # Allowed names and instructions, used in ways that no writer uses.
     'class as result':            b'cdnnlib.tflib.network\nNetwork\n.',
     'function as result':         b'cnumpy.core.multiarray\n_reconstruct\n.',
     'class in a list':            b'](cnumpy\ndtype\ne.',
@@ -132,10 +132,10 @@ NONSENSE = {  # allowed names and instructions in ways that no writer uses
             ('variables', b']')]) + b'ub.',
 }
 
-# Sixty lists, each of which holds the one before it twice: 2**60 items when walked through.
+# Sixty lists, each of which holds the previous one twice: 2**60 items in all.
 DOUBLING = b']q\x000' + b''.join(b'](h%ch%ceq%c0' % (i, i, i + 1) for i in range(60)) + b'h\x3c'
 
-BOMBS = {  # small files that would cost much time or memory, or the whole process
+BOMBS = {  # Small files that would take much time or memory, or end the process.
     'memo of 16 GB':           b'Nr\xff\xff\xff\x7f.',
     'bytes of 2**60':          b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'ab.',
     'bytes of 2 GB':           b'B\xff\xff\xff\x7fab.',
@@ -198,7 +198,7 @@ def test_bomb_ends_soon_in_little_memory(name):
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - start < 30  # tracing makes it several times slower than it is
+    assert time.monotonic() - start < 30  # Much, because tracing makes it several times slower.
     assert peak < 2**20 + 100 * len(data)
 
 
@@ -223,7 +223,7 @@ def test_every_truncation_is_refused(tmp_path):
 def test_random_damage_never_ends_in_a_crash(tmp_path):
     legacy_pickle.dump(three_networks(), tmp_path / 'net.pkl')
     rnd, data = random.Random(1), (tmp_path / 'net.pkl').read_bytes()
-    # more of the instructions than of the weights
+    # Mostly instructions, few weights.
     interesting = [i for i in range(len(data)) if not 1000 < i % 5000 < 5000]
     for _ in range(500):
         damaged = bytearray(data)

@@ -1,4 +1,4 @@
-"""Network pickles: what the original wrote is read, what we write is read by others, and hostile files get nowhere."""
+"""Network pickles: reading those of the original, writing those that others read, and refusing hostile ones."""
 
 import collections
 import io
@@ -20,12 +20,12 @@ from tests.golden import GOLDEN
 
 GOLDEN_PICKLES = sorted(str(path.relative_to(GOLDEN))
                         for folder in ('losses', 'metrics', 'networks', 'projector', 'training')
-                        # Not those of other sets that may lie beside them.
+                        # Other sets of pickles may lie beside these.
                         for path in (GOLDEN / folder).glob('*.pkl'))
 
 
 def network(name, **changes):
-    """A small network whose variables are of every kind that occurs."""
+    """A small network with variables of every kind."""
     rnd = np.random.RandomState(1)
     fields = dict(
         name=name, static_kwargs={'resolution': 16, 'fmap_base': 128, 'nonlinearity': 'lrelu', 'mapping_lrmul': 0.01,
@@ -42,7 +42,7 @@ def three_networks():
 
 
 def assert_same(a, b, where='result'):
-    """Equal in type, order and every bit."""
+    """Compare types, order and every bit."""
     assert type(a) is type(b), f'{where}: {type(a)} and {type(b)}'
     if isinstance(a, NetworkState):
         assert_same(vars(a), vars(b), f'{where}.{a.name}')
@@ -65,7 +65,7 @@ def load_bytes(data):
 
 
 def refused(data):
-    """Load `data`, which must fail as a user's mistake in two clean lines; returns the fact."""
+    """Load `data`, which must fail with a UserError of two clean lines. Returns the fact."""
     with pytest.raises(UserError) as caught:
         load_bytes(data)
     assert caught.value.__cause__ is None
@@ -75,8 +75,7 @@ def refused(data):
     return caught.value.fact
 
 
-# ----------------------------------------------------------------------------
-# Golden pickles.
+# ---- Golden pickles ----
 
 @pytest.mark.golden
 def test_golden_folder_holds_pickles():
@@ -105,8 +104,7 @@ def test_golden_variables_have_the_listed_names_and_shapes(name):
         assert found == [[var, shape] for var, shape, _trainable in expected[net.name]]
 
 
-# ----------------------------------------------------------------------------
-# Reading what others wrote.
+# ---- Reading pickles of other writers ----
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_of_every_protocol_reads_as_pickle_reads_it(protocol):
@@ -136,7 +134,7 @@ def test_python_2_pickle_is_read_as_latin1():
 
 
 def pickled_state(**changes):
-    """A network as stored in a file, with changed entries of its state; None = left out."""
+    """A pickled network with changed entries of its state; None = left out."""
     state = {'version': 4, 'name': 'G', 'static_kwargs': {}, 'components': {}, 'build_module_src': '',
              'build_func_name': 'f',
              'variables': [('lod', np.float32(1))], **changes}
@@ -199,8 +197,7 @@ def test_unreadable_path_is_named(name, tmp_path):
     assert str(tmp_path / name) in caught.value.fact
 
 
-# ----------------------------------------------------------------------------
-# Writing.
+# ---- Writing ----
 
 def test_what_is_written_reads_back_equal(tmp_path):
     data = {'networks': three_networks(), 'numbers': [0, -1, 2**31, -2**31 - 1, 2**100, 0.1, True, None],
@@ -228,7 +225,7 @@ def test_odd_forms_are_made_regular(tmp_path):
 
 def test_equal_input_gives_equal_bytes(tmp_path):
     legacy_pickle.dump(three_networks(), tmp_path / 'a.pkl')
-    # other objects, shared in other ways
+    # Other objects, shared in other ways.
     legacy_pickle.dump(legacy_pickle.load(tmp_path / 'a.pkl'), tmp_path / 'b.pkl')
     assert (tmp_path / 'a.pkl').read_bytes() == (tmp_path / 'b.pkl').read_bytes()
 

@@ -1,4 +1,4 @@
-"""Which CPU kernels TensorFlow uses is chosen before TensorFlow is imported, and the user's own choice counts."""
+"""The CPU kernels are chosen before TensorFlow is imported, and the user's own choice is respected."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def test_choice(features, machine, given, imported, expected, monkeypatch, caplo
     monkeypatch.setattr(onednn.os, 'environ', environment)
     onednn.choose()
     assert environment.get('TF_ENABLE_ONEDNN_OPTS') == expected
-    # A word in the log where TensorFlow came first and would have been told otherwise.
+    # There is a warning if TensorFlow was imported first and another choice would have been made.
     assert ('TF_ENABLE_ONEDNN_OPTS=1' in caplog.text) == (imported and features is ZEN3)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch files: those that PyTorch wrote are read exactly, and hostile ones are refused without harm.
+"""PyTorch files: those written by PyTorch are read exactly, and hostile ones are refused without harm.
 
 The files in tests/data were written by PyTorch (tests/reference); their contents are in feature_networks.npz.
 """
@@ -25,7 +25,7 @@ NUMBERS = np.arange(4, dtype=np.float32)
 
 
 def refused(path):
-    """Load, which must fail with one line that begins with the path, and a remedy. Returns that line."""
+    """Load a file, which must fail with a one-line fact that begins with the path, and a remedy. Returns the fact."""
     with pytest.raises(UserError) as caught:
         torch_weights.load(path)
     assert caught.value.fact.startswith(f'{path}: ') and '\n' not in caught.value.fact and len(caught.value.fact) < 500
@@ -35,7 +35,7 @@ def refused(path):
 
 @pytest.fixture(params=['new', 'old'])
 def write(request, tmp_path):
-    """Function (pickle, data=...) -> path of a file of this form with them."""
+    """Function (pickle, data=...) -> path of a file of this format with them."""
     def write(description, data=None):
         path = tmp_path / 'weights.pth'
         form = torch_files.write_new if request.param == 'new' else torch_files.write_old
@@ -194,7 +194,7 @@ def test_what_is_no_dictionary_of_tensors_is_refused(value, write):
     assert 'not a dictionary of tensors' in refused(write(whole(value)))
 
 
-# ---- The form of a zip archive ----
+# ---- The zip format ----
 
 GOOD = whole({'a': tensor(storage('0'))})
 
@@ -227,14 +227,14 @@ def test_parts_that_are_not_where_the_table_says_are_refused(tmp_path):
     path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', NUMBERS.tobytes())])
     content = path.read_bytes()
     second = content.index(b'PK\x01\x02', content.index(b'PK\x01\x02') + 4)
-    for position, value in (20, 2**31), (24, 2**31), (42, 2**31), (42, 5), (42, 0):  # sizes, and where the part begins
+    for position, value in (20, 2**31), (24, 2**31), (42, 2**31), (42, 5), (42, 0):  # Sizes, and the offset of a part.
         path.write_bytes(content[:second + position] + struct.pack('<I', value) + content[second + position + 4:])
-        if (position, value) != (42, 0):  # Then the first part is taken for the second one: it is long enough.
+        if (position, value) != (42, 0):  # Then the first part, which is long enough, is taken for the second.
             refused(path)
     assert torch_weights.load(path)['a'].tobytes() == GOOD[:16]
 
 
-# ---- The old form ----
+# ---- The old format ----
 
 @pytest.mark.parametrize('data', [
     {}, {'1': NUMBERS.tobytes()}, {'0': bytes(12)}, {'0': bytes(20)}, {'0': bytes(16), '1': bytes(16)},

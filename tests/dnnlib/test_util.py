@@ -101,7 +101,7 @@ def server():
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """Pauses between attempts, which are noted and not taken."""
+    """Lengths of the pauses between attempts, which are recorded instead of waiting."""
     taken = []
     monkeypatch.setattr(util.time, 'sleep', taken.append)
     return taken
@@ -207,7 +207,7 @@ def test_what_is_no_pickle_is_refused(server, tmp_path):
 
 
 def test_offline_is_said_after_few_attempts(tmp_path, pauses):
-    with socket.socket() as unused:  # bound, but nobody listens
+    with socket.socket() as unused:  # Bound, but not listening.
         unused.bind(('127.0.0.1', 0))
         assert 'no answer from 127.0.0.1' in failure(f'http://127.0.0.1:{unused.getsockname()[1]}/net.pkl', tmp_path)
     assert pauses == [0.5, 1]
@@ -229,7 +229,7 @@ def test_wrong_arguments_are_refused(args):
         util.open_url(**args)
 
 
-# ---- Google Drive: the first answer is a page with a button.
+# ---- Google Drive: the first answer is a page with a button ----
 
 FORM = ('<a href="/about">About</a><form id="download-form" action="/download" method="get">'
         '<input type="submit" value="Download anyway"/>'

@@ -1,4 +1,4 @@
-"""Streaming: the original's minibatches, every image once an epoch, seeds, and clear words about a bad dataset."""
+"""Streaming: the original's minibatches, every image once per epoch, seeds, and clear errors for a bad dataset."""
 
 import os
 
@@ -157,7 +157,7 @@ def test_every_order_is_as_likely(tmp_path):
     data = TFRecordDataset(tmp_path / 'a')
     epochs = np.reshape(first_numbers(data.make_dataset(1000, seed=5), 20), [2000, 10])
     firsts, steps = np.bincount(epochs[:, 0]), np.bincount((epochs[:, 1] - epochs[:, 0]) % 10)[1:]
-    # exceeded by chance once in a thousand, 9 and 8 degrees of freedom
+    # Limits that are exceeded by chance once in a thousand times, for 9 and 8 degrees of freedom.
     for counts, limit in [(firsts, 27.9), (steps, 26.1)]:
         assert np.sum((counts - counts.mean()) ** 2 / counts.mean()) < limit
     assert abs(np.corrcoef(epochs[:-1].ravel(), epochs[1:].ravel())[0, 1]) < 0.03
@@ -261,7 +261,7 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_full_shuffling_begins_before_all_is_read(tmp_path, monkeypatch):
-    """The record that is damaged stands in nobody's way before its turn comes."""
+    """A damaged record is reported only when it is reached."""
     monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)
     with dataset_writer.new_dataset(tmp_path / 'a') as writer:
         for number in range(50):

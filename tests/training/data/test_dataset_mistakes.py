@@ -1,4 +1,4 @@
-"""Bad input of every kind costs one clear line and its remedy; nothing is lost, nothing half-written stays."""
+"""Every kind of bad input gives a one-line error and a remedy; no data is lost, and no incomplete files remain."""
 
 import contextlib
 import errno
@@ -86,7 +86,7 @@ FOLDER = 'create_from_images new/data images'
 LABELS = f'{FOLDER} --labels=labels.csv'
 FIVE = [f'{number}.png,{number}' for number in range(5)]
 
-# Name -> (what spoils the input, the command, part of the one line, part of the remedy).
+# Name -> (function that spoils the input, command, part of the error, part of the remedy).
 MISTAKES = {
     # Files of images
     'truncated PNG': (lambda: change('images/1.png', lambda data: data[:len(data) // 2]), FOLDER,
@@ -167,7 +167,7 @@ MISTAKES = {
                                    'l.txt: expected a label file that ends in', ''),
     'folders without folders': (sound_images, f'{FOLDER} --labels=folders',
                                 '0.png and 4 more images are in no folder', 'folder of its class'),
-    # Collections
+    # Well-known datasets
     'MNIST not there': (sound_images, 'create_mnist data images', 'images/train-images-idx3-ubyte.gz', ''),
     'MNIST cut off': (lambda: (mnist(), change('mnist/train-images-idx3-ubyte.gz', lambda data: data[:-9])),
                       'create_mnist data mnist',
@@ -250,7 +250,10 @@ def test_there_are_at_least_40():
 
 @contextlib.contextmanager
 def as_nobody():
-    """Root may write everywhere, so be someone else for a while, who may look into the folders above this one."""
+    """Run the with-block as another user if this is root, who may write everywhere.
+
+    The folders above the working folder are made readable for that user.
+    """
     if os.geteuid() != 0:
         yield
         return
@@ -299,7 +302,7 @@ def test_estimate_is_near_the_size_of_the_files(tmp_path):
 
 
 def test_disk_that_fills_up_on_the_way_is_one_line_and_keeps_the_old_dataset():
-    """The real error of the system, by a limit on the size of files."""
+    """The error comes from the system, through a limit on the size of files."""
     save_images('images', 5)
     assert run('create_from_images', 'data', 'images') == 0
     before = files_of('data')
@@ -325,7 +328,7 @@ def test_full_disk_is_one_line(monkeypatch, capsys):
     assert os.listdir() == ['images']
 
 
-# ---- Killed at the worst moment; two at once ----
+# ---- Killed runs and concurrent runs ----
 
 def test_run_killed_between_the_two_renames_loses_nothing(monkeypatch):
     save_images('few', 3)

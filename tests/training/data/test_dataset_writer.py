@@ -1,4 +1,4 @@
-"""Writing datasets: levels, order, whole or not at all, one writer at a time."""
+"""Writing datasets: levels, order, complete or not at all, one writer at a time."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def test_shuffled_order_is_the_originals():
 def test_levels_are_means_of_the_unrounded_level_above(tmp_path):
     image = np.array([[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]], np.float32)
     image = image.repeat(2, 0).repeat(2, 1)[None]
-    image[:, ::2, ::2] += 1  # So that quarters occur at 4x4 already.
+    image[:, ::2, ::2] += 1  # Quarters then occur already at 4x4.
     write_dataset(tmp_path / 'a', [image.repeat(2, 1).repeat(2, 2)])
     for level, size in [(2, 4), (3, 8), (4, 16)]:
         [stored] = tfrecords.read_images(tmp_path / 'a' / f'a-r{level:02d}.tfrecords')
@@ -37,7 +37,7 @@ def test_levels_are_means_of_the_unrounded_level_above(tmp_path):
 @pytest.mark.parametrize('resolution', [4, 8, 64, 1024])
 def test_integer_and_float_arithmetic_give_the_same_levels(resolution):
     images = random_images(2, 3, resolution)
-    images[1] = np.array([255, 254])[np.indices([resolution] * 2).sum(axis=0) // 2 % 2]  # the largest sums, and halves
+    images[1] = np.array([255, 254])[np.indices([resolution] * 2).sum(axis=0) // 2 % 2]  # The largest sums, and halves.
     for integers, floats in zip(dataset_writer._integer_levels(images), dataset_writer._float_levels(images),
                                 strict=True):
         np.testing.assert_array_equal(integers, floats)
@@ -107,7 +107,7 @@ def test_image_unlike_the_first_and_labels_of_other_count_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-# ---- Whole or not at all ----
+# ---- Complete or not at all ----
 
 @pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_stopped_run_leaves_nothing(tmp_path, error):

@@ -1,4 +1,4 @@
-"""Real folders of images: finding, turning upright, bringing to one shape, labels."""
+"""Real folders of images: finding files, orientation, conversion to one shape, labels."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def save(path, pixels, **options):
 
 
 def images_of(*options, folder='images'):
-    """Largest images [N, H, W, C] of the dataset made of a folder in the order of its names."""
+    """Largest images [N, H, W, C] of the dataset made from a folder, sorted by name."""
     assert run('create_from_images', 'data', folder, '--shuffle=0', '--force', *options) == 0
     return stored('data')[0].transpose(0, 2, 3, 1)
 
@@ -94,7 +94,7 @@ def test_the_fast_decoder_of_png_gives_the_pixels_of_pillow_or_leaves_the_file_t
     others += [as_png(image, exif=exif), as_png(image, transparency=(1, 2, 3) if mode == 'RGB' else 1)]
     others.append(as_png(image, save_all=True, append_images=[image.rotate(90)]))
     for data in others:
-        PIL.Image.open(io.BytesIO(data)).load()  # A sound file.
+        PIL.Image.open(io.BytesIO(data)).load()  # It is a valid file.
         assert image_folder._decode_plain_png(io.BytesIO(data)) is None
 
 
@@ -215,7 +215,7 @@ def test_skip_bad_leaves_out_and_names_the_bad_ones_even_the_first(capsys):
         pathlib.Path(f'images/{number}.png').write_bytes(b'damaged')
     save('images/12.png', random_pixels(12, 1))
     pathlib.Path('images/labels.csv').write_text(''.join(f'{number}.png,{number}.5\n' for number in range(14)))
-    # 12.png is the first good one in the order of names
+    # 12.png is the first usable image in the order of names.
     assert images_of('--skip-bad', '--labels=images/labels.csv').shape == (1, 8, 8, 1)
     out = capsys.readouterr().out
     assert 'images/0.png is not an image that can be read: cannot identify its format; it is left out\n' in out
@@ -274,7 +274,7 @@ def test_label_files(name):
     assert labels.dtype == np.float32 and labels.tolist() == expected and names == class_names
 
 
-# ---- At addresses ----
+# ---- Remote addresses ----
 
 def test_dataset_and_images_at_an_address_that_tensorflow_knows(capsys):
     import tensorflow as tf

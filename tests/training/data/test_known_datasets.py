@@ -45,12 +45,12 @@ def assert_shuffled(folder, images, classes, num_classes):
 
 
 def limit(monkeypatch, **counts):
-    """Take collections of fewer images than there are in the real ones."""
+    """Accept datasets with fewer images than the real ones have."""
     for name, count in counts.items():
         monkeypatch.setattr(known_datasets, f'_{name}_IMAGES', count)
 
 
-# ---- The original's records that are not kept, from the recipes beside them ----
+# ---- Records of the original that are not stored, but made from recipes ----
 
 @pytest.mark.slow
 @pytest.mark.golden
@@ -67,7 +67,7 @@ def test_cifar10_of_the_recipe_gives_the_originals_records():
     os.mkdir('cifar')
     for number in range(1, 6):
         data = np.repeat(random.randint(0, 256, size=(10000, 48)).astype(np.uint8), 64, axis=1)
-        labels = random.randint(0, 10, size=10000).tolist()  # lists, as in the real files, where the original fails
+        labels = random.randint(0, 10, size=10000).tolist()  # Lists, as in the real files, on which the original fails.
         write_python2_pickle(f'cifar/data_batch_{number}', {'data': data, 'labels': labels})
     assert run('create_cifar10', 'cifar10_int32', 'cifar') == 0
     assert digests_of_records('cifar10_int32') == golden_digests('cifar10_int32')
@@ -243,7 +243,7 @@ def test_hdf5_takes_the_largest_images_and_the_labels_beside_the_file():
         np.testing.assert_array_equal(found_labels, labels[order])
 
 
-# ---- Without the optional packages, and with a pickle that means harm ----
+# ---- Missing optional packages, and a hostile pickle ----
 
 @pytest.mark.parametrize('package, command, extra',
                          [('lmdb', 'create_lsun', 'lsun'), ('h5py', 'create_from_hdf5', 'hdf5')])

@@ -1,4 +1,4 @@
-"""The dataset files: same bytes as TensorFlow's own writer, and no damage goes unnoticed."""
+"""Dataset files: the same bytes as TensorFlow's own writer, and all damage is noticed."""
 
 import os
 import random
@@ -32,7 +32,7 @@ def encode_example(image):
 
 
 def frame_record(data):
-    """The data of a record as it stands in a .tfrecords file, bytes."""
+    """Data of a record -> the bytes of the record in a .tfrecords file."""
     return tfrecords._frame_header(len(data)) + data + tfrecords._masked_crc(data)
 
 
