@@ -175,7 +175,7 @@ class TFRecordDataset:
             order = tf.range(size, dtype=tf.int64)
             if self._shuffle_mb != 0:
                 key = tf.stack([tf.constant(seed, tf.int64), epoch])
-                order = tf.random.experimental.stateless_shuffle(order, key)  # pyright: ignore[reportAttributeAccessIssue]
+                order = tf.random.experimental.stateless_shuffle(order, key)
             return tf.data.Dataset.from_tensor_slices(order[begin:])
 
         last_epoch = np.iinfo(np.int64).max // size if self._repeat else 1

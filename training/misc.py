@@ -220,7 +220,7 @@ def process_reals(images: Any, labels: Any, lod: float | tf.Tensor, mirror_augme
     if mirror_augment:
         keep = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
         images = tf.where(keep, images, images[..., ::-1])
-    level = int(np.floor(lod)) if stage is None else stage  # pyright: ignore[reportArgumentType]  A number here.
+    level = int(np.floor(lod)) if stage is None else stage
     if stage is not None or lod != level:
         _n, c, h, w = images.shape
         coarse = tf.reduce_mean(tf.reshape(images, [-1, c, h // 2, 2, w // 2, 2]), axis=[3, 5])

@@ -306,7 +306,7 @@ class Reader:
         if type(code) is not str or not re.fullmatch(r'[biufc][0-9]{1,2}', code):
             raise Refusal(f'holds an array of type {show(code)}; expected numbers or booleans', FOREIGN)
         # Always a copy, because fill_dtype changes it and NumPy's own is shared.
-        return np.dtype(code, False, True)  # pyright: ignore[reportCallIssue, reportArgumentType]  The stubs lack str.
+        return np.dtype(code, False, True)
 
     def fill_dtype(self, dtype, state):
         byte_order, details = state[1], state[2:5]
