@@ -47,7 +47,7 @@ class NetworkReader(Reader):
 
     allowed = {**GLOBALS, 'dnnlib.tflib.network.Network': 'make_network'}
 
-    def make_network(self):
+    def make_network(self) -> NetworkState:
         return NetworkState(name='', static_kwargs={}, components={}, build_func_name='', variables=[], version=0)
 
     def set_state(self, target: Any, state: Any) -> None:

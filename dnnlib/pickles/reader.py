@@ -289,37 +289,37 @@ class Reader:
 
     # ---- Meaning of the allowed names ----
 
-    def make_easy_dict(self):
+    def make_easy_dict(self) -> EasyDict:
         return EasyDict()
 
-    def make_ordered_dict(self, pairs=()):
+    def make_ordered_dict(self, pairs: Any = ()) -> collections.OrderedDict:
         self.stack.append(collections.OrderedDict())
         self.count_values(len(pairs))
         for name, value in pairs:  # Python 2 passes a list of pairs, Python 3 sets items afterwards.
             self.set_items([name, value])
         return self.stack.pop()
 
-    def make_nothing(self, *args):
+    def make_nothing(self, *args: Any) -> None:
         raise Refusal('makes a numpy.ndarray in an unknown way', FOREIGN)
 
-    def make_dtype(self, code, align=False, copy=True):
+    def make_dtype(self, code: Any, align: Any = False, copy: Any = True) -> np.dtype:
         if type(code) is not str or not re.fullmatch(r'[biufc][0-9]{1,2}', code):
             raise Refusal(f'holds an array of type {show(code)}; expected numbers or booleans', FOREIGN)
         # Always a copy, because fill_dtype changes it and NumPy's own is shared.
         return np.dtype(code, False, True)
 
-    def fill_dtype(self, dtype, state):
+    def fill_dtype(self, dtype: np.dtype, state: Any) -> None:
         byte_order, details = state[1], state[2:5]
         if byte_order not in ('<', '>', '=', '|') or tuple(details) != (None, None, None):
             raise Refusal('holds an array of a structured type; expected numbers or booleans', FOREIGN)
         dtype.__setstate__((3, byte_order, None, None, None, -1, -1, 0))
 
-    def make_array(self, subtype, shape, typecode):
+    def make_array(self, subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
         if not isinstance(subtype, Global) or subtype.name != 'numpy.ndarray':
             raise Refusal('holds an array of an unknown class; expected numpy.ndarray', FOREIGN)
         return np.empty([0], np.int8)  # A placeholder, as are `shape` and `typecode`; fill_array sets the contents.
 
-    def fill_array(self, array, state):
+    def fill_array(self, array: np.ndarray, state: Any) -> None:
         _version, shape, dtype, is_fortran, data = state
         is_shape = type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
         if not is_shape or len(shape) > MAX_DIMS:
@@ -330,29 +330,29 @@ class Reader:
                           DAMAGED)
         array.__setstate__((1, shape, dtype, bool(is_fortran), data))  # Uses `data` without a copy.
 
-    def make_array_of_buffer(self, data, dtype, shape, order):
+    def make_array_of_buffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         array = np.empty([0], np.int8)
         self.fill_array(array, (1, shape, dtype, order == 'F', data))
         return array
 
-    def make_scalar(self, dtype, data):
+    def make_scalar(self, dtype: Any, data: Any) -> np.generic:
         data = self.array_bytes(dtype, data)
         if len(data) != dtype.itemsize:
             raise Refusal(f'has a scalar of type {dtype} with {len(data)} bytes of data', DAMAGED)
         return np.frombuffer(data, dtype)[0]
 
-    def array_bytes(self, dtype, data):
+    def array_bytes(self, dtype: Any, data: Any) -> bytes:
         """The raw bytes of an array; Python 2 wrote them as str."""
         if not isinstance(dtype, np.dtype) or not isinstance(data, (bytes, bytearray, str)):
             raise TypeError('array without type or data')
         return self.make_latin1_bytes(data) if isinstance(data, str) else self.count_bytes(bytes(data))
 
-    def make_latin1_bytes(self, text, encoding='latin1'):
+    def make_latin1_bytes(self, text: Any, encoding: Any = 'latin1') -> bytes:
         if type(text) is not str or encoding != 'latin1':
             raise Refusal(f'encodes text as {show(encoding)}; expected latin1', FOREIGN)
         return self.count_bytes(text.encode('latin1'))
 
-    def make_empty_bytes(self):
+    def make_empty_bytes(self) -> bytes:
         return b''
 
     # ---- Limits ----

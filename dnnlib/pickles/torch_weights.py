@@ -222,14 +222,14 @@ class _Unpickler(Reader):
             raise ValueError('storage described twice')
         return storage
 
-    def make_tensor(self, storage, offset, shape, strides, *_options):
+    def make_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_options: Any) -> _Tensor:
         if not isinstance(storage, _Storage) or type(shape) is not tuple or type(strides) is not tuple:
             raise TypeError('tensor without storage, shape or strides')
         if len(shape) > MAX_DIMS or len(strides) != len(shape) or not all(map(_is_size, (offset, *shape, *strides))):
             raise ValueError(f'shape and strides of a tensor are not two tuples of up to {MAX_DIMS} sizes')
         return _Tensor(storage, offset, shape, strides)
 
-    def make_parameter(self, tensor, *_options):
+    def make_parameter(self, tensor: Any, *_options: Any) -> _Tensor:
         if not isinstance(tensor, _Tensor):
             raise TypeError('parameter without tensor')
         return tensor

@@ -11,7 +11,7 @@ import pytest
 
 from dnnlib.cli import UserError
 from tests import ROOT
-from training.data import dataset_writer, tfrecords
+from training.data import dataset_writer, example_proto, tfrecords
 
 
 def random_images(count, channels=3, resolution=16, seed=0):
@@ -87,7 +87,7 @@ def test_decode_takes_features_in_any_order_and_unpacked_numbers():
     data = field(1, field(1, b'data') + field(2, field(1, field(1, image.tobytes()))))
     other = field(1, field(1, b'other') + field(2, field(3, b'\x08\x07')))
     for parts in ([shape, data, other], [other, data, shape]):
-        np.testing.assert_array_equal(tfrecords.decode_example(field(1, b''.join(parts))), image)
+        np.testing.assert_array_equal(example_proto.decode_example(field(1, b''.join(parts))), image)
 
 
 def test_decode_refuses_what_is_no_image():
@@ -100,7 +100,7 @@ def test_decode_refuses_what_is_no_image():
            tf_example(shape=b'144', data=[1]).SerializeToString()]
     for record in bad:
         with pytest.raises(ValueError):
-            tfrecords.decode_example(record)
+            example_proto.decode_example(record)
 
 
 def test_decode_of_mutilated_records_raises_nothing_but_valueerror():
@@ -112,7 +112,7 @@ def test_decode_of_mutilated_records_raises_nothing_but_valueerror():
         for _ in range(rnd.randint(1, 4)):
             record[rnd.randrange(len(record))] = rnd.randrange(256)
         try:
-            assert tfrecords.decode_example(bytes(record)).size == 16
+            assert example_proto.decode_example(bytes(record)).size == 16
         except ValueError:
             refused += 1
     assert refused > 500
