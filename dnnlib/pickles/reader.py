@@ -312,7 +312,8 @@ class Reader:
         byte_order, details = state[1], state[2:5]
         if byte_order not in ('<', '>', '=', '|') or tuple(details) != (None, None, None):
             raise Refusal('holds an array of a structured type; expected numbers or booleans', FOREIGN)
-        dtype.__setstate__((3, byte_order, None, None, None, -1, -1, 0))
+        untyped: Any = dtype  # NumPy's stubs lack __setstate__.
+        untyped.__setstate__((3, byte_order, None, None, None, -1, -1, 0))
 
     def make_array(self, subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
         if not isinstance(subtype, Global) or subtype.name != 'numpy.ndarray':
@@ -328,7 +329,8 @@ class Reader:
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise Refusal(f'has an array of shape {str(shape)[:100]} and type {dtype} with {len(data)} bytes of data',
                           DAMAGED)
-        array.__setstate__((1, shape, dtype, bool(is_fortran), data))  # Uses `data` without a copy.
+        untyped: Any = array  # NumPy's stubs expect a numpy.bool.
+        untyped.__setstate__((1, shape, dtype, bool(is_fortran), data))  # Uses `data` without a copy.
 
     def make_array_of_buffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         array = np.empty([0], np.int8)
