@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from dnnlib import storage
+
 FIGURES = Path(__file__).parent / 'figures'  # Those of earlier runs: PAGE.json, what --json wrote.
 
 
@@ -96,4 +98,5 @@ def keep(rows, json_path):
     """Write rows as a JSON list to a file; None = do not."""
     if json_path is not None:
         Path(json_path).parent.mkdir(parents=True, exist_ok=True)
-        Path(json_path).write_text(json.dumps(rows, indent=1) + '\n')
+        with storage.new_file(json_path) as part:
+            Path(part).write_text(json.dumps(rows, indent=1) + '\n')

@@ -217,7 +217,9 @@ def _arch_order(arch):
 def _gpus(asked):
     """Compute capabilities of the GPUs to compile for, such as [75, 90]; none where TensorFlow sees no GPU, unless `asked`."""
     import tensorflow as tf
-    visible = tf.config.get_visible_devices('GPU')
+
+    from dnnlib.tflib.tfutil import visible_gpus
+    visible = visible_gpus()
     if not visible and not asked:
         return []
     # All of the machine, whichever of them this process may see: one build serves every process.
@@ -377,8 +379,8 @@ def main(argv):
     path = build(args.verbose, retry=True, archs=args.arch, cuda=args.cuda)
     archs = describe(path)['archs']
     print(f'{path}: kernels for CPU' + (f' and CUDA ({", ".join(f"sm_{arch}" for arch in archs)})' if archs else ''))
-    import tensorflow as tf
-    if not archs and not tf.config.get_visible_devices('GPU'):
+    from dnnlib.tflib.tfutil import has_gpu
+    if not archs and not has_gpu():
         print('There are no CUDA kernels in it, because TensorFlow sees no GPU here. For other machines: --arch=80,90')
 
 

@@ -9,6 +9,8 @@ import functools
 
 import tensorflow as tf
 
+from dnnlib.tflib.tfutil import has_gpu
+
 _forced_format = None
 
 
@@ -34,7 +36,7 @@ def set_image_format(value: str | None):
 
 @functools.cache
 def _format_of_devices():
-    return 'NCHW' if tf.config.get_visible_devices('GPU') else 'NHWC'
+    return 'NCHW' if has_gpu() else 'NHWC'
 
 
 # ---- Conversion between layouts ----
@@ -85,7 +87,7 @@ def _supported_form(data_format, dtype):
 
 def _on_cpu():
     """True if operations created here run on a CPU: no GPU is visible, or tf.device names a CPU."""
-    if not tf.config.get_visible_devices('GPU'):
+    if not has_gpu():
         return True
     device = tf.constant(0.0).device
     if not device:  # A function is being traced that names no device. It will run where it is called.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from custom_ops.reference import ACTIVATIONS, bias_act_reference, upfirdn_reference
 from dnnlib.cli import OPS_IMPLS, UserError
+from dnnlib.tflib.tfutil import has_gpu
 
 
 class _Choice(NamedTuple):
@@ -117,8 +118,7 @@ def _load():
     from custom_ops import build
     path = build.build()
     info = build.describe(path)
-    gpus = tf.config.get_visible_devices('GPU')
-    if gpus and not info['archs']:
+    if has_gpu() and not info['archs']:
         no_nvcc = 'there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build'
         fact, remedy = info['cuda_error'] or no_nvcc
         raise UserError(f'there is a GPU, but the ops were built without CUDA kernels: {fact}', remedy)
@@ -131,7 +131,7 @@ def _load():
     try:
         # A new thread is outside of any tf.function, gradient tape, strategy or device scope of the caller.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            for device in ('/CPU:0', '/GPU:0') if gpus else ('/CPU:0',):
+            for device in ('/CPU:0', '/GPU:0') if has_gpu() else ('/CPU:0',):
                 thread.submit(_self_test, native, device).result()
     except Exception as err:  # No failure of the native ops may prevent the reference forms from running.
         first = (str(err).splitlines() or [type(err).__name__])[0]

@@ -1,4 +1,4 @@
-"""Helpers that know nothing of networks: dictionaries, downloads, command lines, run folders."""
+"""Helpers that do not depend on the networks: dictionaries, downloads, command lines, run folders."""
 
 from dnnlib import onednn
 from dnnlib.util import EasyDict

@@ -1,4 +1,6 @@
-"""What the commands share: argument types, and one clean way to end on a user's mistake."""
+"""Helpers of the command-line scripts: argument types, exit codes, and messages for mistakes of the user."""
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -6,40 +8,46 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """A mistake of the user, not of the program: shown without a traceback.
+    """A mistake of the user, not of the program: it is shown without a traceback.
 
     Args:
-        fact:   One line: what was expected and what was found, with the name of the file or flag.
-        remedy: One line: what to do about it. '' = nothing more to say.
+        fact:   One line that names the file or flag, what was expected and what was found.
+        remedy: One line that says what to do about it. '' = there is nothing to say.
+
+    Attributes:
+        exit_code: Exit code of the process.
     """
     exit_code = 1
 
-    def __init__(self, fact, remedy=''):
+    def __init__(self, fact: str, remedy: str = ''):
         super().__init__(fact if not remedy else f'{fact}\n{remedy}')
         self.fact = fact
         self.remedy = remedy
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and its state is saved: it can be gone on with."""
+    """The run was asked to stop and has saved its state, so that it can be resumed."""
 
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again.
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not finished, try again.
 
 
-def run(main, argv=None):
-    """Call `main(argv)` and leave the process with the exit code that fits how it ended.
+def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
+    """Call `main(argv)` and exit the process with the code for how it ended.
+
+    Exit codes: 0 = success; 1 = UserError (printed as `Error: fact` and its remedy), unless its class has another code;
+    2 = wrong usage (argparse); 75 = stopped with its state saved; 130 = interrupted; 1 without a message if the reader
+    of the output has exited. With `--debug` among the arguments, the traceback is shown.
 
     Args:
-        main: Function of the list of arguments. What it returns becomes the exit code; None = 0.
-        argv: Arguments without the program's name. None = those of the process.
-
-    Exit codes: 0 done, 1 a UserError (printed as `Error: fact` and its remedy) or what its class says, 2 bad usage (argparse), 75
-    stopped with its state saved, 130 interrupted, 1 without a word if the reader of our output has gone. `--debug` anywhere among
-    the arguments keeps the traceback.
+        main: Function of the list of arguments. It returns the exit code; None = 0.
+        argv: Arguments without the name of the program. None = those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -58,45 +66,53 @@ def run(main, argv=None):
         sys.stdout.flush()
         print('Interrupted.', file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # Whoever read our output has gone, as in `... | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Or the flush at exit would fail again.
+    except BrokenPipeError:  # The reader of the output has exited, as in `... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Otherwise the flush at exit would fail again.
         sys.exit(1)
 
 
 class StopOnSignal:
-    """Context in which SIGINT (Ctrl-C) and SIGTERM only set `requested`, for the program to stop when it suits. The second one acts
-    as ever. Outside the main thread, where Python takes no signals, it does nothing."""
+    """Context manager in which SIGINT (Ctrl-C) and SIGTERM only set `requested`, so that the program can stop cleanly.
 
-    def __init__(self, what='Stopping as soon as it can. Once more: at once.'):
+    The second signal has its usual effect. Outside the main thread, where Python handles no signals, it does nothing.
+
+    Args:
+        what: Message to print at the first signal.
+
+    Attributes:
+        requested: Has there been a signal?
+    """
+
+    def __init__(self, what: str = 'Stopping as soon as it can. Once more: at once.'):
         self.requested = False
         self._message = f'\n{what}\n'.encode()
-        self._handlers = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _handle(self, number, frame):
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            signal.signal(number, self._handlers[number])
+            signal.signal(number, self._handlers[signal.Signals(number)])
             signal.raise_signal(number)
             return
         self.requested = True
-        os.write(2, self._message)  # print could be called here in the middle of another print
+        os.write(2, self._message)  # Not print, because the signal may have interrupted another print.
 
 
-def help_formatter(prog):
-    """For ArgumentParser(formatter_class=...): keeps the line breaks of the examples, and flags beside their help."""
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Formatter for ArgumentParser(formatter_class=...) that keeps line breaks and has room for long flags."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
 
 
-def add_debug_flag(parser):
-    """Give `parser` the flag that `run` looks for."""
+def add_debug_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --debug, which `run` looks for."""
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
 
 
@@ -109,10 +125,10 @@ def add_impl_flag(parser):
                         help='custom ops: native, ref, or auto = native if they build (default: $STYLEGAN2_OPS or auto)')
 
 
-# ---- Argument types (argparse turns their ArgumentTypeError into a usage line and exit code 2) ----
+# ---- Argument types: argparse turns their ArgumentTypeError into a usage message and exit code 2 ----
 
-def num_range(text):
-    """'a,b,c' -> [a, b, c] in that order; 'a-c' -> [a, a+1, ..., c]. The two forms do not mix."""
+def num_range(text: str) -> list[int]:
+    """'a,b,c' -> [a, b, c] in that order; 'a-c' -> [a, a+1, ..., c]. The two forms cannot be combined."""
     match = re.fullmatch(r'(\d+)-(\d+)', text)
     if match:
         first, last = int(match[1]), int(match[2])
@@ -124,23 +140,23 @@ def num_range(text):
     raise argparse.ArgumentTypeError(f'expected a list like 1,5,7 or a range like 0-9, got {text!r}')
 
 
-def seed(text):
-    """'42' -> 42; numpy takes seeds below 2**32."""
+def seed(text: str) -> int:
+    """'42' -> 42; NumPy accepts seeds below 2**32."""
     value = non_negative_int(text)
     if value >= 2 ** 32:
         raise argparse.ArgumentTypeError(f'expected a seed below 2**32 = {2 ** 32}, got {text!r}')
     return value
 
 
-def seed_range(text):
-    """As num_range, for numbers that are seeds."""
+def seed_range(text: str) -> list[int]:
+    """As num_range, for seeds."""
     for part in re.findall(r'\d+', text):
-        seed(part)  # first, so that 0-99999999999 is refused before the list is made
+        seed(part)  # Checked first, so that 0-99999999999 is refused before the list is made.
     return num_range(text)
 
 
-def boolean(text):
-    """'true', 't', 'yes', 'y', '1', 'on' and their opposites, in any case -> bool."""
+def boolean(text: str) -> bool:
+    """'true', 't', 'yes', 'y', '1', 'on' and their opposites, in upper or lower case -> bool."""
     lowered = text.lower()
     if lowered in ('true', 't', 'yes', 'y', '1', 'on'):
         return True
@@ -149,34 +165,35 @@ def boolean(text):
     raise argparse.ArgumentTypeError(f'expected true or false, got {text!r}')
 
 
-def name_list(text):
+def name_list(text: str) -> list[str]:
     """'fid50k,ppl_wend' -> ['fid50k', 'ppl_wend'], each once; 'none' and '' -> []."""
     return [] if text.lower() in ('none', '') else list(dict.fromkeys(text.split(',')))
 
 
-def positive_int(text):
-    """'32' -> 32; zero, negatives and fractions are refused."""
+def positive_int(text: str) -> int:
+    """'32' -> 32; zero, negative numbers and fractions are refused."""
     if not re.fullmatch(r'\d+', text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f'expected a whole number above zero, got {text!r}')
     return int(text)
 
 
-def positive_ints(text):
+def positive_ints(text: str) -> list[int]:
     """'1,3,3,1' -> [1, 3, 3, 1]."""
     try:
         return [positive_int(part) for part in text.split(',')]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f'expected whole numbers above zero with commas between, got {text!r}') from None
+        raise argparse.ArgumentTypeError(
+            f'expected whole numbers above zero with commas between, got {text!r}') from None
 
 
-def non_negative_int(text):
-    """'0' -> 0; negatives and fractions are refused."""
+def non_negative_int(text: str) -> int:
+    """'0' -> 0; negative numbers and fractions are refused."""
     if not re.fullmatch(r'\d+', text):
         raise argparse.ArgumentTypeError(f'expected a whole number, zero or above, got {text!r}')
     return int(text)
 
 
-def finite_float(text):
+def finite_float(text: str) -> float:
     """'-0.5' -> -0.5; infinities and NaN are refused."""
     try:
         value = float(text)
@@ -187,8 +204,8 @@ def finite_float(text):
     return value
 
 
-def positive_float(text):
-    """'0.5' -> 0.5; zero, negatives, infinities and NaN are refused."""
+def positive_float(text: str) -> float:
+    """'0.5' -> 0.5; zero, negative numbers, infinities and NaN are refused."""
     try:
         value = float(text)
     except ValueError:
@@ -198,8 +215,8 @@ def positive_float(text):
     return value
 
 
-def non_negative_float(text):
-    """'0' -> 0.0; negatives, infinities and NaN are refused."""
+def non_negative_float(text: str) -> float:
+    """'0' -> 0.0; negative numbers, infinities and NaN are refused."""
     try:
         value = float(text)
     except ValueError:

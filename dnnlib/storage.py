@@ -1,25 +1,29 @@
-"""Files and folders, here or at an address that TensorFlow can open (gs://, s3://, hdfs://, ram://), under one set of names.
+"""Files and folders, local or at remote addresses that TensorFlow can open (gs://, s3://, hdfs://, ram://).
 
-An address has `://` in it. TensorFlow is imported only for one of these. The functions raise OSError for a file of this machine
-and one of `errors()` for an address.
+An address contains `://`. TensorFlow is imported only for those. The functions raise OSError for local files and one of
+`errors()` for addresses.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
+from typing import IO, Any
 
 from dnnlib.cli import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows: without locks, two runs on one folder are told apart only when the second one ends.
+except ImportError:  # Windows: two runs that write the same folder are noticed only when the second one ends.
     fcntl = None
 
 
-def is_remote(path):
-    """Is `path` an address rather than a path of this machine?"""
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether `path` is an address rather than a local path."""
     return '://' in str(path)
 
 
@@ -28,52 +32,57 @@ def _gfile():
     return tf.io.gfile
 
 
-def errors():
-    """The exceptions that a failing file raises, for `except`: those of TensorFlow only once it has been imported."""
+def errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that file operations raise, for `except`: TensorFlow's only if it has been imported."""
     return (OSError, sys.modules['tensorflow'].errors.OpError) if 'tensorflow' in sys.modules else (OSError,)
 
 
-def reason(err):
-    """What one of `errors()` says, on one line, with the name of the file if it is known."""
+def reason(err: Any) -> str:
+    """Return the message of one of `errors()` on one line, with the name of the file if it is known."""
     if isinstance(err, OSError):
         return f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
     return str(err.message).splitlines()[0]
 
 
-def open_file(path, mode='rb'):
-    """Binary file object with read, write, seek and close."""
-    return _gfile().GFile(str(path), mode) if is_remote(path) else open(path, mode, buffering=1 << 17 if mode == 'wb' else -1)
+def open_file(path: str | os.PathLike, mode: str = 'rb') -> IO[bytes]:
+    """Open a file as a binary file object with read, write, seek and close."""
+    if is_remote(path):
+        return _gfile().GFile(str(path), mode)
+    return open(path, mode, buffering=1 << 17 if mode == 'wb' else -1)
 
 
-def is_file(path):
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file at `path`."""
     if is_remote(path):
         return _gfile().exists(str(path)) and not _gfile().isdir(str(path))
     return os.path.isfile(path)
 
 
-def is_folder(path):
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether there is a folder at `path`."""
     return _gfile().isdir(str(path)) if is_remote(path) else os.path.isdir(path)
 
 
-def list_folder(path):
-    """Names in a folder, sorted by code point, without a trailing slash."""
-    return sorted(name.rstrip('/') for name in (_gfile().listdir(str(path)) if is_remote(path) else os.listdir(path)))
+def list_folder(path: str | os.PathLike) -> list[str]:
+    """Return the names in a folder, sorted by code point, without trailing slashes."""
+    names = _gfile().listdir(str(path)) if is_remote(path) else os.listdir(path)
+    return sorted(name.rstrip('/') for name in names)
 
 
-def walk(path):
+def walk(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
     """Yield (folder, names of its files) for `path` and every folder below it that is not hidden.
 
-    Links are followed, each folder is visited once. Pipes and devices are no files; links that lead nowhere are.
+    Links are followed, but each folder is visited only once. Pipes and devices do not count as files; broken links do.
     """
     if is_remote(path):
         for folder, _folders, names in _gfile().walk(str(path)):
             yield folder, names
         return
     seen = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(os.fspath(path), followlinks=True):
         folders[:] = [name for name in folders if not name.startswith('.')]
         place = os.path.realpath(folder)
-        if place in seen:  # a link that leads back up
+        if place in seen:  # A link to a folder above.
             folders.clear()
             continue
         seen.add(place)
@@ -81,40 +90,51 @@ def walk(path):
         yield folder, [name for name, path in paths.items() if os.path.isfile(path) or not os.path.exists(path)]
 
 
-def size(path):
-    """Bytes in a file."""
+def size(path: str | os.PathLike) -> int:
+    """Return the size of a file in bytes."""
     return _gfile().stat(str(path)).length if is_remote(path) else os.path.getsize(path)
 
 
-def make_folders(path):
-    """Make a folder and those above it, unless they are there."""
+def make_folders(path: str | os.PathLike) -> None:
+    """Make a folder and those above it, unless they exist."""
     _gfile().makedirs(str(path)) if is_remote(path) else os.makedirs(path, exist_ok=True)
 
 
-def rename(source, target):
-    """Rename a file; one that has the name `target` is replaced."""
-    _gfile().rename(str(source), str(target), overwrite=True) if is_remote(source) else os.replace(source, target)
+def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Rename a file, replacing an existing `target`."""
+    if is_remote(source):
+        _gfile().rename(str(source), str(target), overwrite=True)
+    else:
+        os.replace(source, target)
 
 
-def remove(path):
+def remove(path: str | os.PathLike) -> None:
     """Delete a file."""
-    _gfile().remove(str(path)) if is_remote(path) else os.remove(path)
+    if is_remote(path):
+        _gfile().remove(str(path))
+    else:
+        os.remove(path)
 
 
-def base_name(path):
-    """Last part of a path or address."""
+def base_name(path: str | os.PathLike) -> str:
+    """Return the last part of a path or address."""
     return str(path).rstrip('/').rsplit('/', 1)[-1] if is_remote(path) else os.path.basename(os.path.abspath(path))
 
 
-# ---- Files and folders that appear whole or not at all ----
+# ---- Files and folders that appear complete or not at all ----
 
 @contextlib.contextmanager
-def new_file(path):
-    """Context of the path of a file beside `path` that takes its place if the context ends well, and vanishes if it does not.
+def new_file(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
+    """Context manager to write a local file that appears complete or not at all.
 
-    For files of this machine.
+    Args:
+        path:   File to write; an existing one is replaced when the with-block ends without an error.
+        shared: May several processes write the same file at the same time? Each then has a temporary file of its own.
+
+    Yields:
+        Path of the temporary file to write. It is renamed to `path` at the end, or deleted after an error.
     """
-    part = f'{path}.part'
+    part = f'{path}.part{os.getpid()}' if shared else f'{path}.part'
     try:
         yield part
         os.replace(part, path)
@@ -124,26 +144,30 @@ def new_file(path):
 
 
 @contextlib.contextmanager
-def new_folder(target, files, force=False):
-    """Context of the path of a temporary folder that becomes `target` if the context ends well, and vanishes if it does not.
+def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> Iterator[str]:
+    """Context manager to write a local folder that appears complete or not at all.
 
-    What a killed run has left is cleared away by the next run on the same target.
+    The remains of a killed run are removed by the next run with the same target.
 
     Args:
-        target: Folder to make; one that is there must be empty.
+        target: Folder to make; an existing one must be empty.
         files:  Regular expression of the names that will be in it.
-        force:  May files of such names be in `target`? They are replaced.
+        force:  Replace files with such names in an existing folder? Otherwise it must be empty.
+
+    Yields:
+        Path of the temporary folder to fill. It is renamed to `target` at the end, or deleted after an error.
 
     Raises:
-        UserError: `target` holds something, is no folder, or another run is writing it.
+        UserError: `target` holds other files, is not a folder, or another run is writing it.
     """
     place = os.path.realpath(target)
-    partial, replaced = f'{place}.partial', f'{place}.replaced'  # Beside the target, so that a rename is enough in the end.
+    partial, replaced = f'{place}.partial', f'{place}.replaced'  # On the same disk, so that they can be renamed.
     missing_parents = [parent for parent in pathlib.Path(partial).parents if not parent.exists()]
     os.makedirs(partial, exist_ok=True)
     with locked(partial) as ours:
         if not ours:
-            raise UserError(f'another run is writing {target} (into {partial})', 'Wait until it has ended, or give another name.')
+            raise UserError(f'another run is writing {target} (into {partial})',
+                            'Wait until it has ended, or give another name.')
         try:
             _clear_remains(place, partial, replaced, files)
             _check_target(target, place, files, force)
@@ -157,7 +181,7 @@ def new_folder(target, files, force=False):
                 if os.path.isdir(replaced):
                     os.replace(replaced, place)
                 raise
-        except BaseException:  # Ctrl-C too
+        except BaseException:  # Also on Ctrl-C.
             _delete_folder(partial, files)
             for parent in missing_parents:
                 with contextlib.suppress(OSError):
@@ -177,16 +201,19 @@ def _check_target(target, place, files, force):
 def _check_replaceable(target, names, files, force):
     for name in names:
         if not force:
-            raise UserError(f'{target} exists and is not empty', 'Give another folder, or --force to replace what is in it.')
+            raise UserError(f'{target} exists and is not empty',
+                            'Give another folder, or --force to replace what is in it.')
         if not re.fullmatch(files, name):
-            raise UserError(f'{target} holds {name}, which --force does not replace', 'Give another folder, or remove this one yourself.')
+            raise UserError(f'{target} holds {name}, which --force does not replace',
+                            'Give another folder, or remove this one yourself.')
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Context that holds a folder against other processes; its value is False if one of them has it.
+def locked(folder: str | os.PathLike) -> Iterator[bool]:
+    """Context manager that locks a folder against other processes until the with-block or this process ends.
 
-    The lock goes with the process, however that ends. Where there are no locks, the value is True.
+    Yields:
+        False if another process has locked the folder. True on systems without locks.
     """
     if fcntl is None:
         yield True
@@ -195,10 +222,11 @@ def locked(folder):
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.exists(folder) and os.path.samestat(os.fstat(descriptor), os.stat(folder))  # Not if it was renamed meanwhile.
+            # False if another process has renamed the folder in the meantime.
+            ours = os.path.exists(folder) and os.path.samestat(os.fstat(descriptor), os.stat(folder))
         except BlockingIOError:
             ours = False
-        except OSError:  # A file system without locks
+        except OSError:  # A file system without locks.
             ours = True
         yield ours
     finally:
@@ -206,48 +234,58 @@ def locked(folder):
 
 
 def _clear_remains(place, partial, replaced, files):
-    """After a run that was killed: put back what it was about to replace, and delete what it had not finished."""
+    """Clean up after a killed run: restore the folder it was about to replace, and delete what it had written."""
     if os.path.isdir(replaced) and not os.path.isdir(place):
         os.replace(replaced, place)
     for remains in (partial, replaced):
-        _delete_folder(remains, files, but_itself=remains == partial)
+        _delete_folder(remains, files, keep_folder=remains == partial)
         if os.path.isdir(remains) and os.listdir(remains):
-            raise UserError(f'{remains} is in the way: it holds {list_folder(remains)[0]}, which is not from an earlier run',
-                            'Move it elsewhere.')
+            raise UserError(
+                f'{remains} is in the way: it holds {list_folder(remains)[0]}, which is not from an earlier run',
+                'Move it elsewhere.')
 
 
-def _delete_folder(folder, files, but_itself=False):
-    """Delete the files in `folder` whose names match, and then itself if it is empty; nothing else."""
+def _delete_folder(folder, files, keep_folder=False):
+    """Delete the files in `folder` whose names match, and then the folder if it is empty and not `keep_folder`."""
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         if re.fullmatch(files, name):
             os.remove(os.path.join(folder, name))
-    if not but_itself:
+    if not keep_folder:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 
 
 @contextlib.contextmanager
-def new_remote_files(target, files, force=False):
-    """As `new_folder` for an address, where folders cannot be renamed: context of the ending that names should have meanwhile.
+def new_remote_files(target: str, files: str, force: bool = False) -> Iterator[str]:
+    """As `new_folder` for an address, where folders cannot be renamed.
 
-    In the end the files are renamed one by one, the first in the order of their names last.
+    Args:
+        target, files, force: As in `new_folder`.
+
+    Yields:
+        Suffix that all names should have for the time being. At the end the files are renamed one by one in reverse
+        order of their names, so that the first one appears last.
+
+    Raises:
+        UserError: `target` holds other files.
     """
     ending = '.partial'
 
-    def here(keep):
-        return [name for name in list_folder(target) if keep(name)] if is_folder(target) else []
+    def names_with_ending(expected):
+        names = list_folder(target) if is_folder(target) else []
+        return [name for name in names if name.endswith(ending) == expected]
 
-    _check_replaceable(target, here(lambda name: not name.endswith(ending)), files, force)
+    _check_replaceable(target, names_with_ending(False), files, force)
     make_folders(target)
     try:
         yield ending
-        old = here(lambda name: not name.endswith(ending))
+        old = names_with_ending(False)
         _check_replaceable(target, old, files, force)
         for name in old:
             remove(f'{target}/{name}')
-        for name in reversed(here(lambda name: name.endswith(ending))):
+        for name in reversed(names_with_ending(True)):
             rename(f'{target}/{name}', f'{target}/{name.removesuffix(ending)}')
     except BaseException:
-        for name in here(lambda name: name.endswith(ending)):
+        for name in names_with_ending(True):
             remove(f'{target}/{name}')
         raise

@@ -1,4 +1,6 @@
-"""Small things used everywhere: a dictionary with attributes, times for people, downloads."""
+"""Small helpers: a dictionary with attributes, readable durations, downloads."""
+
+from __future__ import annotations
 
 import hashlib
 import html.parser
@@ -8,48 +10,49 @@ import posixpath
 import re
 import time
 import urllib.parse
+from typing import IO, Any
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar, format_time  # noqa: F401  The original has format_time here.
 
 
 class EasyDict(dict):
-    """A dict whose items are attributes too: `d.name` is `d['name']`."""
+    """A dict whose items are also attributes: `d.name` is `d['name']`."""
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         del self[name]
 
 
-# ----------------------------------------------------------------------------
-# Downloads.
+# ---- Downloads ----
 
 _DRIVE_HOSTS = ('drive.google.com', 'docs.google.com', 'drive.usercontent.google.com')
-_MAX_PAGE = 1 << 20         # bytes of a web page that are looked at
-_CHUNK = 1 << 18            # bytes per read
-_TIMEOUT = (10, 60)         # seconds to connect, seconds without any data
-_MAX_DELAY = 10             # seconds between two attempts
-_MAX_UNREACHABLE = 3        # attempts that find no server at all; more of them are only a longer wait for the same message
+_MAX_PAGE = 1 << 20         # Bytes of a web page that are parsed.
+_CHUNK = 1 << 18            # Bytes per read.
+_TIMEOUT = (10, 60)         # Seconds to connect, seconds without any data.
+_MAX_DELAY = 10             # Seconds between two attempts.
+_MAX_UNREACHABLE = 3        # Number of attempts if the server cannot be reached: more would hardly help.
 
 
 class _Unusable(Exception):
-    """The server answered, and another attempt would get the same answer."""
+    """The download failed, and another attempt would fail in the same way."""
 
 
 class _Failed(Exception):
-    """The download failed in a way that may not last."""
+    """The download failed, and another attempt may succeed."""
 
 
-def is_url(text):
-    """True if `text` is a str that begins with http:// or https:// and names a host."""
+def is_url(text: object) -> bool:
+    """Whether `text` is a str that begins with http:// or https:// and names a host."""
     if not isinstance(text, str):
         return False
     parts = urllib.parse.urlsplit(text)
@@ -60,25 +63,25 @@ class NoAnswer(UserError):
     """The server of a download cannot be reached."""
 
 
-def cache_folder(cache_dir=None):
-    """Absolute path of the folder that keeps downloads: `cache_dir`, or $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2."""
+def cache_folder(cache_dir: str | os.PathLike | None = None) -> str:
+    """Return the absolute path of the download folder: `cache_dir`, or $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2."""
     folder = cache_dir or os.environ.get('DNNLIB_CACHE_DIR') or os.path.join('~', '.cache', 'stylegan2')
     return os.path.abspath(os.path.expanduser(folder))
 
 
-def cached_path(url, cache_dir=None, name=None):
-    """Absolute path of the file that `open_url` keeps for `url`, whether or not it is there yet. Arguments as in `open_url`."""
+def cached_path(url: str, cache_dir: str | os.PathLike | None = None, name: str | None = None) -> str:
+    """Return the absolute path of the cached file of `url`, which need not exist yet. Arguments as in `open_url`."""
     if name is not None:
         return os.path.join(cache_folder(cache_dir), name)
     parts = urllib.parse.urlsplit(url)
     name = '_'.join(filter(None, [posixpath.basename(parts.path), parts.query])) or parts.netloc
     name = re.sub(r'[^0-9A-Za-z._-]+', '_', name)[-100:]
-    digest = hashlib.sha256(url.encode()).hexdigest()[:8]  # tells apart files of the same name
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]  # Distinguishes files of the same name.
     return os.path.join(cache_folder(cache_dir), f'{digest}-{name}')
 
 
-def file_sha256(path):
-    """SHA-256 of a file, as 64 hexadecimal digits."""
+def file_sha256(path: str | os.PathLike) -> str:
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, 'rb') as file:
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
@@ -86,27 +89,29 @@ def file_sha256(path):
         return digest.hexdigest()
 
 
-def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None, name=None, sha256=None):
-    """Download a file, unless it is in the cache already, and open it.
+def open_url(url: str, cache_dir: str | os.PathLike | None = None, num_attempts: int = 10, verbose: bool = True,
+             kind: str | None = None, name: str | None = None, sha256: str | None = None) -> IO[bytes]:
+    """Download a file, unless it is already in the cache, and open it.
+
+    The file appears in the cache complete or not at all. Its length is compared with the one that the server announced.
 
     Args:
-        url:          Address, http:// or https://. Large files of Google Drive are confirmed as their page asks for.
-        cache_dir:    Folder that keeps the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 where that is not set.
-        num_attempts: Attempts in all, with growing pauses between them. A server that cannot be reached gets three.
-        verbose:      Say what happens, and show progress.
-        kind:         'pickle' = refuse what does not begin like a (binary) pickle. None = anything but a web page.
+        url:          Address, http:// or https://. The download of large files from Google Drive is confirmed.
+        cache_dir:    Folder for the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 if that is not set.
+        num_attempts: Maximum number of attempts, with growing pauses in between; three if the server cannot be reached.
+        verbose:      Print what happens, and show progress?
+        kind:         'pickle' = refuse files that do not begin like a binary pickle. None = any file but a web page.
         name:         Name of the file in the cache. None = made from the URL.
-        sha256:       What the SHA-256 of the file must be, as 64 hexadecimal digits. None = not known.
+        sha256:       Expected SHA-256 of the file, as 64 hexadecimal digits. None = not known.
 
     Returns:
         Binary file object of the file in the cache; its path is `.name`.
 
-    The file enters the cache complete or not at all: it is written beside its place, its length compared with the one that the
-    server announced, and then renamed.
-
     Raises:
-        UserError: No usable file came, or the file in the cache is another one. The message says which file to put where by hand.
-        NoAnswer:  That UserError, where the server cannot be reached.
+        ValueError: An argument is invalid.
+        UserError:  The download failed, or the file is not the expected one. The message says where to put the file
+                    if it is downloaded by hand.
+        NoAnswer:   A UserError: the server cannot be reached.
     """
     if not is_url(url) or kind not in (None, 'pickle') or num_attempts < 1:
         raise ValueError("expected a http(s) URL, kind None or 'pickle', and at least one attempt. "
@@ -120,65 +125,71 @@ def open_url(url, cache_dir=None, num_attempts=10, verbose=True, kind=None, name
             _download(url, path, num_attempts, verbose, kind, sha256)
         elif sha256 and file_sha256(path) != sha256:
             raise UserError(f'{path}: its SHA-256 is not {sha256}: the file is damaged or another one',
-                            'Delete it, and it is downloaded again.')
+                            'Delete it, and it will be downloaded again.')
         return open(path, 'rb')
     except OSError as err:
-        raise UserError(f'{path}: cannot be written or read: {err.strerror}', 'Set DNNLIB_CACHE_DIR to another folder.') from None
+        raise UserError(f'{path}: cannot be written or read: {err.strerror}',
+                        'Set DNNLIB_CACHE_DIR to another folder.') from None
 
 
 def _download(url, path, num_attempts, verbose, kind, sha256):
-    """Attempt after attempt to bring `url` to `path`; UserError when they are used up."""
+    """Download `url` to `path` in up to `num_attempts` attempts. Raises UserError if all of them fail."""
     import requests
-    part = f'{path}.part{os.getpid()}'
     unreachable = 0
-    try:
+    with storage.new_file(path, shared=True) as part:
         for attempt in range(1, num_attempts + 1):
             try:
-                with requests.Session() as session:
-                    confirmed = _fetch(session, url, part, verbose, kind)
-                    if confirmed is not None and _fetch(session, confirmed, part, verbose, kind) is not None:
-                        raise _Unusable('Google Drive asks for confirmation again and again')
-                if sha256 and file_sha256(part) != sha256:
-                    raise _Unusable(f'what came is another file: its SHA-256 is not {sha256}')
-                os.replace(part, path)
-                return
+                return _download_once(url, part, verbose, kind, sha256)
             except _Unusable as err:
-                reason = err
-                break
+                reason, is_last = str(err), True
             except _Failed as err:
-                reason = err
-            except requests.RequestException as err:  # no network, no such host, connection refused, timeout
+                reason, is_last = str(err), attempt == num_attempts
+            except requests.RequestException as err:  # No network, no such host, connection refused, timeout.
                 reason = f'no answer from {urllib.parse.urlsplit(url).netloc} ({type(err).__name__})'
                 unreachable += 1
-            if attempt == num_attempts or unreachable == _MAX_UNREACHABLE:
-                break
+                is_last = attempt == num_attempts or unreachable == _MAX_UNREACHABLE
+            if is_last:
+                error = NoAnswer if unreachable == attempt else UserError
+                raise error(f'{url}: download failed: {reason}', f'Get the file by other means and save it as {path}')
             delay = min(0.5 * 2 ** (attempt - 1), _MAX_DELAY)
             if verbose:
-                print(f'Download failed: {reason}. Next attempt in {delay:g} s ({attempt + 1}/{num_attempts}).', flush=True)
+                print(f'Download failed: {reason}. Next attempt in {delay:g} s ({attempt + 1}/{num_attempts}).',
+                      flush=True)
             time.sleep(delay)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-    error = NoAnswer if unreachable == attempt else UserError
-    raise error(f'{url}: download failed: {reason}', f'Get the file by other means and save it as {path}')
+
+
+def _download_once(url, part, verbose, kind, sha256):
+    """Download `url` to the file `part`, if necessary by way of a confirmation page of Google Drive."""
+    import requests
+    with requests.Session() as session:
+        confirmed = _fetch(session, url, part, verbose, kind)
+        if confirmed is not None and _fetch(session, confirmed, part, verbose, kind) is not None:
+            raise _Unusable('Google Drive asks for confirmation again and again')
+    if sha256 and file_sha256(part) != sha256:
+        raise _Unusable(f'what came is another file: its SHA-256 is not {sha256}')
 
 
 def _fetch(session, url, part, verbose, kind):
-    """One request, written to the file `part`. Returns None, or the URL to ask instead if a page of Google Drive names one."""
+    """Write the answer to one request to the file `part`.
+
+    Returns None, or the URL to use instead if the answer is a confirmation page of Google Drive.
+    """
     import requests
     with session.get(url, stream=True, timeout=_TIMEOUT, headers={'Accept-Encoding': 'identity'}) as response:
         if response.status_code >= 400:
             answer = f'the server answered {response.status_code} {response.reason}'
-            raise _Failed(answer) if response.status_code in (408, 429) or response.status_code >= 500 else _Unusable(answer)
+            may_succeed_later = response.status_code in (408, 429) or response.status_code >= 500
+            raise _Failed(answer) if may_succeed_later else _Unusable(answer)
         length = response.headers.get('Content-Length', '')
-        expected = int(length) if length.isdigit() and 'Content-Encoding' not in response.headers else None  # None = not announced
+        is_known = length.isdigit() and 'Content-Encoding' not in response.headers
+        expected = int(length) if is_known else None
         chunks = response.iter_content(_CHUNK)
         received = 0
         try:
             head = next(chunks, b'')
             if response.headers.get('Content-Type', '').startswith('text/html') or head.lstrip()[:1] == b'<':
                 return _link_on_page(head + next(chunks, b''), response.url)
-            if kind == 'pickle' and head[:1] != b'\x80':  # the first instruction of every binary pickle
+            if kind == 'pickle' and head[:1] != b'\x80':  # The first instruction of every binary pickle.
                 raise _Unusable('what came is not a pickle')
             label = posixpath.basename(urllib.parse.urlsplit(url).path)
             with open(part, 'wb') as file, ProgressBar(label, expected, 'B', enabled=verbose) as progress:
@@ -194,26 +205,31 @@ def _fetch(session, url, part, verbose, kind):
 
 
 class _DrivePage(html.parser.HTMLParser):
-    """Finds on a page of Google Drive where its button 'Download anyway' leads: a form, in former years a link."""
+    """Finds the target of the button 'Download anyway' on a page of Google Drive: a form; in former years, a link."""
 
     def __init__(self):
         super().__init__()
-        self.action = None
-        self.fields = {}
-        self.link = None
+        self.action: str | None = None
+        self.fields: dict[str, str] = {}
+        self.link: str | None = None
 
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        if tag == 'form' and attrs.get('id') == 'download-form':
-            self.action = attrs.get('action')
-        elif tag == 'input' and self.action and attrs.get('name'):
-            self.fields[attrs['name']] = attrs.get('value') or ''
-        elif tag == 'a' and 'confirm=' in (attrs.get('href') or ''):
-            self.link = attrs['href']
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or '' for name, value in attrs}
+        if tag == 'form' and values.get('id') == 'download-form':
+            self.action = values.get('action')
+        elif tag == 'input' and self.action and values.get('name'):
+            self.fields[values['name']] = values.get('value', '')
+        elif tag == 'a' and 'confirm=' in values.get('href', ''):
+            self.link = values['href']
 
 
 def _link_on_page(page, url):
-    """URL behind the confirmation page `page` (bytes) of Google Drive that `url` led to. Any other page raises _Unusable."""
+    """URL that a confirmation page of Google Drive leads to. Raises _Unusable for any other page.
+
+    Args:
+        page: The page as bytes.
+        url:  Address of the page.
+    """
     text = page[:_MAX_PAGE].decode('utf-8', 'replace')
     if urllib.parse.urlsplit(url).hostname not in _DRIVE_HOSTS:
         raise _Unusable('a web page came instead of the file')
@@ -223,6 +239,6 @@ def _link_on_page(page, url):
     found.feed(text)
     target = f'{found.action}?{urllib.parse.urlencode(found.fields)}' if found.action else found.link
     target = urllib.parse.urljoin(url, target or '')
-    if target == url or urllib.parse.urlsplit(target).hostname not in _DRIVE_HOSTS:  # a page must not send us elsewhere
+    if target == url or urllib.parse.urlsplit(target).hostname not in _DRIVE_HOSTS:  # Follow no links to other servers.
         raise _Unusable('a page of Google Drive came instead of the file')
     return target

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 
 import numpy as np
 import PIL.Image
+
+from dnnlib import storage
 
 _FPS = 30
 _MIN_HEIGHT = 256      # Smaller frames are enlarged by repeating pixels.
@@ -35,9 +37,9 @@ class Video:
 
     def __init__(self, path: str, ffmpeg: bool):
         self.path = f'{path}.{"mp4" if ffmpeg else "gif"}'
-        self._part = f'{self.path}.part'
         self._ffmpeg = ffmpeg
         self._encoder = None  # Generator of imageio_ffmpeg that is sent the frames of an MP4.
+        self._file = contextlib.ExitStack()  # Renames the MP4 when it is complete.
         self._gif_frames = []
 
     def add(self, picture: PIL.Image.Image):
@@ -50,8 +52,9 @@ class Video:
             return
         if self._encoder is None:
             import imageio_ffmpeg  # Imported late: it is optional.
+            part = self._file.enter_context(storage.new_file(self.path))
             self._encoder = imageio_ffmpeg.write_frames(
-                self._part, picture.size, fps=_FPS, quality=8, output_params=['-f', 'mp4'], ffmpeg_log_level='error')
+                part, picture.size, fps=_FPS, quality=8, output_params=['-f', 'mp4'], ffmpeg_log_level='error')
             self._encoder.send(None)
         self._encoder.send(np.ascontiguousarray(picture))
 
@@ -59,10 +62,9 @@ class Video:
         """Finish the file. Without any frame there is none."""
         if self._encoder is not None:
             self._encoder.close()
+            self._file.close()
         elif self._gif_frames:
             first, *others = self._gif_frames
             duration = max(1000 // _FPS, 20)  # In ms. Shorter frames are shown for 100 ms by many viewers.
-            first.save(self._part, 'gif', save_all=True, append_images=others, duration=duration, loop=0)
-        else:
-            return
-        os.replace(self._part, self.path)
+            with storage.new_file(self.path) as part:
+                first.save(part, 'gif', save_all=True, append_images=others, duration=duration, loop=0)

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from dnnlib import storage
 from dnnlib.progress import ProgressBar
 from dnnlib.util import cache_folder
 from metrics.collectors import Collector
@@ -137,14 +138,9 @@ class RealImages:
     def _save(self, metric, collector):
         key = self._key(metric, collector)
         path = self._path(key)
-        part = f'{path}.part{os.getpid()}'
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(part, 'wb') as file:
+            with storage.new_file(path, shared=True) as part, open(part, 'wb') as file:
                 np.savez(file, key=key, **collector.arrays())
-            os.replace(part, path)
         except OSError as err:
             tqdm.write(f'Note: the statistics of the real images cannot be kept in {path}: {err.strerror}')
-        finally:
-            if os.path.exists(part):
-                os.remove(part)

@@ -16,6 +16,8 @@ from tests.training.run.test_health import PLAIN  # noqa: E402
 from tests.training.run.test_resume import Killed, assert_same_run, kill_at, train  # noqa: E402
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: E402, PLC0414  A fixture.
 from tests.training.test_misc import small_networks  # noqa: E402
+from training.data import dataset_writer  # noqa: E402
+from training.dataset import TFRecordDataset  # noqa: E402
 from training.step.devices import Devices  # noqa: E402
 from training.step.iteration import Iterations  # noqa: E402
 from training.step.train_step import TrainStep  # noqa: E402
@@ -238,6 +240,33 @@ def test_a_minibatch_is_split_in_order(devices):
     for values, factor in zip(seen, (1, 10), strict=True):
         rows = [value.numpy()[:, 0].tolist() for value in devices._strategy.experimental_local_results(values)]
         assert rows == [[factor * i for i in range(6)], [factor * i for i in range(6, 12)]]
+
+
+def test_real_images_are_flipped_on_each_device_by_draws_of_its_own(devices, tmp_path):
+    """The flips depend on the seed and the iteration alone, so that a resumed run goes on with the same ones."""
+    with dataset_writer.new_dataset(tmp_path / 'ramps') as writer:
+        for _ in range(8):
+            writer.add_image(np.tile(np.arange(4, dtype=np.uint8), [1, 4, 1]))
+
+    def flips(first_iteration, count):
+        """[iterations, devices, images of a device] bool."""
+        seen = []
+
+        def run(_phase, _minibatch_gpu, _rounds, _lrate, reals, *_others):
+            seen.append([image[:, 0, 0, 0] == 3 for image in copies(devices, reals)])
+            return {}
+        trainer = types.SimpleNamespace(set_lod=lambda lod: None, phases=lambda iteration: ['D_train'], run=run)
+        shown = 32 * first_iteration
+        progress = types.SimpleNamespace(cur_nimg=shown, sched_nimg=shown, iteration=first_iteration)
+        iterations = Iterations(trainer, TFRecordDataset(str(tmp_path / 'ramps')), progress, 5, devices=devices,
+                                mirror_augment=True, drange_net=(0, 255))
+        for _ in range(count):
+            iterations.run()
+        return np.array(seen)
+    drawn = flips(0, 6)
+    assert drawn.shape == (6, 2, 16) and 60 < drawn.sum() < 132
+    assert len({each.tobytes() for each in drawn.reshape(12, 16)}) == 12
+    np.testing.assert_array_equal(flips(3, 3), drawn[3:])
 
 
 # ---- Runs ----

@@ -1,18 +1,28 @@
-"""Network pickles, the way of real images into training, and grids of images."""
+"""Network pickles, preparation of real images for training, and grids of images."""
+
+from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
-from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
+from training.data import pil_ops
+
+if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
+    import tensorflow as tf
+
+    from dnnlib.tflib import Network, Random
 
 # ---- Network pickles ----
 
-def load_pkl(path):
-    """Open a network pickle, the original's or ours.
+def load_pkl(path: str | os.PathLike) -> Any:
+    """Load a network pickle, written by the original or by this project.
 
     Args:
         path: File name.
@@ -21,22 +31,36 @@ def load_pkl(path):
         What the file holds, each network as a `dnnlib.tflib.Network`: usually the tuple (G, D, Gs).
 
     Raises:
-        UserError: The file is damaged, asks for classes it has no business with, or holds a network unknown here.
+        UserError: The file is damaged, refers to classes that network pickles do not need, or holds an unknown network.
     """
-    return _map_networks(legacy_pickle.load(path), legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
+    states = legacy_pickle.load(path)
+    return _map_networks(states, legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
 
 
-def load_networks(path):
-    """The tuple (G, D, Gs) of a network pickle. Raises as `load_pkl`, and if the file holds something else."""
+def load_networks(path: str | os.PathLike) -> tuple[Network, Network, Network]:
+    """Load the networks (G, D, Gs) of a network pickle.
+
+    Raises:
+        UserError: As `load_pkl`, or the file holds something else.
+    """
     networks = load_pkl(path)
-    if not isinstance(networks, (tuple, list)) or len(networks) != 3 or not all(hasattr(network, 'run') for network in networks):
+    is_triple = isinstance(networks, (tuple, list)) and len(networks) == 3
+    if not is_triple or not all(hasattr(network, 'run') for network in networks):
         raise UserError(f'{path}: expected the three networks (G, D, Gs), found something else',
                         'Give a network-snapshot-*.pkl or network-final.pkl of a training run, or an official network.')
     return tuple(networks)
 
 
-def save_pkl(obj, path):
-    """Write networks (in tuples, lists or dicts) in the original's format; readers of that format open it."""
+def save_pkl(obj: Any, path: str | os.PathLike) -> None:
+    """Write networks in the original's format.
+
+    Args:
+        obj:  Network, or tuples, lists and dicts of them.
+        path: File to write. It appears complete or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     from dnnlib.tflib import Network
     legacy_pickle.dump(_map_networks(obj, Network, _state_from_network), path)
 
@@ -64,7 +88,7 @@ def _network_from_state(state, path):
                         'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
-        print(f'Note: {path}: network {state.name!r} has settings unknown here, which are ignored: {", ".join(unknown)}')
+        print(f'Note: {path}: network {state.name!r} has unknown settings, which are ignored: {", ".join(unknown)}')
     values = named_values(state)
     variables = net.named_variables()
     missing, extra = sorted(set(variables) - set(values)), sorted(set(values) - set(variables))
@@ -75,27 +99,30 @@ def _network_from_state(state, path):
     for name, value in values.items():
         value = np.asarray(value)
         if value.shape != tuple(variables[name].shape):
-            raise UserError(f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
-                            'The file is damaged or was made by a modified network.')
+            raise UserError(
+                f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
+                'The file is damaged or was made by a modified network.')
         variables[name].assign(value.astype(np.float32, copy=False))
     return net
 
 
-def named_values(state):
-    """Full local name -> array, of a NetworkState and its components."""
+def named_values(state: legacy_pickle.NetworkState) -> dict[str, np.ndarray]:
+    """Return the values of all variables of a network and its components, by their names within the network."""
     values = dict(state.variables)
     for component in state.components.values():
         values.update((f'{component.name}/{name}', value) for name, value in named_values(component).items())
     return values
 
 
-# Settings that the readers of the original's format in other frameworks know; further ones make them refuse the file.
+# Settings that readers of the original's format in other frameworks know; they refuse files with any other.
 _PORTABLE_KWARGS = {
-    'G_main': set('latent_size label_size dlatent_size resolution num_channels mapping_layers mapping_fmaps mapping_nonlinearity '
-                  'mapping_lrmul fmap_base fmap_max architecture resample_kernel nonlinearity truncation_psi truncation_cutoff '
-                  'style_mixing_prob structure'.split()),
-    'D_stylegan2': set('label_size resolution num_channels architecture fmap_base fmap_max mapping_fmaps nonlinearity resample_kernel '
-                       'mapping_layers mapping_lrmul mbstd_group_size mbstd_num_features structure'.split()),
+    'G_main': set(
+        'latent_size label_size dlatent_size resolution num_channels mapping_layers mapping_fmaps mapping_nonlinearity '
+        'mapping_lrmul fmap_base fmap_max architecture resample_kernel nonlinearity truncation_psi truncation_cutoff '
+        'style_mixing_prob structure'.split()),
+    'D_stylegan2': set(
+        'label_size resolution num_channels architecture fmap_base fmap_max mapping_fmaps nonlinearity resample_kernel '
+        'mapping_layers mapping_lrmul mbstd_group_size mbstd_num_features structure'.split()),
 }
 
 
@@ -104,7 +131,7 @@ def _state_from_network(net):
     kwargs = dict(net.static_kwargs)
     if func_name in _PORTABLE_KWARGS:
         if 'mbstd_group_size' in net.settings:
-            kwargs.setdefault('mbstd_group_size', net.kw.mbstd_group_size)  # Its default elsewhere is another.
+            kwargs.setdefault('mbstd_group_size', net.kw.mbstd_group_size)  # Other readers have another default.
         defaults = dict(net.settings)
         for component in net.components.values():
             defaults.update(component.settings)
@@ -119,12 +146,12 @@ def _state_from_network(net):
 # ---- Generated images ----
 
 @contextlib.contextmanager
-def noise_of(Gs, noises):
-    """Within the with-block the noise variables of Gs have other values.
+def noise_of(Gs: Network, noises: Sequence[np.ndarray] | None) -> Iterator[None]:
+    """Context manager in which the noise variables of a generator have the given values.
 
     Args:
         Gs:     Generator.
-        noises: List of arrays, one per noise variable in the network's order. None = leave them as they are.
+        noises: One array per noise variable, in the order of `noise_variables`. None = leave them as they are.
     """
     from dnnlib import tflib
     if noises is None:
@@ -136,25 +163,28 @@ def noise_of(Gs, noises):
     try:
         yield
     finally:
-        tflib.set_vars(stored)  # load_networks may hand the same network to the next who asks
+        tflib.set_vars(stored)  # The network may be cached and used again.
 
 
-def noise_variables(Gs):
-    """The variables noise0, noise1, ... of a generator, in its order."""
+def noise_variables(Gs: Network) -> list[Any]:
+    """Return the variables noise0, noise1, ... of a generator, in order."""
     return [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
 
 
-def image_of_seed(Gs, seed, labels=None, **kwargs):
-    """The image of a seed, in a batch of one, as the original's commands draw it.
+def image_of_seed(Gs: Network, seed: int, labels: np.ndarray | None = None, **kwargs: Any) -> Any:
+    """Generate the image of a seed as the original's commands do.
 
-    One RandomState(seed) gives the latent vector and then each noise buffer in the network's order, so a seed means the
-    same picture whichever seeds are drawn with it.
+    RandomState(seed) gives the latent vector and then each noise buffer in the order of the network, so that a seed
+    gives the same image whichever other seeds are generated.
 
     Args:
         Gs:     Generator.
-        seed:   int.
+        seed:   Seed of the latent vector and the noise.
         labels: [1, label_size]. None = zeros.
         kwargs: Further arguments of Gs.run, such as truncation_psi.
+
+    Returns:
+        What Gs.run returns for a minibatch of one: usually an array [1, C, H, W].
     """
     rnd = np.random.RandomState(seed)
     z = rnd.randn(1, *Gs.input_shape[1:])
@@ -164,18 +194,20 @@ def image_of_seed(Gs, seed, labels=None, **kwargs):
 
 # ---- Real images ----
 
-def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, rng=None, stage=None):
-    """Real images as the discriminator gets them.
+def process_reals(images: Any, labels: Any, lod: float | tf.Tensor, mirror_augment: bool,
+                  drange_data: Sequence[float], drange_net: Sequence[float], rng: Random | None = None,
+                  stage: int | None = None) -> tuple[tf.Tensor, Any]:
+    """Prepare real images for the discriminator.
 
     Args:
-        images:         [N, C, H, W] uint8 or float, of the dataset's level floor(lod).
-        labels:         [N, label_size], passed on.
+        images:         Array or tensor [N, C, H, W], uint8 or float, of the dataset's level floor(lod).
+        labels:         [N, label_size], returned unchanged.
         lod:            Level of detail. Its fraction fades towards the next lower level.
-        mirror_augment: Flip each image left to right with probability 1/2.
+        mirror_augment: Flip each image left to right with probability 1/2?
         drange_data:    Range of the dataset's values, [0, 255].
         drange_net:     Range of the result, [-1, 1].
-        rng:            Random, for the flips. None = a new one.
-        stage:          floor(lod); lod may be a tensor then, and the result keeps the size of `images`. None = lod is a
+        rng:            Random numbers for the flips. None = those of the global generator.
+        stage:          floor(lod); lod may be a tensor then, and the result has the size of `images`. None = lod is a
                         number, and the result has full resolution: 2^floor(lod) times the width of `images`.
 
     Returns:
@@ -186,8 +218,8 @@ def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, 
     from dnnlib.tflib import Random, lerp
     images = adjust_dynamic_range(tf.cast(images, tf.float32), drange_data, drange_net)
     if mirror_augment:
-        flip = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
-        images = tf.where(flip, images, images[..., ::-1])
+        keep = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
+        images = tf.where(keep, images, images[..., ::-1])
     level = int(np.floor(lod)) if stage is None else stage
     if stage is not None or lod != level:
         _n, c, h, w = images.shape
@@ -199,23 +231,27 @@ def process_reals(images, labels, lod, mirror_augment, drange_data, drange_net, 
     return images, labels
 
 
-def adjust_dynamic_range(data, drange_in, drange_out):
-    """Map the range [lo, hi] of `data` to another, linearly."""
+def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequence[float]) -> Any:
+    """Map the range [lo, hi] of an array or tensor linearly to another one."""
     if list(drange_in) == list(drange_out):
         return data
-    scale = np.float32((np.float32(drange_out[1]) - np.float32(drange_out[0])) / (np.float32(drange_in[1]) - np.float32(drange_in[0])))
-    bias = np.float32(np.float32(drange_out[0]) - np.float32(drange_in[0]) * scale)
+    (in_lo, in_hi), (out_lo, out_hi) = np.array(drange_in, np.float32), np.array(drange_out, np.float32)
+    scale = (out_hi - out_lo) / (in_hi - in_lo)
+    bias = out_lo - in_lo * scale
     return data * scale + bias
 
 
 # ---- Pictures ----
 
-def create_image_grid(images, grid_size=None):
-    """Tile images [N, H, W] or [N, C, H, W] into one, row by row.
+def create_image_grid(images: np.ndarray, grid_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Tile images into one image, row by row.
 
     Args:
-        images:    Numpy array.
-        grid_size: (columns, rows). None = about as many columns as rows. Cells left over are zero.
+        images:    [N, H, W] or [N, C, H, W].
+        grid_size: (columns, rows). None = about as many columns as rows.
+
+    Returns:
+        [rows * H, columns * W] or [C, rows * H, columns * W]; unused cells are zero.
     """
     assert images.ndim in (3, 4)
     num, (height, width) = images.shape[0], images.shape[-2:]
@@ -231,18 +267,24 @@ def create_image_grid(images, grid_size=None):
     return grid
 
 
-def convert_to_pil_image(image, drange=(0, 1)):
-    """[H, W], [1, H, W] or [3, H, W] with values in `drange` -> PIL image, rounded and clipped."""
+def convert_to_pil_image(image: np.ndarray, drange: Sequence[float] = (0, 1)) -> PIL.Image.Image:
+    """Convert an array [H, W], [1, H, W] or [3, H, W] with values in `drange` to a PIL image, rounded and clipped."""
     assert image.ndim in (2, 3)
-    if image.ndim == 3:
-        image = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     image = adjust_dynamic_range(np.asarray(image, np.float32), drange, [0, 255])
-    return PIL.Image.fromarray(np.rint(image).clip(0, 255).astype(np.uint8), 'RGB' if image.ndim == 3 else 'L')
+    pixels = np.rint(image).clip(0, 255).astype(np.uint8)
+    return pil_ops.from_chw(pixels[np.newaxis] if pixels.ndim == 2 else pixels)
 
 
-def save_image_grid(images, filename, drange=(0, 1), grid_size=None):
-    """Write images [N, C, H, W] as one PNG; the file appears whole or not at all."""
+def save_image_grid(images: np.ndarray, filename: str | os.PathLike, drange: Sequence[float] = (0, 1),
+                    grid_size: tuple[int, int] | None = None) -> None:
+    """Write images as one PNG file that appears complete or not at all.
+
+    Args:
+        images:    [N, H, W] or [N, C, H, W]. Of other than 1 or 3 channels only the first 3 or the first one are shown.
+        filename:  File to write.
+        drange:    Range of the values.
+        grid_size: As in `create_image_grid`.
+    """
     if images.ndim == 4 and images.shape[1] not in (1, 3):
-        images = images[:, :3] if images.shape[1] > 3 else images[:, :1]  # What PNG cannot show is left out.
-    with storage.new_file(filename) as part:
-        convert_to_pil_image(create_image_grid(images, grid_size), drange).save(part, 'png')
+        images = images[:, :3] if images.shape[1] > 3 else images[:, :1]
+    pil_ops.save_png(convert_to_pil_image(create_image_grid(images, grid_size), drange), filename)

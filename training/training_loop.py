@@ -14,7 +14,7 @@ from dnnlib import tflib
 from dnnlib.cli import StopOnSignal, Stopped, UserError
 from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.random import random_state_kept
-from dnnlib.tflib.tfutil import seed_everything
+from dnnlib.tflib.tfutil import has_gpu, seed_everything
 from dnnlib.util import format_time
 from training import dataset
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
@@ -141,11 +141,11 @@ def training_loop(
     progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
     iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
                             mirror_augment, drange_net, reset_opt_for_new_lod)
-    has_gpu = bool(tf.config.get_visible_devices('GPU'))
-    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if has_gpu else _CPU_GRID)}
+    on_gpu = has_gpu()
+    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if on_gpu else _CPU_GRID)}
     snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **grid_args)
     summaries, skipped = Summaries(run_dir), SkippedUpdates()
-    clock = Clock(start_time, deadline, _first_guesses((G, D, Gs), metric_arg_list, has_gpu))
+    clock = Clock(start_time, deadline, _first_guesses((G, D, Gs), metric_arg_list, on_gpu))
     report = Report(run_dir, training_set.resolution)
     checkpoints = Checkpoints(
         run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
@@ -176,7 +176,7 @@ def training_loop(
     last_reports += [] if network_snapshot_ticks is None else ['pickle'] if metrics is None else ['pickle', 'metrics']
     first_nimg = progress.cur_nimg
     # Several workers decide together, when they look at the schedule; and only then has all that runs on a GPU ended: see `collect`.
-    may_end_anywhere = devices.cluster.workers == 1 and not has_gpu
+    may_end_anywhere = devices.cluster.workers == 1 and not on_gpu
 
     # On a terminal a bar shows how far it is; elsewhere the tick lines do.
     bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None if is_chief else True, dynamic_ncols=True)
@@ -274,7 +274,7 @@ def training_loop(
 def _report_devices(devices):
     if devices.number > 1:
         print(f'Training on {devices.number} devices of {devices.cluster.workers} machine{"s" * (devices.cluster.workers > 1)}.')
-    if not tf.config.get_visible_devices('GPU'):
+    if not has_gpu():
         print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
               'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
 
@@ -300,12 +300,12 @@ def _names(metric_arg_list):
     return ', '.join(args['name'] for args in metric_arg_list)
 
 
-def _first_guesses(networks, metric_arg_list, has_gpu):
+def _first_guesses(networks, metric_arg_list, on_gpu):
     """{name of a report: seconds that it may take}, for Clock: by the size of the networks and the number of images."""
     gigabytes = sum(var.shape.num_elements() for net in networks for var in net.named_variables().values()) * 4 / 2 ** 30
     images = sum(args.get('num_images') or args.get('num_samples', 0) for args in metric_arg_list)
     return {'checkpoint': 1 + 20 * gigabytes, 'pickle': 1 + 10 * gigabytes, 'pictures': 5.0, 'report': 1.0,
-            'metrics': images * (0.01 if has_gpu else 0.04)}
+            'metrics': images * (0.01 if on_gpu else 0.04)}
 
 
 def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped, left):
@@ -330,7 +330,7 @@ def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped, left):
 
 def _peak_memory():
     """Bytes: of the GPU, or without one the process's resident memory."""
-    if tf.config.get_visible_devices('GPU'):
+    if has_gpu():
         return tf.config.experimental.get_memory_info('GPU:0')['peak']
     try:
         import resource  # Not on Windows.

@@ -1,26 +1,32 @@
-"""Reads and writes the network pickles of the original StyleGAN2, without running anything and without TensorFlow.
+"""Reads and writes the network pickles of the original StyleGAN2, without running code from them or TensorFlow.
 
-Reading follows the file's instructions in `dnnlib.pickles.reader`, which knows data and nothing else. Writing emits the
-instructions directly, because `pickle` could name the class of the original only by importing it, and without pickle's
-memo, so that equal objects give equal bytes.
+Reading uses `dnnlib.pickles.reader`, which supports only data. Writing emits the instructions of the pickle directly,
+because `pickle` would have to import the class of the original to name it. It uses no memo, so that equal objects give
+equal bytes.
 """
+
+from __future__ import annotations
 
 import io
 import os
 import pickle
 import struct
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, WRITE_VERSION, BoundedStream, Global, NetworkState, Reader, Refusal
+from dnnlib.pickles.network_state import WRITE_VERSION, NetworkReader, NetworkState
+from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 
 __all__ = ['NetworkState', 'load', 'dump']
 
-# How other files that end up under the name .pkl begin.
+# First bytes of other files that are sometimes named .pkl.
 _OTHER_FORMATS = {
-    b'PK\x03\x04': ('is a zip archive or a PyTorch file', 'Unzip it, or use a network pickle that was made with TensorFlow.'),
+    b'PK\x03\x04': ('is a zip archive or a PyTorch file',
+                    'Unzip it, or use a network pickle that was made with TensorFlow.'),
     b'\x89HDF':    ('is an HDF5 file', 'Use the network pickle instead.'),
     b'\x89PNG':    ('is a PNG picture', 'Use the network pickle instead.'),
     b'\x1f\x8b':   ('is compressed with gzip', 'Unpack it with gunzip first.'),
@@ -28,49 +34,52 @@ _OTHER_FORMATS = {
 }
 
 
-def load(file):
-    """Read one pickled object: usually the tuple (G, D, Gs) of `NetworkState`.
+def load(file: str | os.PathLike | IO[bytes]) -> Any:
+    """Read a pickled object: usually the tuple (G, D, Gs) of `NetworkState`.
 
     Args:
-        file: Path, or binary file object that stands at the beginning of the pickle. The pickle must fill it to the end.
+        file: Path, or binary file object at the beginning of the pickle. Nothing may follow the pickle.
 
     Returns:
-        None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str keys),
-        OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are decoded as
-        latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
+        None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str
+        keys), OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are
+        decoded as latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
 
     Raises:
-        UserError: The file cannot be read, is damaged, is of another format, or asks for something not listed above.
+        UserError: The file cannot be read, is damaged, has another format, or contains something not listed above.
     """
-    if not hasattr(file, 'read'):
+    if isinstance(file, (str, os.PathLike)):
         try:
             with open(file, 'rb') as opened:
                 return load(opened)
         except OSError as err:
-            raise UserError(f'{file}: cannot be read: {err.strerror}', 'Check the path of the network pickle.') from None
+            raise UserError(f'{file}: cannot be read: {err.strerror}',
+                            'Check the path of the network pickle.') from None
     try:
         stream = BoundedStream(file if file.seekable() else io.BytesIO(file.read()))
         _refuse_other_formats(stream.head)
-        return Reader(stream).load()
+        return NetworkReader(stream).load()
     except Refusal as err:
         fact, remedy = err.args
-    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as err:  # from pickletools, numpy, or an empty stack
+    # From pickletools, numpy, or an empty stack.
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as err:
         fact, remedy = f'is no readable pickle ({(str(err) or type(err).__name__).splitlines()[0][:150]})', DAMAGED
     raise UserError(f'{getattr(file, "name", "the stream")}: {fact}', remedy)
 
 
-def dump(obj, path):
-    """Write `obj` as a pickle (protocol 4) that this module, the original and its PyTorch successors can read.
+def dump(obj: Any, path: str | os.PathLike) -> None:
+    """Write a pickle (protocol 4) that this module, the original and its PyTorch successors can read.
+
+    Equal objects give equal bytes. Arrays refer to `numpy.core.multiarray`, which exists in numpy 1 and 2.
 
     Args:
-        obj:  What `load` returns. Dict subclasses are written as plain dicts, arrays in C order and little-endian, variables
-              without dimensions as numpy scalars, every network as version 4. Numpy scalars in static_kwargs become plain numbers.
-        path: File to write. It is replaced only when the new one is complete.
-
-    Equal objects give the same bytes. Arrays are named `numpy.core.multiarray`, a name that numpy 1 and 2 both import.
+        obj:  Any object that `load` returns. Subclasses of dict are written as plain dicts, arrays in C order and
+              little-endian, variables without dimensions as numpy scalars, networks as version 4. Numpy scalars in
+              static_kwargs become plain numbers.
+        path: File to write. It appears complete or not at all.
 
     Raises:
-        ValueError: `obj` holds something that `load` would refuse.
+        ValueError: `obj` contains something that `load` would refuse.
         UserError: The file cannot be written.
     """
     try:
@@ -79,26 +88,34 @@ def dump(obj, path):
             file.flush()
             os.fsync(file.fileno())
     except OSError as err:
-        raise UserError(f'{path}: cannot be written: {err.strerror}', 'Check the folder, its permissions and the free space.') from None
+        raise UserError(f'{path}: cannot be written: {err.strerror}',
+                        'Check the folder, its permissions and the free space.') from None
 
 
-# ----------------------------------------------------------------------------
+# ---- Reading ----
 
 def _refuse_other_formats(head):
     if not head:
         raise Refusal('is empty', DAMAGED)
     if head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
-        raise Refusal('is a web page (HTML), not a pickle', 'Open the link in a browser and save the file that it offers.')
+        raise Refusal('is a web page (HTML), not a pickle',
+                      'Open the link in a browser and save the file that it offers.')
     for magic, reason in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise Refusal(*reason)
 
 
-class _Writer:
-    """Emits the instructions that make up data: those that `pickle` would write, without memo and frames."""
+# ---- Writing ----
 
-    def __init__(self, write):
-        self.write = write  # function that takes bytes
+class _Writer:
+    """Writes the instructions that `pickle` would write for data, but without memo and frames.
+
+    Args:
+        write: Called with the bytes of the file, piece by piece.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]):
+        self.write = write
 
     def dump(self, obj):
         self.write(pickle.PROTO + bytes([4]))
@@ -116,7 +133,8 @@ class _Writer:
             case int():
                 self.save_int(value)
             case str():
-                self.save_blob(value.encode('utf-8', 'surrogatepass'), pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8)
+                self.save_blob(value.encode('utf-8', 'surrogatepass'),
+                               pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8)
             case bytes() | bytearray() | memoryview():
                 self.save_blob(value, pickle.SHORT_BINBYTES, pickle.BINBYTES, pickle.BINBYTES8)
             case dict():
@@ -136,10 +154,11 @@ class _Writer:
                 self.write(pickle.STACK_GLOBAL)
             case NetworkState() | np.ndarray() | np.generic() | np.dtype():
                 self.save_object(value, depth)
-            case float():  # after np.generic, because numpy.float64 is a float
+            case float():  # Must come after np.generic, because numpy.float64 is a float.
                 self.write(pickle.BINFLOAT + struct.pack('>d', value))
             case _:
-                raise ValueError(f'expected numbers, strings, numeric arrays and plain containers. Received: {type(value).__name__}')
+                raise ValueError('expected numbers, strings, numeric arrays and plain containers. '
+                                 f'Received: {type(value).__name__}')
 
     def save_int(self, value):
         if -2**31 <= value < 2**31:
@@ -151,7 +170,7 @@ class _Writer:
         self.write(pickle.LONG1 + bytes([len(data)]) + data)
 
     def save_blob(self, data, short, normal, long):
-        """`data` behind its length in 1, 4 or 8 bytes."""
+        """Write `data` after its length in 1, 4 or 8 bytes, with the instruction for that."""
         if len(data) < 2**8:
             self.write(short + struct.pack('<B', len(data)))
         elif len(data) < 2**32:
@@ -177,7 +196,7 @@ class _Writer:
 
 
 def _describe(value):
-    """How pickle stores an object: (name of the function or class, its arguments, state to set afterwards or None)."""
+    """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
         return 'dnnlib.tflib.network.Network', (), {
             'version':          WRITE_VERSION,
@@ -194,7 +213,7 @@ def _describe(value):
     if value.dtype.kind not in 'biufc':
         raise ValueError(f'expected arrays of numbers or booleans. Received: dtype {value.dtype}')
     array = np.asarray(value, value.dtype.newbyteorder('<'), order='C')
-    data = memoryview(array.reshape(-1).view(np.uint8))  # weights can be large: no copy is made
+    data = array.reshape(-1).view(np.uint8).data  # Without a copy, because weights can be large.
     if isinstance(value, np.generic):
         return 'numpy.core.multiarray.scalar', (array.dtype, data), None
     return ('numpy.core.multiarray._reconstruct', (Global('numpy.ndarray'), (0,), b'b'),
@@ -204,11 +223,11 @@ def _describe(value):
 def _variable(name, value):
     if not isinstance(value, (np.ndarray, np.generic)):
         raise ValueError(f'expected variable {name} as a numpy array. Received: {type(value).__name__}')
-    return name, value[()]  # [()] turns an array without dimensions into a scalar and leaves any other
+    return name, np.asarray(value)[()]  # [()] turns an array without dimensions into a scalar.
 
 
 def _plain(value):
-    """`value` with plain containers and plain numbers in place of subclasses and numpy's scalars."""
+    """`value` with plain containers and plain numbers instead of subclasses and numpy scalars."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,11 +1,13 @@
-"""Turns the instructions of a pickle into data, and runs nothing.
+"""Reads the data in a pickle without running any code.
 
-A pickle is a small program: `pickle.load` imports and calls whatever the file names. Here nothing of the kind is
-possible, because no unpickler is used. `pickletools` takes the file apart into instructions, and `Reader` follows the few
-that describe data. The names a file may mention are the table `GLOBALS`; each stands for a method of `Reader` that makes an
-empty container, an array from bytes that are in the file, or a `NetworkState`. Any other name is refused before anything
-is made of it. Source code stored in a pickle is text, kept and never executed.
+A pickle is a small program: `pickle.load` imports and calls whatever the file names. That cannot happen here, because
+no unpickler is used. `pickletools` decodes the file into instructions, and `Reader` executes the few of them that
+describe data. `GLOBALS` lists the names that a file may mention; each stands for a method of `Reader` that makes an
+empty container or an array from bytes in the file. Any other name is refused. Subclasses of `Reader` allow further
+names: dnnlib/pickles/network_state.py and dnnlib/pickles/torch_weights.py.
 """
+
+from __future__ import annotations
 
 import collections
 import dataclasses
@@ -13,61 +15,37 @@ import math
 import os
 import pickletools
 import re
+from typing import IO, Any
 
 import numpy as np
 
 from dnnlib.util import EasyDict
 
-MAX_OPCODES = 1_000_000         # instructions in a file; a full-size network pickle has about ten thousand
-MAX_DEPTH = 32                  # containers within containers; a network pickle has about ten levels
-MAX_DIMS = 32                   # dimensions of an array; as many as numpy 1 allows
-READ_VERSIONS = (2, 3, 4, 5)    # of a network's state
-WRITE_VERSION = 4               # what the original writes, and the least that its successors accept
+MAX_OPCODES = 1_000_000  # Instructions in a file; the pickle of a full-size network has about ten thousand.
+MAX_DEPTH = 32           # Levels of nested containers; the pickle of a network has about ten.
+MAX_DIMS = 32            # Dimensions of an array, the maximum of numpy 1.
 
 DAMAGED = 'The file is damaged or incomplete: download or copy it again.'
-FOREIGN = 'Expected a StyleGAN2 network pickle: networks, numeric arrays, plain containers. Nothing in the file was run.'
-
-
-@dataclasses.dataclass(eq=False)
-class NetworkState:
-    """What a pickled `dnnlib.tflib.network.Network` holds. In the file it is that class with these fields as a dict.
-
-    Args:
-        name:             Name of the network: 'G', 'D', 'Gs', 'G_synthesis', ...
-        static_kwargs:    Keyword arguments the network was built with: dict of str -> number, str, bool, None, list, tuple, dict.
-        components:       Networks inside this one: dict of str -> NetworkState; {} = none. G has 'synthesis' and 'mapping'.
-        build_func_name:  Name of the function that built it, without its module: 'G_main', 'D_stylegan2', ...
-        variables:        List of (name, value) in the order of creation: own variables only, not those of the components.
-                          Names are local ('4x4/Conv/weight'); values are numpy arrays, scalars those of numpy.
-        version:          Layout of the state. 2 and 3 have no components; 4 and 5 do. Always written as 4.
-        build_module_src: Source code of the module that held the function. Only text: it is never executed.
-    """
-    name: str
-    static_kwargs: dict
-    components: dict
-    build_func_name: str
-    variables: list
-    version: int = WRITE_VERSION
-    build_module_src: str = ''
+FOREIGN = ('Expected a StyleGAN2 network pickle: networks, numeric arrays, plain containers. '
+           'No code in the file was run.')
 
 
 class Refusal(Exception):
-    """Why a file is not read: fact (without the file's name) and remedy, as in UserError."""
+    """Reason why a file is not read: fact (without the name of the file) and remedy, as in UserError."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """A name from `GLOBALS` on the stack. No callable: only `Reader.call` makes something of it."""
+    """An allowed name on the stack. It is not callable; `Reader.call` interprets it."""
     name: str
 
 
-# Every name a pickle may mention -> the method of Reader that stands for it. A name that is not here is refused.
+# Names that a pickle may mention -> the method of Reader that stands for it. Any other name is refused.
 GLOBALS = {
-    'dnnlib.tflib.network.Network':        'make_network',
     'dnnlib.util.EasyDict':                'make_easy_dict',
     'dnnlib.EasyDict':                     'make_easy_dict',
     'collections.OrderedDict':             'make_ordered_dict',
-    'numpy.ndarray':                       'make_nothing',  # only named, as the type that _reconstruct makes
+    'numpy.ndarray':                       'make_nothing',  # Only an argument of _reconstruct, never called.
     'numpy.dtype':                         'make_dtype',
     'numpy.core.multiarray._reconstruct':  'make_array',
     'numpy._core.multiarray._reconstruct': 'make_array',
@@ -75,29 +53,35 @@ GLOBALS = {
     'numpy._core.multiarray.scalar':       'make_scalar',
     'numpy.core.numeric._frombuffer':      'make_array_of_buffer',
     'numpy._core.numeric._frombuffer':     'make_array_of_buffer',
-    '_codecs.encode':                      'make_latin1_bytes',  # how Python 3 writes bytes in protocol 2
+    '_codecs.encode':                      'make_latin1_bytes',  # How Python 3 writes bytes in protocol 2.
     '__builtin__.bytes':                   'make_empty_bytes',
     'builtins.bytes':                      'make_empty_bytes',
 }
 
-# Instructions that put their own argument on the stack.
+# Instructions that push their own argument onto the stack.
 _ARGUMENT_OPCODES = {
-    'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING', 'SHORT_BINSTRING',
-    'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8', 'UNICODE', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8',
+    'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING',
+    'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8', 'UNICODE', 'BINUNICODE',
+    'SHORT_BINUNICODE', 'BINUNICODE8',
 }
+
+_PLAIN_TYPES = (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)
 
 
 class BoundedStream:
-    """Binary stream that asks its file for no more than is there, whatever length the pickle claims.
+    """Binary stream that never requests more bytes than its file has, whatever length the pickle claims.
 
-    Python sets memory aside for what is asked, so a `read` of 2**40 bytes could end the program.
+    Python allocates memory for the requested size, so that a `read` of 2**40 bytes could end the program.
+
+    Args:
+        file: Seekable binary file object, positioned at the beginning.
 
     Attributes:
         head: The first 64 bytes.
-        left: Number of bytes that are not read yet.
+        left: Number of bytes that have not been read yet.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: IO[bytes]):
         self._file = file
         start = file.tell()
         self.left = file.seek(0, os.SEEK_END) - start
@@ -105,64 +89,89 @@ class BoundedStream:
         self.head = file.read(64)
         file.seek(start)
 
-    def read(self, size):
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
         data = self._file.read(min(size, self.left))
         self.left -= len(data)
         return data
 
-    def readline(self):
+    def readline(self) -> bytes:
+        """Read up to the end of the line."""
         line = self._file.readline(self.left)
         self.left -= len(line)
         return line
 
 
 class Reader:
-    """Follows the instructions of one pickle on a stack, as `pickle.Unpickler` would, but for data only.
+    """Executes the instructions of a pickle on a stack, as `pickle.Unpickler` does, but only those that describe data.
 
-    What a hostile file may try besides naming a foreign function is bounded as well, so that reading takes seconds at most
-    and memory in proportion to the file: the number of instructions; the bytes made from those of the file (twice as
-    many: once for text, once for the array made of it); the depth and size of the result. Keys, of dictionaries (str) and of
-    the memo (small numbers), are such that nobody can choose them to collide. Values from the file are shown by `_show`
-    alone, because the repr of nested containers can take for ever.
+    Reading a hostile file takes at most seconds, and memory in proportion to the size of the file. Limited are the
+    number of instructions, the bytes made from those in the file (twice as many: once for text, once for the array made
+    from it), and the depth and size of the result. Keys of dictionaries are str and keys of the memo are small numbers,
+    so that nobody can choose colliding ones. Messages show values of the file by `show`, because the repr of nested
+    containers can take forever.
+
+    Args:
+        stream: The pickle.
     """
 
     allowed = GLOBALS
 
-    def __init__(self, stream):
+    def __init__(self, stream: BoundedStream):
         self.stream = stream
         self.bytes_left = 2 * stream.left
         self.values_left = MAX_OPCODES
-        self.stack = []
-        self.outer_stacks = []  # one for each MARK that is open
-        self.memo = {}
+        self.stack: list[Any] = []
+        self.outer_stacks: list[list[Any]] = []  # One for each open MARK.
+        self.memo: dict[int, Any] = {}
 
-    def load(self):
-        """The object that the pickle describes. Raises Refusal, or whatever pickletools, numpy or an empty stack raise."""
+    # ---- From a pickle to an object ----
+
+    def load(self) -> Any:
+        """Read the whole pickle and check the result.
+
+        Raises:
+            Refusal:   The file holds something that is not allowed, or is damaged.
+            Exception: The file is damaged: whatever pickletools, numpy or an empty stack raise.
+        """
         value = self.run()
         if self.stream.left:
             raise Refusal(f'goes on for {self.stream.left} bytes after the end of the pickle', DAMAGED)
         self.check(value)
         return value
 
-    def run(self):
-        """Follow the instructions up to the end of the pickle, and return what they leave, unchecked."""
-        for count, (opcode, arg, _pos) in enumerate(pickletools.genops(self.stream)):
+    def run(self) -> Any:
+        """Execute the instructions up to the end of the pickle, and return the result without checking it."""
+        stream: Any = self.stream  # genops needs only read and readline.
+        for count, (opcode, arg, _pos) in enumerate(pickletools.genops(stream)):
             if count >= MAX_OPCODES:
                 raise Refusal(f'has more than {MAX_OPCODES} instructions', FOREIGN)
             if opcode.name in _ARGUMENT_OPCODES:
                 self.stack.append(arg)
-            elif not self.step_data(opcode.name, arg):
-                self.step_object(opcode.name, arg)
+            elif not self.execute_data_opcode(opcode.name, arg):
+                self.execute_object_opcode(opcode.name, arg)
         if len(self.stack) != 1 or self.outer_stacks:
             raise ValueError(f'{len(self.stack)} values left at its end, expected 1')
         return self.stack[0]
 
-    def step_data(self, name, arg):
-        """Follow an instruction about plain data. False = it is not one of them."""
+    def check(self, value: Any, depth: int = 0) -> None:
+        """Refuse results that are not a tree of data: names, loops, structures that unfold endlessly.
+
+        The whole result is checked at the end, because containers can change after they were used.
+        """
+        self.check_size(depth)
+        if isinstance(value, (dict, list, tuple)):
+            for item in value.values() if isinstance(value, dict) else value:
+                self.check(item, depth + 1)
+        elif value is not None and not isinstance(value, _PLAIN_TYPES):
+            raise Refusal('has a bare class, function or data type among its data', FOREIGN)
+
+    def execute_data_opcode(self, name: str, arg: Any) -> bool:
+        """Execute an instruction about plain data. Returns False if it is not one."""
         stack = self.stack
         match name:
             case 'PROTO' | 'FRAME' | 'STOP':
-                pass  # hints for a reader: which instructions to expect, how far to read ahead
+                pass  # Hints: which instructions to expect, how far to read ahead.
             case 'NONE':
                 stack.append(None)
             case 'NEWTRUE' | 'NEWFALSE':
@@ -207,8 +216,8 @@ class Reader:
                 return False
         return True
 
-    def step_object(self, name, arg):
-        """Follow an instruction that names or makes an object; refuse any other."""
+    def execute_object_opcode(self, name: str, arg: Any) -> None:
+        """Execute an instruction that names or makes an object; refuse any other."""
         match name:
             case 'GLOBAL':
                 self.push_global(arg.replace(' ', '.', 1))
@@ -221,187 +230,157 @@ class Reader:
                 [state] = self.pop(1)
                 self.set_state(self.stack[-1], state)
             case _:
-                detail = '' if arg is None else ' ' + _show(str(arg).replace(' ', '.', 1))  # INST 'os.system'
+                detail = '' if arg is None else ' ' + show(str(arg).replace(' ', '.', 1))  # Such as INST 'os.system'.
                 raise Refusal(f'uses the pickle instruction {name}{detail}, which network pickles do not need', FOREIGN)
 
-    # ---- Parts of the steps.
+    # ---- Parts of the instructions ----
 
-    def pop(self, count):
+    def pop(self, count: int) -> list[Any]:
+        """Remove the last values from the stack and return them."""
         if len(self.stack) < count:
             raise IndexError('value missing on the stack')
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
 
-    def pop_to_mark(self):
+    def pop_to_mark(self) -> list[Any]:
+        """Remove all values after the last MARK from the stack and return them."""
         items = self.stack
         self.stack = self.outer_stacks.pop()
         return items
 
-    def append_items(self, items):
+    def append_items(self, items: list[Any]) -> None:
+        """Append values to the list on top of the stack."""
         if type(self.stack[-1]) is not list:
             raise TypeError(f'expected a list to append to, found {type(self.stack[-1]).__name__}')
         self.stack[-1].extend(items)
 
-    def set_items(self, items):
+    def set_items(self, items: list[Any]) -> None:
+        """Set key, value, key, value, ... in the dictionary on top of the stack."""
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError(f'expected a dict and pairs of key and value, found {type(target).__name__} and {len(items)} values')
+            raise TypeError('expected a dict and pairs of key and value, '
+                            f'found {type(target).__name__} and {len(items)} values')
         for key, value in zip(items[::2], items[1::2]):
             if type(key) is not str:
                 raise Refusal(f'has a dictionary key of type {type(key).__name__}; expected str', FOREIGN)
             target[key] = value
 
-    def push_global(self, name):
+    def push_global(self, name: str) -> None:
+        """Push an allowed name onto the stack."""
         if name not in self.allowed:
-            raise Refusal(f'asks for {_show(name)}, which is not allowed', FOREIGN)
+            raise Refusal(f'asks for {show(name)}, which is not allowed', FOREIGN)
         self.stack.append(Global(name))
 
-    def call(self, target, args):
-        """What `target(*args)` stands for. Both come from the file; a `Global` bears a name of the table."""
+    def call(self, target: Any, args: Any) -> Any:
+        """Return what target(*args) stands for. Both come from the file; the name of a `Global` is in `allowed`."""
         if not isinstance(target, Global) or type(args) is not tuple:
             raise Refusal(f'calls a {type(target).__name__}, which is not allowed', FOREIGN)
         return getattr(self, self.allowed[target.name])(*args)
 
-    def set_state(self, target, state):
-        if isinstance(target, NetworkState):
-            self.fill_network(target, state)
-        elif isinstance(target, np.ndarray):
+    def set_state(self, target: Any, state: Any) -> None:
+        """Set the state of an array or type on the stack."""
+        if isinstance(target, np.ndarray):
             self.fill_array(target, state)
         elif isinstance(target, np.dtype):
             self.fill_dtype(target, state)
-        elif not (isinstance(target, EasyDict) and state == {}):  # Python 2 writes that it has no attributes
+        elif not (isinstance(target, EasyDict) and state == {}):  # Python 2 writes an empty state.
             raise Refusal(f'sets the state of a value of type {type(target).__name__}, which has none', FOREIGN)
 
-    # ---- What the allowed names stand for.
+    # ---- Meaning of the allowed names ----
 
-    def make_easy_dict(self):
+    def make_easy_dict(self) -> EasyDict:
         return EasyDict()
 
-    def make_ordered_dict(self, pairs=()):
+    def make_ordered_dict(self, pairs: Any = ()) -> collections.OrderedDict:
         self.stack.append(collections.OrderedDict())
-        self.count(len(pairs))
-        for name, value in pairs:  # Python 2 hands over a list of pairs, Python 3 sets items afterwards
+        self.count_values(len(pairs))
+        for name, value in pairs:  # Python 2 passes a list of pairs, Python 3 sets items afterwards.
             self.set_items([name, value])
         return self.stack.pop()
 
-    def make_nothing(self, *args):
+    def make_nothing(self, *args: Any) -> None:
         raise Refusal('makes a numpy.ndarray in an unknown way', FOREIGN)
 
-    def make_dtype(self, code, align=False, copy=True):
+    def make_dtype(self, code: Any, align: Any = False, copy: Any = True) -> np.dtype:
         if type(code) is not str or not re.fullmatch(r'[biufc][0-9]{1,2}', code):
-            raise Refusal(f'holds an array of type {_show(code)}; expected numbers or booleans', FOREIGN)
-        return np.dtype(code, False, True)  # always a copy: fill_dtype changes it, and numpy's own is shared
+            raise Refusal(f'holds an array of type {show(code)}; expected numbers or booleans', FOREIGN)
+        # Always a copy, because fill_dtype changes it and NumPy's own is shared.
+        return np.dtype(code, False, True)
 
-    def fill_dtype(self, dtype, state):
+    def fill_dtype(self, dtype: np.dtype, state: Any) -> None:
         byte_order, details = state[1], state[2:5]
         if byte_order not in ('<', '>', '=', '|') or tuple(details) != (None, None, None):
             raise Refusal('holds an array of a structured type; expected numbers or booleans', FOREIGN)
-        dtype.__setstate__((3, byte_order, None, None, None, -1, -1, 0))
+        untyped: Any = dtype  # NumPy's stubs lack __setstate__.
+        untyped.__setstate__((3, byte_order, None, None, None, -1, -1, 0))
 
-    def make_array(self, subtype, shape, typecode):
+    def make_array(self, subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
         if not isinstance(subtype, Global) or subtype.name != 'numpy.ndarray':
             raise Refusal('holds an array of an unknown class; expected numpy.ndarray', FOREIGN)
-        return np.empty([0], np.int8)  # to be filled; `shape` and `typecode` are placeholders as well
+        return np.empty([0], np.int8)  # A placeholder, as are `shape` and `typecode`; fill_array sets the contents.
 
-    def fill_array(self, array, state):
+    def fill_array(self, array: np.ndarray, state: Any) -> None:
         _version, shape, dtype, is_fortran, data = state
-        if type(shape) is not tuple or len(shape) > MAX_DIMS or not all(type(size) is int and size >= 0 for size in shape):
+        is_shape = type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
+        if not is_shape or len(shape) > MAX_DIMS:
             raise TypeError(f'shape of an array is no tuple of up to {MAX_DIMS} sizes')
         data = self.array_bytes(dtype, data)
         if len(data) != math.prod(shape) * dtype.itemsize:
-            raise Refusal(f'has an array of shape {str(shape)[:100]} and type {dtype} with {len(data)} bytes of data', DAMAGED)
-        array.__setstate__((1, shape, dtype, bool(is_fortran), data))  # keeps `data` as its memory, without a copy
+            raise Refusal(f'has an array of shape {str(shape)[:100]} and type {dtype} with {len(data)} bytes of data',
+                          DAMAGED)
+        untyped: Any = array  # NumPy's stubs expect a numpy.bool.
+        untyped.__setstate__((1, shape, dtype, bool(is_fortran), data))  # Uses `data` without a copy.
 
-    def make_array_of_buffer(self, data, dtype, shape, order):
+    def make_array_of_buffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         array = np.empty([0], np.int8)
         self.fill_array(array, (1, shape, dtype, order == 'F', data))
         return array
 
-    def make_scalar(self, dtype, data):
+    def make_scalar(self, dtype: Any, data: Any) -> np.generic:
         data = self.array_bytes(dtype, data)
         if len(data) != dtype.itemsize:
             raise Refusal(f'has a scalar of type {dtype} with {len(data)} bytes of data', DAMAGED)
         return np.frombuffer(data, dtype)[0]
 
-    def array_bytes(self, dtype, data):
+    def array_bytes(self, dtype: Any, data: Any) -> bytes:
         """The raw bytes of an array; Python 2 wrote them as str."""
         if not isinstance(dtype, np.dtype) or not isinstance(data, (bytes, bytearray, str)):
             raise TypeError('array without type or data')
-        return self.make_latin1_bytes(data) if isinstance(data, str) else self.spend(bytes(data))
+        return self.make_latin1_bytes(data) if isinstance(data, str) else self.count_bytes(bytes(data))
 
-    def make_latin1_bytes(self, text, encoding='latin1'):
+    def make_latin1_bytes(self, text: Any, encoding: Any = 'latin1') -> bytes:
         if type(text) is not str or encoding != 'latin1':
-            raise Refusal(f'encodes text as {_show(encoding)}; expected latin1', FOREIGN)
-        return self.spend(text.encode('latin1'))
+            raise Refusal(f'encodes text as {show(encoding)}; expected latin1', FOREIGN)
+        return self.count_bytes(text.encode('latin1'))
 
-    def make_empty_bytes(self):
+    def make_empty_bytes(self) -> bytes:
         return b''
 
-    def spend(self, data):
-        """Account for bytes that were made; a file that has the same bytes made again and again is refused."""
+    # ---- Limits ----
+
+    def check_size(self, depth: int) -> None:
+        """Count a value of the result, and refuse it if it is nested too deeply."""
+        self.count_values(1)
+        if depth > MAX_DEPTH:
+            raise Refusal(f'is nested more than {MAX_DEPTH} levels deep', FOREIGN)
+
+    def count_bytes(self, data: bytes) -> bytes:
+        """Count bytes that were made and return them; refuse a file that has the same bytes made again and again."""
         self.bytes_left -= len(data)
         if self.bytes_left < 0:
             raise Refusal('describes more array data than the file holds', FOREIGN)
         return data
 
-    def count(self, num_values):
-        """Account for values that were looked at; the same parts in each other or again and again are refused."""
+    def count_values(self, num_values: int) -> None:
+        """Count values of the result; refuse a file that contains the same values again and again."""
         self.values_left -= num_values
         if self.values_left < 0:
             raise Refusal(f'unfolds to more than {MAX_OPCODES} values', FOREIGN)
 
-    def make_network(self):
-        return NetworkState(name='', static_kwargs={}, components={}, build_func_name='', variables=[], version=0)
 
-    def fill_network(self, network, state):
-        if type(state) is not dict:
-            raise TypeError('state of a network is no dict')
-        if state.get('version') not in READ_VERSIONS:
-            raise Refusal(f'holds a network of version {_show(state.get("version"))}; expected 2 to 5', FOREIGN)
-        for field in dataclasses.fields(network):
-            if field.name in state:
-                setattr(network, field.name, state[field.name])
-            elif field.name != 'components' or state['version'] > 3:
-                raise Refusal(f'holds a network without {field.name}', DAMAGED)
-
-    # ---- The result as a whole. Containers can change after they were used, so this comes last.
-
-    def check(self, value, depth=0):
-        """Refuse what is not a tree of data: half-made networks, names, loops, structures that unfold without end."""
-        self.count(1)
-        if depth > MAX_DEPTH:
-            raise Refusal(f'is nested more than {MAX_DEPTH} levels deep', FOREIGN)
-        if isinstance(value, NetworkState):
-            self.check_network(value, depth)
-        elif isinstance(value, (dict, list, tuple)):
-            for item in value.values() if isinstance(value, dict) else value:
-                self.check(item, depth + 1)
-        elif value is not None and not isinstance(value, (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)):
-            raise Refusal('has a bare class, function or data type among its data', FOREIGN)
-
-    def check_network(self, network, depth):
-        if network.version not in READ_VERSIONS:
-            raise Refusal('holds a network without contents', DAMAGED)
-        for field in dataclasses.fields(network):
-            value = getattr(network, field.name)
-            if not isinstance(value, field.type):
-                raise Refusal(f'holds a network whose {field.name} is a {type(value).__name__}, not a {field.type.__name__}', DAMAGED)
-        for part in (network.static_kwargs, network.components, network.variables):
-            self.check(part, depth + 1)
-        if not all(isinstance(component, NetworkState) for component in network.components.values()):
-            raise Refusal(f'holds a network ({_show(network.name)}) with a component that is no network', DAMAGED)
-        for item in network.variables:
-            if not (isinstance(item, (tuple, list)) and len(item) == 2 and type(item[0]) is str
-                    and isinstance(item[1], (np.ndarray, np.generic))):
-                raise Refusal(f'holds a network ({_show(network.name)}) with a variable that is no pair of name and array', DAMAGED)
-        network.static_kwargs = dict(network.static_kwargs)
-        network.components = dict(network.components)
-        network.variables = [tuple(item) for item in network.variables]
-
-
-def _show(value):
-    """A value of the file for a message: short, on one line, and never the repr of a container."""
+def show(value: Any) -> str:
+    """Format a value of the file for a message: short, on one line, and never the repr of a container."""
     if type(value) is str:
         return ascii(value[:100])
     return str(value) if type(value) is int and abs(value) < 2**63 else f'({type(value).__name__})'

@@ -1,27 +1,33 @@
-"""Reads the weights in a PyTorch file (.pth) without PyTorch, and runs nothing.
+"""Reads the weights in a PyTorch file (.pth) without PyTorch, and without running code from it.
 
-There are two forms. Since PyTorch 1.6 the file is a zip archive: `data.pkl` describes the tensors, `data/KEY` holds the numbers of
-each storage, uncompressed. Before, it was five things after each other: three small pickles, the pickle that describes the tensors,
-one with the keys of the storages, and the storages, each behind its length. The pickles are read as those of networks
-(`dnnlib.pickles.reader`), with a table of what else they may mention.
+There are two formats. Since PyTorch 1.6 the file is a zip archive: `data.pkl` describes the tensors, and `data/KEY`
+holds the numbers of each storage, uncompressed. The old format is a sequence of three small pickles, the pickle that
+describes the tensors, a pickle with the keys of the storages, and the storages, each preceded by its length. The
+pickles are read by `dnnlib.pickles.reader`, with a table of the names that they may mention.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import struct
 import zipfile
+from typing import Any
 
 import numpy as np
 
 from dnnlib.cli import UserError
 from dnnlib.pickles.reader import DAMAGED, GLOBALS, MAX_DIMS, BoundedStream, Global, Reader, Refusal
 
-FOREIGN = 'Expected a dictionary of tensors as torch.save(model.state_dict(), path) writes. Nothing in the file was run.'
+FOREIGN = ('Expected a dictionary of tensors as torch.save(model.state_dict(), path) writes. '
+           'No code in the file was run.')
 
-_MAGIC = 0x1950a86a20f9469cfc6c    # first pickle of the old form
-_PROTOCOL = 1001                   # second one
+_MAGIC = 0x1950a86a20f9469cfc6c    # First pickle of the old format.
+_PROTOCOL = 1001                   # Second pickle.
 
-_DTYPES = {'Double': 'f8', 'Float': 'f4', 'Half': 'f2', 'Long': 'i8', 'Int': 'i4', 'Short': 'i2', 'Char': 'i1', 'Byte': 'u1', 'Bool': '?'}
+_DTYPES = {'Double': 'f8', 'Float': 'f4', 'Half': 'f2', 'Long': 'i8', 'Int': 'i4', 'Short': 'i2', 'Char': 'i1',
+           'Byte': 'u1', 'Bool': '?'}
 
 # Names that the pickle may mention -> method of the reader, as in dnnlib.pickles.reader.GLOBALS.
 _GLOBALS = {
@@ -29,40 +35,40 @@ _GLOBALS = {
     'torch._utils._rebuild_tensor':    'make_tensor',
     'torch._utils._rebuild_tensor_v2': 'make_tensor',
     'torch._utils._rebuild_parameter': 'make_parameter',
-    **{f'torch.{name}Storage': 'make_nothing' for name in _DTYPES},  # only named, as the type of a storage
+    **{f'torch.{name}Storage': 'make_nothing' for name in _DTYPES},  # Only arguments, never called.
     **{name: method for name, method in GLOBALS.items() if method == 'make_latin1_bytes'},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Numbers that lie elsewhere in the file."""
+    """Numbers stored elsewhere in the file."""
     key: str
     dtype: str
-    length: int     # numbers
+    length: int     # Number of numbers.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage; offset and strides count numbers."""
+    """A view of a storage; offset and strides are in numbers, not bytes."""
     storage: _Storage
     offset: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
-def load(path):
-    """The tensors of a PyTorch file.
+def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read the tensors of a PyTorch file.
 
     Args:
-        path: File that holds a dictionary of names and tensors (or parameters) and nothing else: a `state_dict`.
+        path: File with a `state_dict`: a dictionary of names and tensors or parameters, and nothing else.
 
     Returns:
-        Dict of name -> read-only numpy array with the values and shape of the tensor. Arrays are views of the file on the disk, read as
-        they are used, and keep the tensor's strides. Types: float64, float32, float16, integers, booleans.
+        Name -> read-only array with the values, shape and strides of the tensor. The arrays are memory-mapped. Types:
+        float64, float32, float16, integers, booleans.
 
     Raises:
-        UserError: The file cannot be read, is damaged, has another form, or holds or asks for something else.
+        UserError: The file cannot be read, is damaged, has another format, or contains something else.
     """
     try:
         with open(path, 'rb') as file:
@@ -76,22 +82,25 @@ def load(path):
         raise UserError(f'{path}: cannot be read: {err.strerror}', 'Check the path of the weights.') from None
     except Refusal as err:
         fact, remedy = err.args
-    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, struct.error, zipfile.BadZipFile) as err:
-        fact, remedy = f'is no readable PyTorch file ({(str(err) or type(err).__name__).splitlines()[0][:150]})', DAMAGED
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, struct.error,
+            zipfile.BadZipFile) as err:
+        reason = (str(err) or type(err).__name__).splitlines()[0][:150]
+        fact, remedy = f'is no readable PyTorch file ({reason})', DAMAGED
     raise UserError(f'{path}: {fact}', remedy)
 
 
-# ----------------------------------------------------------------------------
+# ---- The two formats ----
 
 def _read_zip(file, data):
-    """(dict of _Tensor, dict of key -> bytes, byte order) of the new form."""
+    """Read the new format: (name -> _Tensor, key -> bytes of a storage, byte order '<' or '>')."""
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         described = [name for name in entries if name.count('/') == 1 and name.endswith('/data.pkl')]
         if len(described) != 1:
             raise Refusal('is a zip archive, but not one of PyTorch', FOREIGN)
         root = described[0].removesuffix('data.pkl')
-        begins = {name.removeprefix(root): _begin(info, file) for name, info in entries.items() if name.startswith(root)}
+        begins = {name.removeprefix(root): _begin(info, file)
+                  for name, info in entries.items() if name.startswith(root)}
         parts = {name: data[begin:begin + entries[root + name].file_size] for name, begin in begins.items()}
     order = parts['byteorder'].tobytes() if 'byteorder' in parts else b'little'
     if order not in (b'little', b'big'):
@@ -102,20 +111,22 @@ def _read_zip(file, data):
 
 
 def _begin(info, file):
-    """Where in the file the bytes of an entry begin. PyTorch never compresses; a compressed entry could be of any size."""
+    """Offset in the file of the data of a zip entry."""
+    # PyTorch never compresses, and the size of a compressed entry would be unlimited.
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
         raise Refusal('has compressed or encrypted parts', FOREIGN)
     file.seek(info.header_offset)
-    header = file.read(30)  # Of the entry itself: its lengths differ from those in the table at the end.
+    header = file.read(30)  # The local header, whose lengths may differ from those in the central directory.
     if header[:4] != b'PK\x03\x04':
         raise Refusal('has a part that is not where its table says', DAMAGED)
     return info.header_offset + 30 + sum(struct.unpack('<HH', header[26:30]))
 
 
 def _read_old(file, data):
-    """(dict of _Tensor, dict of key -> bytes, byte order) of the form before PyTorch 1.6."""
+    """Read the format before PyTorch 1.6; returns the same as `_read_zip`."""
     if data[257:262].tobytes() == b'ustar':
-        raise Refusal('is of the form that PyTorch wrote before version 0.2', 'Load and save it anew with a later PyTorch.')
+        raise Refusal('is of the form that PyTorch wrote before version 0.2',
+                      'Load it and save it again with a later PyTorch.')
     stream = _stream(file, 0, len(data))
     if Reader(stream).run() != _MAGIC or Reader(stream).run() != _PROTOCOL:
         raise Refusal('is no PyTorch file', FOREIGN)
@@ -138,6 +149,7 @@ def _read_old(file, data):
 
 
 def _stream(file, begin, size):
+    """BoundedStream of a part of the file."""
     file.seek(begin)
     stream = BoundedStream(file)
     stream.left = min(size, stream.left)
@@ -145,13 +157,13 @@ def _stream(file, begin, size):
 
 
 def _array(name, tensor, storages, order):
-    """The numbers of a tensor as a view of the file."""
+    """View of the numbers of a tensor as an array."""
     name, storage = ascii(name[:100]), tensor.storage
     dtype = np.dtype(storage.dtype).newbyteorder(order)
     data = storages.get(storage.key, b'')[:storage.length * dtype.itemsize]
     if len(data) < storage.length * dtype.itemsize:
         raise Refusal(f'lacks numbers of {name}', DAMAGED)
-    # Each number of a tensor has a place of its own, so that there are no more of them than in the storage.
+    # The numbers of a tensor do not overlap, so that there are no more of them than in the storage.
     count = math.prod(tensor.shape)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     if count > storage.length or (count and last >= storage.length):
@@ -159,7 +171,8 @@ def _array(name, tensor, storages, order):
     if not count:
         return np.zeros(tensor.shape, dtype)
     numbers = np.asarray(data).view(dtype)[tensor.offset:]
-    return np.lib.stride_tricks.as_strided(numbers, tensor.shape, [stride * dtype.itemsize for stride in tensor.strides], writeable=False)
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides, writeable=False)
 
 
 class _Unpickler(Reader):
@@ -167,38 +180,41 @@ class _Unpickler(Reader):
 
     allowed = _GLOBALS
 
-    def __init__(self, stream):
+    def __init__(self, stream: BoundedStream):
         super().__init__(stream)
-        self.storages = {}  # key -> _Storage
+        self.storages: dict[str, _Storage] = {}  # By key.
 
-    def check(self, value, depth=0):
-        """Refuse anything but a dict of tensors."""
+    def check(self, value: Any, depth: int = 0) -> None:
+        """Refuse results other than a dict of tensors."""
         if not isinstance(value, dict) or not value:
             raise Refusal(f'holds a {type(value).__name__}, not a dictionary of tensors', FOREIGN)
         for name, tensor in value.items():
             if not isinstance(tensor, _Tensor):
                 raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} among its tensors', FOREIGN)
 
-    def step_object(self, name, arg):
+    def execute_object_opcode(self, name: str, arg: Any) -> None:
+        """As in `Reader`, with the persistent ids that refer to storages."""
         if name == 'BINPERSID':
             self.stack.append(self.find_storage(*self.pop(1)))
         else:
-            super().step_object(name, arg)
+            super().execute_object_opcode(name, arg)
 
-    def set_state(self, target, state):
-        """PyTorch sets the versions of a model's parts as an attribute of its dictionary of tensors: passed over."""
+    def set_state(self, target: Any, state: Any) -> None:
+        """As in `Reader`, but ignore the attribute of the dictionary that holds the versions of PyTorch's modules."""
         if not isinstance(target, dict):
             super().set_state(target, state)
 
-    # ---- What the names stand for.
+    # ---- Meaning of the allowed names ----
 
-    def find_storage(self, description):
+    def find_storage(self, description: Any) -> _Storage:
+        """Return the storage that a persistent id describes."""
         if type(description) is not tuple or len(description) not in (5, 6) or description[0] != 'storage':
             raise Refusal('refers to something that is no storage of numbers', FOREIGN)
         _storage, kind, key, _device, length = description[:5]
         if description[5:] not in ((), (None,)):
-            raise Refusal('has storages that share their numbers', 'Load and save it anew with a later PyTorch.')
-        dtype = _DTYPES.get(kind.name.removeprefix('torch.').removesuffix('Storage')) if isinstance(kind, Global) else None
+            raise Refusal('has storages that share their numbers', 'Load it and save it again with a later PyTorch.')
+        kind = kind.name.removeprefix('torch.').removesuffix('Storage') if isinstance(kind, Global) else None
+        dtype = _DTYPES.get(kind or '')
         if dtype is None or type(key) is not str or not _is_size(length):
             raise TypeError('storage without type, key or length')
         storage = _Storage(key, dtype, length)
@@ -206,14 +222,14 @@ class _Unpickler(Reader):
             raise ValueError('storage described twice')
         return storage
 
-    def make_tensor(self, storage, offset, shape, strides, *_options):
+    def make_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_options: Any) -> _Tensor:
         if not isinstance(storage, _Storage) or type(shape) is not tuple or type(strides) is not tuple:
             raise TypeError('tensor without storage, shape or strides')
         if len(shape) > MAX_DIMS or len(strides) != len(shape) or not all(map(_is_size, (offset, *shape, *strides))):
             raise ValueError(f'shape and strides of a tensor are not two tuples of up to {MAX_DIMS} sizes')
         return _Tensor(storage, offset, shape, strides)
 
-    def make_parameter(self, tensor, *_options):
+    def make_parameter(self, tensor: Any, *_options: Any) -> _Tensor:
         if not isinstance(tensor, _Tensor):
             raise TypeError('parameter without tensor')
         return tensor

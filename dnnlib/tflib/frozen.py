@@ -13,6 +13,8 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import tensorflow as tf
 
+from dnnlib.tflib.tfutil import has_gpu
+
 
 class FreezableFunction:
     """A function of a network that is frozen once that pays off.
@@ -84,7 +86,7 @@ class FreezableFunction:
         return outputs
 
     def _can_freeze(self):
-        return not (tf.config.get_visible_devices('GPU')
+        return not (has_gpu()
                     or tf.config.functions_run_eagerly()  # There is no graph then.
                     or any(isinstance(var, tf.distribute.DistributedValues) for var in self._variables))
 

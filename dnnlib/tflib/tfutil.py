@@ -9,9 +9,20 @@ import tensorflow as tf
 
 _initialized = False
 
+
+def visible_gpus() -> list[tf.config.PhysicalDevice]:
+    """The GPUs that this process may use: those of the machine, less those hidden by CUDA_VISIBLE_DEVICES or TensorFlow."""
+    return tf.config.get_visible_devices('GPU')
+
+
+def has_gpu() -> bool:
+    """Whether this process may use a GPU."""
+    return bool(visible_gpus())
+
+
 # Whoever uses the networks gets their numbers: float32 means float32 (no TF32 in matrix products) on every device.
 tf.config.experimental.enable_tensor_float_32_execution(False)
-for _gpu in tf.config.get_visible_devices('GPU'):
+for _gpu in visible_gpus():
     with contextlib.suppress(RuntimeError):  # The GPU is in use already: its owner has chosen.
         tf.config.experimental.set_memory_growth(_gpu, True)
 

@@ -1,4 +1,4 @@
-"""The command line: the original's records, pictures and lines; a mistake costs one clear line and leaves nothing."""
+"""The command line: the original's records, pictures and output; mistakes give a one-line error and leave no files."""
 
 import gzip
 import hashlib
@@ -13,6 +13,7 @@ import zipfile
 
 import numpy as np
 import PIL.Image
+import PIL.ImageShow
 import pytest
 
 import dataset_tool
@@ -52,12 +53,13 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
-# ---- Golden: every command of the original that is here ----
+# ---- Golden: every command of the original that exists here ----
 
 COMMANDS = golden.load_json('dataset/commands.json') if golden.GOLDEN.is_dir() else {}
 
-# Lines of the original that are not ours: counters, and its words about an image of LSUN that cannot be decoded (and ours).
-OTHER_LINES = r'\d+ / \d+ => \d+|cannot identify image file|.* is left out: cannot identify its format|Left out \d+ images'
+# Lines that are not compared: the original's counters, and both messages about LSUN images that cannot be decoded.
+OTHER_LINES = (r'\d+ / \d+ => \d+|cannot identify image file|.* is left out: cannot identify its format|'
+               r'Left out \d+ images')
 
 
 def make_mnist_of_recipe(folder):
@@ -76,7 +78,7 @@ def save_mnist(folder, images, labels):
 
 @pytest.fixture
 def golden_case(request):
-    """Argument list, golden exit status and golden lines of a case; its input folders are linked into the working folder."""
+    """Arguments, golden exit status and golden lines of a case, with its input folders linked into the working one."""
     case = COMMANDS[request.param]
     argv = case['argv']
     output = {'extract': 2, 'compare': None}.get(argv[0], 1)
@@ -88,8 +90,9 @@ def golden_case(request):
         elif index not in (0, output) and not os.path.exists(arg):
             source = golden.GOLDEN / 'dataset' / arg
             os.makedirs(os.path.dirname(arg) or '.', exist_ok=True)
-            os.symlink(source, arg) if source.exists() else os.mkdir(arg)  # 'empty' is not among the golden files
-    lines = [line.split('\r')[-1].strip() for line in case['stdout'].split('\n') if line]  # what a terminal shows after the counters
+            os.symlink(source, arg) if source.exists() else os.mkdir(arg)  # 'empty' is not among the golden files.
+    # What a terminal shows in the end: counters overwrite their line.
+    lines = [line.split('\r')[-1].strip() for line in case['stdout'].split('\n') if line]
     return argv, output and argv[output], case['exit'], lines
 
 
@@ -106,7 +109,8 @@ def test_command_gives_the_originals_lines_and_files(golden_case, capsys):
     ours = capsys.readouterr().out.splitlines()
     if argv[0] == 'create_lsun_wide':  # which said less than the other commands
         ours = [line for line in ours if not line.startswith(('Creating ', 'Added '))]
-    assert [line for line in ours if not re.match(OTHER_LINES, line)] == [line for line in lines if not re.match(OTHER_LINES, line)]
+    ours, lines = ([line for line in printed if not re.match(OTHER_LINES, line)] for printed in (ours, lines))
+    assert ours == lines
     if argv[0].startswith('create_'):
         assert digests_of_records(output) == golden_digests(output)
     if argv[0] == 'extract':
@@ -120,7 +124,7 @@ def golden_digests(name):
 
 
 def digests_of_records(folder):
-    """As in records_sha256.json, read by TensorFlow."""
+    """SHA-256 of the records as in records_sha256.json, read by TensorFlow."""
     import tensorflow as tf
     digests = {}
     for path in sorted(pathlib.Path(folder).iterdir()):
@@ -131,7 +135,8 @@ def digests_of_records(folder):
         records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
         for record in records:
             features = tf.train.Example.FromString(record).features.feature
-            digest.update(np.asarray(features['shape'].int64_list.value, '<i8').tobytes() + features['data'].bytes_list.value[0])
+            digest.update(np.asarray(features['shape'].int64_list.value, '<i8').tobytes()
+                          + features['data'].bytes_list.value[0])
         digests[f'{folder}/{path.name}'] = [len(records), digest.hexdigest()]
     return digests
 
@@ -143,7 +148,7 @@ def assert_pictures_are_the_records(folder, dataset):
     for name, image in zip(names, images, strict=True):
         picture = PIL.Image.open(f'{folder}/{name}')
         assert picture.mode == {1: 'L', 3: 'RGB'}[len(image)]
-        np.testing.assert_array_equal(np.atleast_3d(picture).transpose(2, 0, 1), image)
+        np.testing.assert_array_equal(np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), image)
 
 
 @pytest.mark.golden
@@ -155,7 +160,7 @@ def test_command_that_failed_fails_in_one_clear_line_and_leaves_nothing(golden_c
     out, err = capsys.readouterr()
     fact, _remedy = err.splitlines()
     error = [line for line in lines if line.startswith('Error: ')]
-    assert len(error) == (1 if exit_code == 1 else 0)  # in one case the original ended in a traceback
+    assert len(error) == (1 if exit_code == 1 else 0)  # In one case the original ends with a traceback.
     assert fact.startswith(error[0] if error else 'Error: Input images must') and argv[2] in fact
     assert out.splitlines() == [line for line in lines if not line.startswith(('Error: ', 'Added '))]
     assert sorted(os.listdir()) == before
@@ -258,8 +263,10 @@ def test_missing_or_impossible_source_is_named(capsys):
     os.mkdir('empty')
     with zipfile.ZipFile('empty.zip', 'w'):
         pass
-    for source, message in [('nowhere', 'image folder nowhere not found'), ('notes.txt', 'notes.txt is neither a folder nor a .zip'),
-                            ('empty', 'No input images found in empty'), ('empty.zip', 'No input images found in empty.zip')]:
+    for source, message in [('nowhere', 'image folder nowhere not found'),
+                            ('notes.txt', 'notes.txt is neither a folder nor a .zip'),
+                            ('empty', 'No input images found in empty'),
+                            ('empty.zip', 'No input images found in empty.zip')]:
         assert run('create_from_images', 'data', source) == 1
         assert capsys.readouterr().err.startswith(f'Error: {message}')
     assert not os.path.exists('data')
@@ -308,7 +315,7 @@ def test_unwritable_target_is_one_line(capsys):
 
 
 def start_long_run(folder='data'):
-    """A process that is in the middle of writing, with files in its temporary folder."""
+    """Process that is writing a dataset and has files in its temporary folder."""
     if not os.path.exists('images'):
         os.mkdir('images')
         PIL.Image.fromarray(random_pixels(0, 3, 512, 512)).save('images/0.png')
@@ -412,7 +419,8 @@ def test_display_uses_the_window_there_is(monkeypatch):
     assert shown == [((160, 80), 'data')] and sorted(os.listdir()) == ['data', 'images']
 
 
-@pytest.mark.parametrize('argv', [('display', 'nowhere'), ('extract', 'nowhere', 'out'), ('compare', 'nowhere', 'nowhere')])
+@pytest.mark.parametrize('argv',
+                         [('display', 'nowhere'), ('extract', 'nowhere', 'out'), ('compare', 'nowhere', 'nowhere')])
 def test_missing_dataset_is_one_line(argv, capsys):
     assert run(*argv) == 1
     assert capsys.readouterr().err.startswith('Error: dataset folder nowhere not found\n') and os.listdir() == []
@@ -432,7 +440,8 @@ def test_info_tells_what_is_there(capsys):
     assert run('info', 'data', '--mean=mean.png') == 0
     out = capsys.readouterr().out
     for line in ['Images      4', 'Resolution  8x8, and lower levels down to 4x4', 'Channels    3 (RGB)',
-                 'Labels      one of 3 classes: 0 1, 1 0, 2 3', 'Problems    none at a quick look; verify reads everything']:
+                 'Labels      one of 3 classes: 0 1, 1 0, 2 3',
+                 'Problems    none at a quick look; verify reads everything']:
         assert f'{line}\n' in out
     assert np.asarray(PIL.Image.open('mean.png')).tolist() == np.full([8, 8, 3], 15).tolist()
 
@@ -494,7 +503,8 @@ def spoil_class_names():
 
 @pytest.mark.parametrize('spoil', [value for name, value in globals().items() if name.startswith('spoil_')])
 def test_verify_finds_and_names_one_fault(spoil, monkeypatch, capsys):
-    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)  # as in a large dataset, where opening looks only here and there
+    # As in a large dataset, of which only a few records are checked when it is opened.
+    monkeypatch.setattr(tfrecords, '_CHECKED_BYTES', 1)
     labeled_dataset(np.eye(20))
     message = spoil()
     assert run('verify', 'data') == 1
@@ -524,7 +534,8 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
 # ---- Memory ----
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc, which only Linux has')
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'),
+                    reason='peak memory is read from /proc, which only Linux has')
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     from bench import data
     few, many = (data.peak_memory(str(tmp_path), count) for count in (2000, 20000))
@@ -537,7 +548,8 @@ def test_no_command_gives_usage_and_one_line(capsys):
     assert run() == 1
     out, err = capsys.readouterr()
     assert out.startswith('usage: dataset_tool.py')
-    assert err.startswith('Error: missing command, one of display, extract, compare, info, ') and len(err.splitlines()) == 2
+    assert err.startswith('Error: missing command, one of display, extract, compare, info, ')
+    assert len(err.splitlines()) == 2
 
 
 @pytest.mark.parametrize('argv', [('make_cake',), ('display',), ('create_from_images', 'a', 'b', '--shuffle', 'maybe'),

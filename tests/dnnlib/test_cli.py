@@ -135,8 +135,9 @@ def test_output_cut_short_by_its_reader_is_no_traceback():
     code = "from dnnlib import cli\ncli.run(lambda argv: [print('x' * 100) for _ in range(10 ** 4)] and None)"
     child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              cwd=pathlib.Path(cli.__file__).parents[1])
-    child.stdout.readline()
-    child.stdout.close()
-    with child.stderr:
+    with child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
         assert child.stderr.read() == ''
     assert child.wait() == 1

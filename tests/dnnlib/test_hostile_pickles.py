@@ -1,4 +1,4 @@
-"""Hostile pickles: nothing is run, nothing is allowed that is not data, and no file takes the process down.
+"""Hostile pickles: no code is run, only data is allowed, and no file can end the process.
 
 Each entry of the tables is a whole file. The first table's files are refused by the name of what they ask for; most of
 them would leave a file called RAN behind if `pickle.load` read them.
@@ -27,7 +27,7 @@ def short(text):
 
 
 class Calls:
-    """Pickles as a call of `function(*args)`."""
+    """Is pickled as a call of `function(*args)`."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -41,9 +41,10 @@ SYSTEM = f'{os.system.__module__}.system'  # posix.system, nt.system
 ARRAY = b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R'
 DTYPE = b'cnumpy\ndtype\n\x8c\x02f4K\x00K\x01\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
 
-FOREIGN_CODE = {  # bytes, and the name that the message must give
+FOREIGN_CODE = {  # Bytes, and the name that the message must contain.
     'GLOBAL':             (b'cos\nsystem\n(X\x09\x00\x00\x00touch RANtR.', 'os.system'),
-    'STACK_GLOBAL':       (b'\x80\x04' + short('os') + short('system') + b'\x93' + short(COMMAND) + b'\x85R.', 'os.system'),
+    'STACK_GLOBAL':       (b'\x80\x04' + short('os') + short('system') + b'\x93' + short(COMMAND) + b'\x85R.',
+                           'os.system'),
     'INST':               (b"(S'touch RAN'\nios\nsystem\n.", 'os.system'),
     'OBJ':                (b"(cos\nsystem\nS'touch RAN'\no.", 'os.system'),
     'NEWOBJ':             (b'\x80\x02csubprocess\nPopen\nX\x09\x00\x00\x00touch RAN\x85\x81.', 'subprocess.Popen'),
@@ -53,13 +54,16 @@ FOREIGN_CODE = {  # bytes, and the name that the message must give
     'eval, protocol 2':   (pickle.dumps(Calls(eval, 'open("RAN", "w")'), 2), '__builtin__.eval'),
     'exec':               (pickle.dumps(Calls(exec, 'open("RAN", "w")')), 'builtins.exec'),
     'getattr chain':      (pickle.dumps(Calls(getattr, Calls(__import__, 'os'), 'system')), 'builtins.getattr'),
-    'dotted name':        (b'\x80\x04' + short('numpy') + short('ndarray.__init__.__globals__') + b'\x93.', 'numpy.ndarray.__init__'),
-    'name with dots':     (b'\x80\x04' + short('dnnlib.tflib') + short('network.Network.__init__') + b'\x93.', 'Network.__init__'),
+    'dotted name':        (b'\x80\x04' + short('numpy') + short('ndarray.__init__.__globals__') + b'\x93.',
+                           'numpy.ndarray.__init__'),
+    'name with dots':     (b'\x80\x04' + short('dnnlib.tflib') + short('network.Network.__init__') + b'\x93.',
+                           'Network.__init__'),
     'copyreg':            (b'ccopyreg\n_reconstructor\n(cos\nsystem\nNNtR.', 'copyreg._reconstructor'),
     'other numpy':        (b'cnumpy\nload\n.', 'numpy.load'),
     'numpy.testing':      (b'cnumpy.testing._private.utils\nrunstring\n.', 'runstring'),
     'other dnnlib':       (b'cdnnlib.util\nopen_url\n.', 'dnnlib.util.open_url'),
-    'PyTorch successor':  (b'\x80\x04ctorch_utils.persistence\n_reconstruct_persistent_obj\n}\x85R.', 'torch_utils.persistence'),
+    'PyTorch successor':  (b'\x80\x04ctorch_utils.persistence\n_reconstruct_persistent_obj\n}\x85R.',
+                           'torch_utils.persistence'),
     'in a network':       (pickled_state(static_kwargs={'a': [Calls(os.system, COMMAND)]}), SYSTEM),
     'as network state':   (pickled_state(variables=Calls(os.system, COMMAND)), SYSTEM),
     'as a variable':      (pickled_state(variables=[('lod', Calls(os.system, COMMAND))]), SYSTEM),
@@ -73,7 +77,7 @@ FOREIGN_CODE = {  # bytes, and the name that the message must give
     'out-of-band buffer': (b'\x80\x05\x97.', 'NEXT_BUFFER'),
 }
 
-NONSENSE = {  # allowed names and instructions in ways that no writer uses
+NONSENSE = {  # Allowed names and instructions, used in ways that no writer uses.
     'class as result':            b'cdnnlib.tflib.network\nNetwork\n.',
     'function as result':         b'cnumpy.core.multiarray\n_reconstruct\n.',
     'class in a list':            b'](cnumpy\ndtype\ne.',
@@ -101,7 +105,8 @@ NONSENSE = {  # allowed names and instructions in ways that no writer uses
     'unknown type':               b'cnumpy\ndtype\n\x8c\x02f3K\x00K\x01\x87R.',
     'structured type':            b'cnumpy\ndtype\n](\x8c\x01a\x8c\x02f4\x86e\x85R.',
     'type with fields':           b'cnumpy\ndtype\n\x8c\x02f4\x85R(K\x03\x8c\x01<N\x8c\x01a\x85}K\x04K\x01K\x00tb.',
-    'type of odd byte order':     b'cnumpy\ndtype\n\x8c\x02f4\x85R(K\x03\x8c\x01?NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.',
+    'type of odd byte order':     (b'cnumpy\ndtype\n\x8c\x02f4\x85R(K\x03\x8c\x01?NNN'
+                                   b'J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.'),
     'encode to another codec':    b'c_codecs\nencode\n\x8c\x01a\x8c\x03hex\x86R.',
     'encode beyond latin1':       b'c_codecs\nencode\n' + short('\u1234') + b'\x8c\x06latin1\x86R.',
     'bytes with arguments':       b'cbuiltins\nbytes\nK\x05\x85R.',
@@ -122,14 +127,15 @@ NONSENSE = {  # allowed names and instructions in ways that no writer uses
     'list within itself':         b']q\x00h\x00a.',
     'network within itself':      pickled_state()[:-1] + b'q\x63}(' + b''.join(
         short(key) + value for key, value in [('version', b'K\x04'), ('name', short('G')), ('static_kwargs', b'}'), (
-            'components', b'}' + short('a') + b'h\x63s'), ('build_func_name', short('')), ('build_module_src', short('')),
+            'components', b'}' + short('a') + b'h\x63s'), ('build_func_name', short('')),
+            ('build_module_src', short('')),
             ('variables', b']')]) + b'ub.',
 }
 
-# Sixty lists, each of which holds the one before it twice: 2**60 items when walked through.
+# Sixty lists, each of which holds the previous one twice: 2**60 items in all.
 DOUBLING = b']q\x000' + b''.join(b'](h%ch%ceq%c0' % (i, i, i + 1) for i in range(60)) + b'h\x3c'
 
-BOMBS = {  # small files that would cost much time or memory, or the whole process
+BOMBS = {  # Small files that would take much time or memory, or end the process.
     'memo of 16 GB':           b'Nr\xff\xff\xff\x7f.',
     'bytes of 2**60':          b'\x80\x04\x8e' + struct.pack('<Q', 2**60) + b'ab.',
     'bytes of 2 GB':           b'B\xff\xff\xff\x7fab.',
@@ -137,8 +143,8 @@ BOMBS = {  # small files that would cost much time or memory, or the whole proce
     'frame of 2**60':          b'\x80\x04\x95' + struct.pack('<Q', 2**60) + b'N',
     'array of 2**80 elements': ARRAY + b'(K\x01(' + 4 * b'J\x00\x00\x10\x00' + b't' + DTYPE + b'\x89C\x04abcdtb.',
     'array of 2**80 x 0':      ARRAY + b'(K\x01(' + 4 * b'J\x00\x00\x10\x00' + b'K\x00t' + DTYPE + b'\x89C\x00tb.',
-    'reconstruct 2**40':       b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85'
-                               b'C\x01b\x87R(K\x01tb.',
+    'reconstruct 2**40':       b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n'
+                               b'\x8a\x06\x00\x00\x00\x00\x00\x01\x85C\x01b\x87R(K\x01tb.',
     'same bytes many times':   b'B\x00\x00\x10\x00' + bytes(2**20) + b'q\x00' + DTYPE + b'q\x01]'
                                + 10000 * (ARRAY + b'(K\x01J\x00\x00\x04\x00\x85h\x01\x89h\x00tba') + b'.',
     'same text many times':    b'X\x00\x00\x10\x00' + 2**20 * b'a' + b'q\x00]'
@@ -192,7 +198,7 @@ def test_bomb_ends_soon_in_little_memory(name):
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - start < 30  # tracing makes it several times slower than it is
+    assert time.monotonic() - start < 30  # Much, because tracing makes it several times slower.
     assert peak < 2**20 + 100 * len(data)
 
 
@@ -217,7 +223,8 @@ def test_every_truncation_is_refused(tmp_path):
 def test_random_damage_never_ends_in_a_crash(tmp_path):
     legacy_pickle.dump(three_networks(), tmp_path / 'net.pkl')
     rnd, data = random.Random(1), (tmp_path / 'net.pkl').read_bytes()
-    interesting = [i for i in range(len(data)) if not 1000 < i % 5000 < 5000]  # more of the instructions than of the weights
+    # Mostly instructions, few weights.
+    interesting = [i for i in range(len(data)) if not 1000 < i % 5000 < 5000]
     for _ in range(500):
         damaged = bytearray(data)
         for _ in range(rnd.randint(1, 4)):

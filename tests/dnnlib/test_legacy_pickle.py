@@ -1,4 +1,4 @@
-"""Network pickles: what the original wrote is read, what we write is read by others, and hostile files get nowhere."""
+"""Network pickles: reading those of the original, writing those that others read, and refusing hostile ones."""
 
 import collections
 import io
@@ -14,16 +14,18 @@ import pytest
 
 from dnnlib import EasyDict
 from dnnlib.cli import UserError
-from dnnlib.pickles import legacy_pickle, reader
+from dnnlib.pickles import legacy_pickle, network_state, reader
 from dnnlib.pickles.legacy_pickle import NetworkState
 from tests.golden import GOLDEN
 
-GOLDEN_PICKLES = sorted(str(path.relative_to(GOLDEN)) for folder in ('losses', 'metrics', 'networks', 'projector', 'training')
-                        for path in (GOLDEN / folder).glob('*.pkl'))  # Not those of other sets that may lie beside them.
+GOLDEN_PICKLES = sorted(str(path.relative_to(GOLDEN))
+                        for folder in ('losses', 'metrics', 'networks', 'projector', 'training')
+                        # Other sets of pickles may lie beside these.
+                        for path in (GOLDEN / folder).glob('*.pkl'))
 
 
 def network(name, **changes):
-    """A small network whose variables are of every kind that occurs."""
+    """A small network with variables of every kind."""
     rnd = np.random.RandomState(1)
     fields = dict(
         name=name, static_kwargs={'resolution': 16, 'fmap_base': 128, 'nonlinearity': 'lrelu', 'mapping_lrmul': 0.01,
@@ -40,7 +42,7 @@ def three_networks():
 
 
 def assert_same(a, b, where='result'):
-    """Equal in type, order and every bit."""
+    """Compare types, order and every bit."""
     assert type(a) is type(b), f'{where}: {type(a)} and {type(b)}'
     if isinstance(a, NetworkState):
         assert_same(vars(a), vars(b), f'{where}.{a.name}')
@@ -63,17 +65,17 @@ def load_bytes(data):
 
 
 def refused(data):
-    """Load `data`, which must fail as a user's mistake in two clean lines; returns the fact."""
+    """Load `data`, which must fail with a UserError of two clean lines. Returns the fact."""
     with pytest.raises(UserError) as caught:
         load_bytes(data)
     assert caught.value.__cause__ is None
-    assert caught.value.fact.startswith('the stream: ') and '\n' not in caught.value.fact and len(caught.value.fact) < 400
+    fact = caught.value.fact
+    assert fact.startswith('the stream: ') and '\n' not in fact and len(fact) < 400
     assert caught.value.remedy and '\n' not in caught.value.remedy
     return caught.value.fact
 
 
-# ----------------------------------------------------------------------------
-# Golden pickles.
+# ---- Golden pickles ----
 
 @pytest.mark.golden
 def test_golden_folder_holds_pickles():
@@ -89,7 +91,8 @@ def test_golden_pickle_is_read_and_survives_writing(name, tmp_path):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize('name', [name for name in GOLDEN_PICKLES if (GOLDEN / name).with_suffix('.vars.json').exists()])
+@pytest.mark.parametrize('name',
+                         [name for name in GOLDEN_PICKLES if (GOLDEN / name).with_suffix('.vars.json').exists()])
 def test_golden_variables_have_the_listed_names_and_shapes(name):
     expected = json.loads((GOLDEN / name).with_suffix('.vars.json').read_text())
     networks = legacy_pickle.load(GOLDEN / name)
@@ -101,13 +104,13 @@ def test_golden_variables_have_the_listed_names_and_shapes(name):
         assert found == [[var, shape] for var, shape, _trainable in expected[net.name]]
 
 
-# ----------------------------------------------------------------------------
-# Reading what others wrote.
+# ---- Reading pickles of other writers ----
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_of_every_protocol_reads_as_pickle_reads_it(protocol):
     data = {
-        'numbers': [0, 255, 65535, 2**31, -2**31, -2**70, 0.5, float('inf'), True, False, None], 'text': 'ab\u1234 \n\\\'"',
+        'numbers': [0, 255, 65535, 2**31, -2**31, -2**70, 0.5, float('inf'), True, False, None],
+        'text': 'ab\u1234 \n\\\'"',
         'bytes': [b'', b'\x00\xff'], 'tuples': ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), 'nested': {'a': [{}, []]},
         'ordered': collections.OrderedDict([('z', 1), ('a', 2)]), 'easy': EasyDict(a=1, b=[2]),
         'arrays': [np.arange(6, dtype=dtype).reshape(2, 3) for dtype in ('u1', 'i4', 'i8', 'f2', 'f4', 'f8', 'c8')],
@@ -121,17 +124,19 @@ def test_plain_data_of_every_protocol_reads_as_pickle_reads_it(protocol):
 
 
 def test_python_2_pickle_is_read_as_latin1():
-    data = (b'\x80\x02}q\x01(U\x04nameq\x02U\x02\xe9aq\x03U\x05arrayq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\n'
-            b'q\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x02\x85cnumpy\ndtype\nq\x08U\x02f4K\x00K\x01\x87Rq\x09(K\x03U\x01<NNNJ\xff\xff\xff'
+    data = (b'\x80\x02}q\x01(U\x04nameq\x02U\x02\xe9aq\x03U\x05arrayq\x04cnumpy.core.multiarray\n'
+            b'_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x02\x85cnumpy\ndtype\nq\x08U\x02f4K\x00K\x01\x87Rq\x09(K\x03U\x01<NNNJ\xff\xff\xff'
             b'\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80\x3f\x00\x00\x80\xbftbU\x01oq\x0accollections\nOrderedDict\n]]'
             b'(U\x01kK\x05ea\x85RU\x01eq\x0bcdnnlib.util\nEasyDict\n)\x81q\x0cU\x01xNs}q\x0dbu.')
-    expected = {'name': '\xe9a', 'array': np.array([1, -1], np.float32), 'o': collections.OrderedDict(k=5), 'e': EasyDict(x=None)}
+    expected = {'name': '\xe9a', 'array': np.array([1, -1], np.float32), 'o': collections.OrderedDict(k=5),
+                'e': EasyDict(x=None)}
     assert_same(load_bytes(data), expected)
 
 
 def pickled_state(**changes):
-    """A network as stored in a file, with changed entries of its state; None = left out."""
-    state = {'version': 4, 'name': 'G', 'static_kwargs': {}, 'components': {}, 'build_module_src': '', 'build_func_name': 'f',
+    """A pickled network with changed entries of its state; None = left out."""
+    state = {'version': 4, 'name': 'G', 'static_kwargs': {}, 'components': {}, 'build_module_src': '',
+             'build_func_name': 'f',
              'variables': [('lod', np.float32(1))], **changes}
     state = {key: value for key, value in state.items() if value is not None}
     return b'\x80\x04\x8c\x14dnnlib.tflib.network\x8c\x07Network\x93)\x81' + pickle.dumps(state, 4)[2:-1] + b'b.'
@@ -150,9 +155,11 @@ def test_new_versions_need_their_components(version):
 
 
 @pytest.mark.parametrize('changes', [
-    dict(version=1), dict(version=6), dict(version='4'), dict(version=None), dict(version=4.0), dict(name=3), dict(name=None),
+    dict(version=1), dict(version=6), dict(version='4'), dict(version=None), dict(version=4.0),
+    dict(name=3), dict(name=None),
     dict(static_kwargs=[]), dict(components=[]), dict(components={'mapping': 3}), dict(components={'mapping': {}}),
-    dict(build_func_name=None), dict(build_module_src=b''), dict(variables={}), dict(variables=[3]), dict(variables=[('lod',)]),
+    dict(build_func_name=None), dict(build_module_src=b''), dict(variables={}), dict(variables=[3]),
+    dict(variables=[('lod',)]),
     dict(variables=[()]),
     dict(variables=[(1, np.zeros(1))]), dict(variables=[('lod', 'x')]), dict(variables=['ab']), dict(variables=None),
 ])
@@ -168,7 +175,8 @@ def test_source_code_in_the_pickle_stays_text(tmp_path):
 
 
 @pytest.mark.parametrize('content, expected', [
-    (b'', 'empty'), (b'\n<!DOCTYPE html><html>', 'HTML'), (b'\xef\xbb\xbf<html>', 'HTML'), (b'PK\x03\x04abc', 'PyTorch'),
+    (b'', 'empty'), (b'\n<!DOCTYPE html><html>', 'HTML'), (b'\xef\xbb\xbf<html>', 'HTML'),
+    (b'PK\x03\x04abc', 'PyTorch'),
     (b'\x1f\x8b\x08abc', 'gzip'), (b'\x89HDF\r\n', 'HDF5'), (b'\x89PNG\r\n', 'PNG'),
     (b'version https://git-lfs.github.com/spec/v1\n', 'LFS'),
     (b'\x80\x04N.N.', '2 bytes after the end'), (b'hello', 'no readable pickle'), (b'\x00' * 100, 'no readable pickle'),
@@ -189,30 +197,36 @@ def test_unreadable_path_is_named(name, tmp_path):
     assert str(tmp_path / name) in caught.value.fact
 
 
-# ----------------------------------------------------------------------------
-# Writing.
+# ---- Writing ----
 
 def test_what_is_written_reads_back_equal(tmp_path):
-    data = {'networks': three_networks(), 'numbers': [0, -1, 2**31, -2**31 - 1, 2**100, 0.1, True, None], 'bytes': b'\x00' * 300,
-            'text': ['', 'a' * 300, '\u1234', '\ud800'], 'tuples': ((), ((1,), 2)), 'scalars': [np.float64(0.5), np.bool_(True)],
-            'arrays': [np.zeros([0, 2], np.int16), np.array([True]), np.array(2.5), np.arange(6, dtype='c8').reshape(2, 3)]}
+    data = {'networks': three_networks(), 'numbers': [0, -1, 2**31, -2**31 - 1, 2**100, 0.1, True, None],
+            'bytes': b'\x00' * 300,
+            'text': ['', 'a' * 300, '\u1234', '\ud800'], 'tuples': ((), ((1,), 2)),
+            'scalars': [np.float64(0.5), np.bool_(True)],
+            'arrays': [np.zeros([0, 2], np.int16), np.array([True]), np.array(2.5),
+                       np.arange(6, dtype='c8').reshape(2, 3)]}
     legacy_pickle.dump(data, tmp_path / 'a.pkl')
     assert_same(legacy_pickle.load(tmp_path / 'a.pkl'), data)
 
 
 def test_odd_forms_are_made_regular(tmp_path):
     weight = np.arange(600, dtype='>f4').reshape(20, 30)
-    net = network('G', version=3, variables=[('a', weight.T), ('lod', np.array(1, np.float32)), ('c', weight[::2, ::3])],
-                  static_kwargs=EasyDict(a=np.int64(3), b=[np.float32(0.5), (np.bool_(True),)], c=collections.OrderedDict(d=1)))
+    net = network('G', version=3,
+                  variables=[('a', weight.T), ('lod', np.array(1, np.float32)), ('c', weight[::2, ::3])],
+                  static_kwargs=EasyDict(a=np.int64(3), b=[np.float32(0.5), (np.bool_(True),)],
+                                         c=collections.OrderedDict(d=1)))
     legacy_pickle.dump(net, tmp_path / 'a.pkl')
     expected = network('G', static_kwargs={'a': 3, 'b': [0.5, (True,)], 'c': {'d': 1}},
-                       variables=[('a', weight.T.astype('f4')), ('lod', np.float32(1)), ('c', weight[::2, ::3].astype('f4'))])
+                       variables=[('a', weight.T.astype('f4')), ('lod', np.float32(1)),
+                                  ('c', weight[::2, ::3].astype('f4'))])
     assert_same(legacy_pickle.load(tmp_path / 'a.pkl'), expected)
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
     legacy_pickle.dump(three_networks(), tmp_path / 'a.pkl')
-    legacy_pickle.dump(legacy_pickle.load(tmp_path / 'a.pkl'), tmp_path / 'b.pkl')  # other objects, shared in other ways
+    # Other objects, shared in other ways.
+    legacy_pickle.dump(legacy_pickle.load(tmp_path / 'a.pkl'), tmp_path / 'b.pkl')
     assert (tmp_path / 'a.pkl').read_bytes() == (tmp_path / 'b.pkl').read_bytes()
 
 
@@ -234,18 +248,21 @@ def test_successors_loader_reads_what_we_write(tmp_path):
         result = SuccessorsUnpickler(file).load()
     assert type(result) is tuple and [type(net) for net in result] == [Stub] * 3
     for net, expected in zip(result, networks):
-        assert list(vars(net)) == ['version', 'name', 'static_kwargs', 'components', 'build_module_src', 'build_func_name', 'variables']
+        assert list(vars(net)) == ['version', 'name', 'static_kwargs', 'components', 'build_module_src',
+                                   'build_func_name', 'variables']
         assert type(net.static_kwargs) is dict and type(net.components) is dict and net.version == 4
         assert all(type(component) is Stub for component in net.components.values())
         for name in ('name', 'static_kwargs', 'build_func_name', 'variables'):
             assert_same(getattr(net, name), getattr(expected, name))
-    assert SuccessorsUnpickler.asked == {'dnnlib.tflib.network.Network', 'numpy.core.multiarray._reconstruct', 'numpy.ndarray',
+    assert SuccessorsUnpickler.asked == {'dnnlib.tflib.network.Network', 'numpy.core.multiarray._reconstruct',
+                                         'numpy.ndarray',
                                          'numpy.dtype', 'numpy.core.multiarray.scalar'}
     assert (tmp_path / 'net.pkl').read_bytes()[:2] == b'\x80\x04'
 
 
 @pytest.mark.parametrize('obj', [object(), {1: 2}, {'a': {(): 1}}, {1, 2}, np.array([None]), np.array(['a']), print,
-                                 network('G', variables=[('lod', 1.0)]), network('G', static_kwargs={'f': print}), 2**3000])
+                                 network('G', variables=[('lod', 1.0)]), network('G', static_kwargs={'f': print}),
+                                 2**3000])
 def test_what_could_not_be_read_is_not_written(obj, tmp_path):
     (tmp_path / 'a.pkl').write_bytes(b'before')
     with pytest.raises(ValueError, match='expected .* Received|expected integers'):
@@ -267,8 +284,9 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_no_tensorflow_and_no_unpickler():
-    code = ('import sys, dnnlib.pickles.legacy_pickle; from dnnlib.pickles import reader; '
-            "print('tensorflow' in sys.modules, hasattr(reader, 'pickle'))")
+    code = ('import sys, dnnlib.pickles.legacy_pickle; from dnnlib.pickles import network_state, reader; '
+            "print('tensorflow' in sys.modules, any(hasattr(module, 'pickle') for module in (network_state, reader)))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['False', 'False']
-    assert set(reader.GLOBALS.values()) == {name for name in vars(reader.Reader) if name.startswith('make_')}
+    for cls in (reader.Reader, network_state.NetworkReader):
+        assert set(cls.allowed.values()) == {name for name in dir(cls) if name.startswith('make_')}

@@ -1,4 +1,4 @@
-"""PyTorch files: those that PyTorch wrote are read exactly, and hostile ones are refused without harm.
+"""PyTorch files: those written by PyTorch are read exactly, and hostile ones are refused without harm.
 
 The files in tests/data were written by PyTorch (tests/reference); their contents are in feature_networks.npz.
 """
@@ -25,7 +25,7 @@ NUMBERS = np.arange(4, dtype=np.float32)
 
 
 def refused(path):
-    """Load, which must fail with one line that begins with the path, and a remedy. Returns that line."""
+    """Load a file, which must fail with a one-line fact that begins with the path, and a remedy. Returns the fact."""
     with pytest.raises(UserError) as caught:
         torch_weights.load(path)
     assert caught.value.fact.startswith(f'{path}: ') and '\n' not in caught.value.fact and len(caught.value.fact) < 500
@@ -35,7 +35,7 @@ def refused(path):
 
 @pytest.fixture(params=['new', 'old'])
 def write(request, tmp_path):
-    """Function (pickle, data=...) -> path of a file of this form with them."""
+    """Function (pickle, data=...) -> path of a file of this format with them."""
     def write(description, data=None):
         path = tmp_path / 'weights.pth'
         form = torch_files.write_new if request.param == 'new' else torch_files.write_old
@@ -66,7 +66,8 @@ def test_strides_are_kept_and_nothing_is_copied():
 def test_a_file_of_python_2_from_a_gpu():
     """The weights of LPIPS: strings of Python 2, an OrderedDict of pairs, storages that were on a GPU."""
     tensors = torch_weights.load(LPIPS_LINEAR)
-    assert [tensors[f'lin{i}.model.1.weight'].shape for i in range(5)] == [(1, c, 1, 1) for c in (64, 128, 256, 512, 512)]
+    shapes = [tensors[f'lin{i}.model.1.weight'].shape for i in range(5)]
+    assert shapes == [(1, c, 1, 1) for c in (64, 128, 256, 512, 512)]
     assert all((array > 0).all() and array.max() < 2 for array in tensors.values())
 
 
@@ -105,7 +106,8 @@ def test_foreign_code_is_refused_by_name_and_not_run(name, write, tmp_path, monk
 
 
 @pytest.mark.parametrize('call', [
-    b'ctorch\nload\n', b'ctorch.hub\nload\n', b'ctorch._utils\n_rebuild_wrapper_subclass\n', b'ctorch.storage\n_load_from_bytes\n',
+    b'ctorch\nload\n', b'ctorch.hub\nload\n', b'ctorch._utils\n_rebuild_wrapper_subclass\n',
+    b'ctorch.storage\n_load_from_bytes\n',
     b'ctorch.jit\nload\n', b'ctorch._utils\n_rebuild_device_tensor_from_numpy\n', b'ctorch.nn.modules.linear\nLinear\n',
     b'cnumpy.core.multiarray\n_reconstruct\n', b'ctorch\nFloatStorage.from_file\n'])
 def test_other_functions_of_pytorch_are_refused(call, write):
@@ -160,11 +162,13 @@ BAD_TENSORS = {
     'storage of -1 numbers':    tensor(storage('0', length=-1)),
     'larger numbers':           tensor(storage('0', 'Double')),
     'unknown numbers':          tensor(storage('0', 'QInt8')),
-    'storage of a wrong kind':  tensor(Raw(code(('storage', Raw(b'ccollections\nOrderedDict\n'), '0', 'cpu', 4)) + b'Q')),
+    'storage of a wrong kind':  tensor(Raw(code(('storage', Raw(b'ccollections\nOrderedDict\n'), '0', 'cpu', 4))
+                                           + b'Q')),
     'module as storage':        tensor(Raw(code(('module', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4)) + b'Q')),
     'short reference':          tensor(Raw(code(('storage',)) + b'Q')),
     'reference by name':        tensor(Raw(b'P0\n')),
-    'shared storages':          tensor(Raw(code(('storage', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4, ('1', 0, 4))) + b'Q')),
+    'shared storages':          tensor(Raw(code(('storage', Raw(b'ctorch\nFloatStorage\n'), '0', 'cpu', 4,
+                                                 ('1', 0, 4))) + b'Q')),
     'storage called':           Raw(b'ctorch\nFloatStorage\n' + code((4,)) + b'R'),
     'only a storage':           storage('0'),
     'only a name':              Raw(b'ctorch\nFloatStorage\n'),
@@ -190,7 +194,7 @@ def test_what_is_no_dictionary_of_tensors_is_refused(value, write):
     assert 'not a dictionary of tensors' in refused(write(whole(value)))
 
 
-# ---- The form of a zip archive ----
+# ---- The zip format ----
 
 GOOD = whole({'a': tensor(storage('0'))})
 
@@ -206,14 +210,16 @@ def zip_file(path, entries, **options):
     [('readme.txt', b'')], [('data.pkl', GOOD), ('data/0', bytes(16))], [('a/b/data.pkl', GOOD)],
     [('a/data.pkl', GOOD), ('b/data.pkl', GOOD), ('a/data/0', bytes(16))],
     [('a/data.pkl', GOOD)], [('a/data.pkl', GOOD), ('b/data/0', bytes(16))],
-    [('a/data.pkl', GOOD), ('a/data/0', bytes(16)), ('a/byteorder', b'middle')], [('a/data.pkl', GOOD), ('a/data/0', bytes(15))],
+    [('a/data.pkl', GOOD), ('a/data/0', bytes(16)), ('a/byteorder', b'middle')],
+    [('a/data.pkl', GOOD), ('a/data/0', bytes(15))],
     [('a/data.pkl', GOOD[:-1]), ('a/data/0', bytes(16))], [('a/data.pkl', GOOD + b'N.'), ('a/data/0', bytes(16))]])
 def test_other_archives_are_refused(entries, tmp_path):
     refused(zip_file(tmp_path / 'a.pth', entries))
 
 
 def test_compressed_parts_are_refused(tmp_path):
-    path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', bytes(2**28))], compress_type=zipfile.ZIP_DEFLATED)
+    path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', bytes(2**28))],
+                    compress_type=zipfile.ZIP_DEFLATED)
     assert 'compressed' in refused(path)
 
 
@@ -221,17 +227,18 @@ def test_parts_that_are_not_where_the_table_says_are_refused(tmp_path):
     path = zip_file(tmp_path / 'a.pth', [('a/data.pkl', GOOD), ('a/data/0', NUMBERS.tobytes())])
     content = path.read_bytes()
     second = content.index(b'PK\x01\x02', content.index(b'PK\x01\x02') + 4)
-    for position, value in (20, 2**31), (24, 2**31), (42, 2**31), (42, 5), (42, 0):  # sizes, and where the part begins
+    for position, value in (20, 2**31), (24, 2**31), (42, 2**31), (42, 5), (42, 0):  # Sizes, and the offset of a part.
         path.write_bytes(content[:second + position] + struct.pack('<I', value) + content[second + position + 4:])
-        if (position, value) != (42, 0):  # Then the first part is taken for the second one: it is long enough.
+        if (position, value) != (42, 0):  # Then the first part, which is long enough, is taken for the second.
             refused(path)
     assert torch_weights.load(path)['a'].tobytes() == GOOD[:16]
 
 
-# ---- The old form ----
+# ---- The old format ----
 
 @pytest.mark.parametrize('data', [
-    {}, {'1': NUMBERS.tobytes()}, {'0': bytes(12)}, {'0': bytes(20)}, {'0': bytes(16), '1': bytes(16)}, {'0': bytes(16), 1: b''}])
+    {}, {'1': NUMBERS.tobytes()}, {'0': bytes(12)}, {'0': bytes(20)}, {'0': bytes(16), '1': bytes(16)},
+    {'0': bytes(16), 1: b''}])
 def test_other_storages_than_those_of_the_tensors_are_refused(data, tmp_path):
     torch_files.write_old(tmp_path / 'a.pth', GOOD, data)
     refused(tmp_path / 'a.pth')
@@ -246,7 +253,8 @@ def test_false_lengths_are_refused(length, tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    b'', b'a', b'<html>', bytes(600), whole(5), whole(0x1950a86a20f9469cfc6c) + whole(1000), bytes(257) + b'ustar' + bytes(300),
+    b'', b'a', b'<html>', bytes(600), whole(5), whole(0x1950a86a20f9469cfc6c) + whole(1000),
+    bytes(257) + b'ustar' + bytes(300),
     whole(0x1950a86a20f9469cfc6c) + whole(1001) + whole([]), whole(0x1950a86a20f9469cfc6c) + whole(1001) + whole({})])
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / 'a.pth').write_bytes(content)

@@ -1,4 +1,4 @@
-"""Times in words, dictionaries with attributes, and downloads from a server that misbehaves (on this machine; no network)."""
+"""Durations as text, dictionaries with attributes, and downloads from a local server that misbehaves."""
 
 import contextlib
 import http.server
@@ -16,7 +16,8 @@ PAYLOAD = b'\x80\x04' + bytes(range(256)) * 3000  # begins like a pickle; three 
 
 
 @pytest.mark.parametrize('seconds, text', [
-    (0, '0s'), (6.4, '6s'), (59.4, '59s'), (59.6, '1m 00s'), (65, '1m 05s'), (3599.7, '1h 00m 00s'), (7384, '2h 03m 04s'),
+    (0, '0s'), (6.4, '6s'), (59.4, '59s'), (59.6, '1m 00s'), (65, '1m 05s'), (3599.7, '1h 00m 00s'),
+    (7384, '2h 03m 04s'),
     (86399, '23h 59m 59s'), (86400 + 5 * 3600 + 12 * 60 + 59, '1d 05h 12m'), (10 * 86400, '10d 00h 00m'),
 ])
 def test_format_time(seconds, text):
@@ -31,7 +32,8 @@ def test_easy_dict_items_are_attributes():
 
 
 @pytest.mark.parametrize('text, expected', [
-    ('https://host/file.pkl', True), ('http://127.0.0.1:80', True), ('gdrive:networks/a.pkl', False), ('file:///etc/passwd', False),
+    ('https://host/file.pkl', True), ('http://127.0.0.1:80', True), ('gdrive:networks/a.pkl', False),
+    ('file:///etc/passwd', False),
     ('/a/b.pkl', False), ('C:/a.pkl', False), ('http://', False), ('ftp://host/a', False), ('', False), (None, False),
     (pathlib.Path('a'), False),
 ])
@@ -39,11 +41,13 @@ def test_is_url(text, expected):
     assert util.is_url(text) is expected
 
 
-# ----------------------------------------------------------------------------
-# Downloads.
+# ---- Downloads ----
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers each request with the next of `answers`: (status, headers, body), or None to hang up. The last one repeats."""
+    """Answers each request with the next of `answers`: (status, headers, body), or None to hang up.
+
+    The last answer is repeated.
+    """
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
@@ -55,6 +59,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
     def do_GET(self):
         self.server.requests.append(self.path)
         answers = self.server.answers
@@ -79,7 +85,8 @@ def file(body=PAYLOAD, **headers):
 
 
 def page(text):
-    return 200, {'Content-Type': 'text/html; charset=utf-8'}, f'<!DOCTYPE html><html><body>{text}</body></html>'.encode()
+    content = f'<!DOCTYPE html><html><body>{text}</body></html>'
+    return 200, {'Content-Type': 'text/html; charset=utf-8'}, content.encode()
 
 
 @pytest.fixture
@@ -94,7 +101,7 @@ def server():
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """Pauses between attempts, which are noted and not taken."""
+    """Lengths of the pauses between attempts, which are recorded instead of waiting."""
     taken = []
     monkeypatch.setattr(util.time, 'sleep', taken.append)
     return taken
@@ -106,7 +113,7 @@ def no_proxy(monkeypatch):
 
 
 def failure(url, tmp_path, **kwargs):
-    """Download that must fail: nothing is left in the cache, and the message says where the file belongs. Returns the fact."""
+    """Make a download that must fail, leave nothing in the cache and say where the file belongs. Returns the fact."""
     with pytest.raises(UserError) as caught:
         util.open_url(url, tmp_path, **kwargs)
     assert os.listdir(tmp_path) == []
@@ -148,10 +155,12 @@ def test_cache_folder_comes_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_different_urls_have_different_files():
-    urls = ['http://a/x/net.pkl', 'http://a/y/net.pkl', 'http://b/x/net.pkl', 'http://a/uc?id=1', 'http://a/uc?id=2', 'http://a', 'http://a/../../']
+    urls = ['http://a/x/net.pkl', 'http://a/y/net.pkl', 'http://b/x/net.pkl', 'http://a/uc?id=1', 'http://a/uc?id=2',
+            'http://a', 'http://a/../../']
     names = [os.path.basename(util.cached_path(url, 'cache')) for url in urls]
     assert len(set(names)) == len(urls)
-    assert all(util.cached_path(url, 'cache') == os.path.join(os.getcwd(), 'cache', name) for url, name in zip(urls, names))
+    for url, name in zip(urls, names):
+        assert util.cached_path(url, 'cache') == os.path.join(os.getcwd(), 'cache', name)
 
 
 @pytest.mark.parametrize('trouble', [
@@ -198,7 +207,7 @@ def test_what_is_no_pickle_is_refused(server, tmp_path):
 
 
 def test_offline_is_said_after_few_attempts(tmp_path, pauses):
-    with socket.socket() as unused:  # bound, but nobody listens
+    with socket.socket() as unused:  # Bound, but not listening.
         unused.bind(('127.0.0.1', 0))
         assert 'no answer from 127.0.0.1' in failure(f'http://127.0.0.1:{unused.getsockname()[1]}/net.pkl', tmp_path)
     assert pauses == [0.5, 1]
@@ -212,16 +221,18 @@ def test_unwritable_cache_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('args', [
-    dict(url='net.pkl'), dict(url='file:///net.pkl'), dict(url='http://host/a', kind='zip'), dict(url='http://host/a', num_attempts=0),
+    dict(url='net.pkl'), dict(url='file:///net.pkl'), dict(url='http://host/a', kind='zip'),
+    dict(url='http://host/a', num_attempts=0),
 ])
 def test_wrong_arguments_are_refused(args):
     with pytest.raises(ValueError, match='expected .* Received'):
         util.open_url(**args)
 
 
-# ---- Google Drive: the first answer is a page with a button.
+# ---- Google Drive: the first answer is a page with a button ----
 
-FORM = ('<a href="/about">About</a><form id="download-form" action="/download" method="get"><input type="submit" value="Download anyway"/>'
+FORM = ('<a href="/about">About</a><form id="download-form" action="/download" method="get">'
+        '<input type="submit" value="Download anyway"/>'
         '<input type="hidden" name="id" value="X&amp;1"><input type="hidden" name="confirm" value="t"></form>')
 LINK = '<a href="/uc?export=download&amp;confirm=a1&amp;id=X">Download anyway</a>'
 
@@ -232,7 +243,8 @@ def drive(server, monkeypatch):
     return server
 
 
-@pytest.mark.parametrize('text, second', [(FORM, '/download?id=X%261&confirm=t'), (LINK, '/uc?export=download&confirm=a1&id=X')])
+@pytest.mark.parametrize('text, second',
+                         [(FORM, '/download?id=X%261&confirm=t'), (LINK, '/uc?export=download&confirm=a1&id=X')])
 def test_drive_page_is_confirmed(text, second, drive, tmp_path):
     drive.answers = [page(text), file()]
     with util.open_url(drive.url('/uc?id=X'), tmp_path) as f:
@@ -241,9 +253,11 @@ def test_drive_page_is_confirmed(text, second, drive, tmp_path):
 
 
 @pytest.mark.parametrize('texts, expected', [
-    (['Sign in'], 'a page of Google Drive'), ([FORM, FORM], 'a page of Google Drive'), ([FORM, LINK], 'again and again'),
+    (['Sign in'], 'a page of Google Drive'), ([FORM, FORM], 'a page of Google Drive'),
+    ([FORM, LINK], 'again and again'),
     ([LINK.replace('/uc', 'http://elsewhere.test/uc')], 'a page of Google Drive'),
-    ([FORM.replace('/download', 'file:///etc/passwd')], 'a page of Google Drive'), (['Google Drive - Quota exceeded'], 'quota'),
+    ([FORM.replace('/download', 'file:///etc/passwd')], 'a page of Google Drive'),
+    (['Google Drive - Quota exceeded'], 'quota'),
 ])
 def test_drive_page_that_leads_nowhere_is_refused(texts, expected, drive, tmp_path):
     drive.answers = [page(text) for text in texts]

@@ -18,7 +18,8 @@ from training.nets import layers, registry
 def test_golden_images_to_bytes_and_back():
     data = load_npz('ops/misc_ops.npz')
     x = tf.constant(data['to_uint8/in'])
-    for key, kwargs in [('chw', {}), ('hwc', dict(nchw_to_nhwc=True)), ('shrink2', dict(shrink=2)), ('drange01', dict(drange=[0, 1]))]:
+    for key, kwargs in [('chw', {}), ('hwc', dict(nchw_to_nhwc=True)), ('shrink2', dict(shrink=2)),
+                        ('drange01', dict(drange=[0, 1]))]:
         np.testing.assert_array_equal(tflib.convert_images_to_uint8(x, **kwargs), data[f'to_uint8/{key}'], key)
     x = tf.constant(data['from_uint8/in'])
     for key, kwargs in [('default', {}), ('drange01', dict(drange=[0, 1]))]:
@@ -42,7 +43,7 @@ def test_golden_minibatch_stddev():
     keys = [key for key in data if key.startswith('mbstd/in_')]
     assert keys
     for key in keys:
-        group_size, features = map(int, re.search(r'_g(\d+)_f(\d+)$', key).groups())
+        group_size, features = map(int, re.findall(r'_g(\d+)_f(\d+)$', key)[0])
         y = layers.minibatch_stddev(tf.transpose(data[key], [0, 2, 3, 1]), group_size, features)
         assert_close(tf.transpose(y, [0, 3, 1, 2]), data[key.replace('/in_', '/out_')], 1e-5, key)
 
@@ -60,18 +61,44 @@ def test_golden_process_reals():
 
 
 def test_mirror_flips_about_half_and_only_left_to_right():
-    images = tf.constant(np.arange(64)[:, None, None, None] + np.arange(4)[None, None, None, :] * 0.25, tf.float32)
-    out, _ = misc.process_reals(images, None, 0, True, [0, 255], [0, 255])
+    images = np.arange(64, dtype=np.float32)[:, None, None, None] + np.arange(4, dtype=np.float32) * 0.25
+    out = misc.process_reals(images, None, 0, True, [0, 255], [0, 255])[0].numpy()
     flipped = [not np.array_equal(a, b) for a, b in zip(images, out, strict=True)]
     assert 10 < sum(flipped) < 54
     for a, b, turned in zip(images, out, flipped, strict=True):
-        np.testing.assert_array_equal(a.numpy()[..., ::-1] if turned else a, b)
+        np.testing.assert_array_equal(a[..., ::-1] if turned else a, b)
+
+
+def flips(rng=None, count=400):
+    """Which of `count` images process_reals flips."""
+    images = np.tile(np.arange(4, dtype=np.uint8), [count, 3, 4, 1])
+    out, _ = misc.process_reals(images, None, 0, True, [0, 255], [0, 255], rng)
+    flipped = np.array(out)[:, 0, 0, 0] == 3
+    for before, after, is_flipped in zip(images, np.array(out), flipped, strict=True):
+        np.testing.assert_array_equal(after, before[..., ::-1] if is_flipped else before)
+    return flipped
+
+
+def test_flips_are_drawn_from_the_global_generator():
+    """Runs on one device rely on it: their random numbers must not change, nor those of resumed runs."""
+    tf.random.set_global_generator(tf.random.Generator.from_seed(5))
+    expected = tf.random.Generator.from_seed(5).uniform([400, 1, 1, 1]).numpy().ravel() >= 0.5
+    np.testing.assert_array_equal(flips(), expected)
+
+
+def test_flips_by_a_key_differ_between_devices_and_iterations():
+    drawn = [flips(tflib.KeyedRandom(tf.constant([5, iteration], tf.int64)).at(device))
+             for iteration in (0, 1) for device in (0, 1)]
+    assert all(150 < each.sum() < 250 for each in drawn)
+    assert len({each.tobytes() for each in drawn}) == 4
+    np.testing.assert_array_equal(flips(tflib.KeyedRandom(tf.constant([5, 0], tf.int64)).at(0)), drawn[0])
 
 
 # ---- Pickles ----
 
 def small_networks(**kwargs):
-    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2, fmap_base=32,
+    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2,
+                                fmap_base=32,
                                 fmap_max=4, resolution=8, num_channels=3, **kwargs)
     D = registry.create_network('D', 'D_stylegan2', fmap_base=32, fmap_max=4, resolution=8, num_channels=3)
     return G, D, G.clone('Gs')
@@ -126,7 +153,8 @@ def test_settings_unknown_here_are_ignored_with_a_note(tmp_path, capsys):
 def test_grid_of_one_channel_and_of_many(tmp_path):
     from PIL import Image
     for channels, mode in [(1, 'L'), (2, 'L'), (3, 'RGB'), (5, 'RGB')]:
-        misc.save_image_grid(np.zeros([2, channels, 4, 4], np.float32), str(tmp_path / 'grid.png'), drange=[-1, 1], grid_size=(2, 1))
+        misc.save_image_grid(np.zeros([2, channels, 4, 4], np.float32), str(tmp_path / 'grid.png'), drange=[-1, 1],
+                             grid_size=(2, 1))
         with Image.open(tmp_path / 'grid.png') as image:
             assert (image.mode, image.size) == (mode, (8, 4))
     assert [path.name for path in tmp_path.iterdir()] == ['grid.png']

@@ -1,13 +1,17 @@
-"""Multi-resolution TFRecord datasets: the file format, and a reader that checks. Needs no TensorFlow but for remote addresses.
+"""Multi-resolution TFRecord datasets: the file format, and a reader that verifies it.
+
+TensorFlow is imported only for remote addresses.
 
 A dataset is a folder NAME of
 
     NAME-r10.tfrecords ... NAME-r02.tfrecords   every image at 1024x1024, 512x512, ... 4x4, in the same order
     NAME-rxx.labels                             optional .npy array, float32 [num_images, label_size]
-    NAME-classes.json                           optional list of the names of the classes, for the eye only
+    NAME-classes.json                           optional list of the names of the classes, only for display
 
 Each record is a `tf.train.Example` with `shape` = int64 [C, H, W] and `data` = the uint8 pixels, CHW, as raw bytes.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -17,33 +21,35 @@ import json
 import os
 import re
 import struct
+from collections.abc import Iterator, Mapping
 
 import google_crc32c
 import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
+from training.data import example_proto
 
-_REMEDY = 'Make the dataset again with dataset_tool.py, or copy it anew.'
+_REMEDY = 'Make the dataset again with dataset_tool.py, or copy it again.'
 _CHECKED_BYTES = 16 << 20  # find_dataset verifies records of about this size in each file, evenly spaced.
-_MAX_DIFFERENCE = 24       # Mean difference from the 2x2 means of the level above, in 0..255, that another filter may cause.
+_MAX_DIFFERENCE = 24       # Mean difference (0..255) from the level above that other downsampling filters stay below.
 
 
 # ---- Records in a file: uint64 length, crc of the length, data, crc of the data ----
 # https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 
-_FRAME_BYTES = 16  # what a record takes up beside its data
+_FRAME_BYTES = 16  # Size of a record without its data.
 
 
 def _masked_crc(data):
-    """CRC-32C of bytes or of a uint8 array, rotated and offset as the TFRecord format asks -> 4 bytes."""
+    """Masked CRC-32C of bytes or of a uint8 array, as the TFRecord format defines it -> 4 bytes."""
     crc = google_crc32c.value(data)
     return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff)
 
 
 @functools.lru_cache
 def _frame_header(length):
-    """What stands before the data of a record of `length` bytes -> 12 bytes."""
+    """Header of a record with `length` bytes of data -> 12 bytes."""
     encoded = struct.pack('<Q', length)
     return encoded + _masked_crc(encoded)
 
@@ -53,7 +59,7 @@ def _damaged(path, number, what):
 
 
 def _record_lengths(file, path):
-    """For each record, leave `file` at the start of its data and yield the length in bytes. Reads the headers only."""
+    """Yield the length of each record with `file` positioned at the start of its data. Reads only the headers."""
     size = storage.size(path)
     offset = number = 0
     while offset < size:
@@ -71,8 +77,8 @@ def _record_lengths(file, path):
         number += 1
 
 
-def read_records(path):
-    """Yield the data of each record of the file `path` as bytes, checksums verified.
+def read_records(path: str | os.PathLike) -> Iterator[bytes]:
+    """Yield the data of each record of a .tfrecords file, with verified checksums.
 
     Raises:
         UserError: A record is damaged; the message names the file and the number of the record, from 0.
@@ -85,10 +91,14 @@ def read_records(path):
             yield data
 
 
-def content_digest(path):
-    """SHA-256 of the lengths and checksums of all records of a file, as 64 hexadecimal digits.
+def content_digest(path: str | os.PathLike) -> str:
+    """Compute a digest that tells files of different images apart, reading only 16 bytes per record.
 
-    It tells files of different images apart and reads 16 bytes per record. Raises UserError as `read_records` does.
+    Returns:
+        SHA-256 of the lengths and checksums of all records, as 64 hexadecimal digits.
+
+    Raises:
+        UserError: A record is damaged.
     """
     digest = hashlib.sha256()
     with storage.open_file(path) as file:
@@ -98,42 +108,18 @@ def content_digest(path):
     return digest.hexdigest()
 
 
-# ---- Images in a record: protobuf wire format of tf.train.Example ----
-# Example { Features features = 1 { map<string, Feature> feature = 1 } }
-# Feature { BytesList bytes_list = 1 | FloatList float_list = 2 | Int64List int64_list = 3 }, lists: repeated value = 1
-# https://protobuf.dev/programming-guides/encoding/
+# ---- Images in a record ----
 
-def _varint(value):
-    encoded = bytearray()
-    while value > 0x7f:
-        encoded.append(value & 0x7f | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+def encode_records(images: np.ndarray) -> np.ndarray:
+    """Encode images as records of a .tfrecords file. Equal images give equal bytes: features are sorted by name.
 
+    Args:
+        images: uint8 [N, C, H, W].
 
-def _field(number, payload):
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-@functools.lru_cache
-def _around_pixels(shape):
-    """What stands before and after the pixels in the tf.train.Example of an image of that shape -> two bytes objects."""
-    pixels = bytes(shape[0] * shape[1] * shape[2])
-    data = _field(1, _field(1, pixels))
-    sizes = _field(3, _field(1, b''.join(map(_varint, shape))))
-    features = [_field(1, _field(1, name) + _field(2, feature)) for name, feature in [(b'data', data), (b'shape', sizes)]]
-    example = _field(1, b''.join(features))
-    end = len(example) - len(features[1])
-    return example[:end - len(pixels)], example[end:]
-
-
-def encode_records(images):
-    """uint8 [N, C, H, W] -> uint8 [N, bytes of a record]: their records as they stand in a .tfrecords file.
-
-    Same image, same bytes, for the features are sorted by name.
+    Returns:
+        uint8 [N, bytes of a record].
     """
-    before, after = _around_pixels(images.shape[1:])
+    before, after = example_proto.around_pixels(images.shape[1:])
     pixels = images.reshape(len(images), -1)
     length = len(before) + pixels.shape[1] + len(after)
     records = np.empty([len(images), length + _FRAME_BYTES], np.uint8)
@@ -147,113 +133,62 @@ def encode_records(images):
     return records
 
 
-def _read_varint(message, position):
-    value = shift = 0
-    while position < len(message) and shift < 64:
-        byte = message[position]
-        value |= (byte & 0x7f) << shift
-        position += 1
-        shift += 7
-        if byte < 0x80:
-            return value, position
-    raise ValueError('unfinished number')
-
-
-def _fields(message):
-    """Yield (number, value) of each field of a protobuf message (memoryview): int for a varint, memoryview for bytes."""
-    if not isinstance(message, memoryview):
-        raise ValueError('a number where a message belongs')
-    position = 0
-    while position < len(message):
-        tag, position = _read_varint(message, position)
-        value, position = _read_varint(message, position)
-        if tag & 7 == 2:
-            end = position + value
-            if end > len(message):
-                raise ValueError('field longer than its message')
-            value, position = message[position:end], end
-        elif tag & 7 != 0:
-            raise ValueError(f'unexpected field type {tag & 7}')
-        yield tag >> 3, value
-
-
-def _int64_list(message):
-    """Values of an Int64List, packed or one by one."""
-    values = []
-    for _, value in _fields(message):
-        if isinstance(value, int):
-            values.append(value)
-            continue
-        position = 0
-        while position < len(value):
-            number, position = _read_varint(value, position)
-            values.append(number)
-    return values
-
-
-def decode_example(record):
-    """Bytes of a tf.train.Example with features `shape` and `data` in any order -> uint8 [C, H, W].
+def read_images(path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """Yield each image of a .tfrecords file as uint8 [C, H, W], read-only.
 
     Raises:
-        ValueError: It is no such Example.
+        UserError: A record is damaged or holds no image.
     """
-    shape = data = None
-    for _, features in _fields(memoryview(record)):
-        for _, entry in _fields(features):
-            entry = dict(_fields(entry))
-            feature = dict(_fields(entry[2])) if 2 in entry else {}
-            if entry.get(1) == b'shape' and 3 in feature:
-                shape = _int64_list(feature[3])
-            elif entry.get(1) == b'data' and 1 in feature:
-                data = dict(_fields(feature[1])).get(1)
-    if shape is None or not isinstance(data, memoryview):
-        raise ValueError('it lacks the features "shape" (int64) and "data" (bytes)')
-    if len(shape) != 3 or min(shape) < 1 or shape[0] * shape[1] * shape[2] != len(data):
-        raise ValueError(f'shape {shape} does not fit {len(data)} bytes')
-    return np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def read_images(path):
-    """Yield each image of the file `path` as uint8 [C, H, W] (read-only). Raises UserError as `read_records` does."""
     for number, record in enumerate(read_records(path)):
         yield _decode_record(path, number, record)
 
 
 def _decode_record(path, number, record):
     try:
-        return decode_example(record)
+        return example_proto.decode_example(record)
     except ValueError as err:
         raise _damaged(path, number, f'not an image: {err}') from err
 
 
-# ---- Datasets: finding and checking one ----
+# ---- Datasets ----
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFiles:
-    """What `find_dataset` found."""
-    levels: dict          # log2 of the resolution -> path of the .tfrecords file; from 2 upwards without a gap.
-    record_starts: dict   # log2 of the resolution -> where in the file each record begins: an int, the bytes from one to the next;
-                          # or int64 [num_images], if these differ.
+    """The files of a dataset.
+
+    Attributes:
+        levels:        log2 of the resolution -> path of the .tfrecords file; from 2 upwards without a gap.
+        record_starts: log2 of the resolution -> size of a record in bytes, if all are equal; otherwise the offset of
+                       each record in the file, int64 [num_images].
+        channels:      Channels of the images.
+        num_images:    Number of images.
+        label_file:    Path of the first *.labels file. None = there is none.
+        class_file:    Path of the first *-classes.json file. None = there is none.
+    """
+    levels: dict[int, str]
+    record_starts: dict[int, int | np.ndarray]
     channels: int
     num_images: int
-    label_file: str       # First *.labels file; None = there is none.
-    class_file: str       # First *-classes.json file; None = there is none.
+    label_file: str | None
+    class_file: str | None
 
     @property
-    def resolution_log2(self):
+    def resolution_log2(self) -> int:
+        """log2 of the largest resolution."""
         return max(self.levels)
 
     @property
-    def largest(self):
-        """Path of the file of the largest images."""
+    def largest(self) -> str:
+        """Path of the file with the largest images."""
         return self.levels[self.resolution_log2]
 
 
-def find_dataset(tfrecord_dir):
-    """Look through the folder `tfrecord_dir` and check what can be checked without reading it all -> DatasetFiles.
+def find_dataset(tfrecord_dir: str | os.PathLike) -> DatasetFiles:
+    """Find the files of a dataset and check them as far as possible without reading all of them.
 
     Raises:
-        UserError: No such folder, no .tfrecords in it, a level is missing, damaged, or does not fit the others.
+        UserError: The folder does not exist or has no .tfrecords files; or a level is missing, damaged, or does not fit
+                   the others.
     """
     if not storage.is_folder(tfrecord_dir):
         raise UserError(f'dataset folder {tfrecord_dir} not found', 'Check the name; dataset_tool.py makes datasets.')
@@ -263,49 +198,57 @@ def find_dataset(tfrecord_dir):
         return [os.path.join(tfrecord_dir, name) for name in names if name.endswith(ending)]
 
     if not paths('.tfrecords'):
-        raise UserError(f'no .tfrecords files in {tfrecord_dir}', 'Make a dataset from images with: dataset_tool.py create_from_images')
+        raise UserError(f'no .tfrecords files in {tfrecord_dir}',
+                        'Make a dataset from images with: dataset_tool.py create_from_images')
     levels, record_starts, first_images = {}, {}, {}
+    first_path, num_images, channels = None, 0, 0
     for path in paths('.tfrecords'):
         count, starts, image = _inspect_level(path)
         level = image.shape[1].bit_length() - 1
         if level in levels:
             raise UserError(f'{path} and {levels[level]} both hold images of {2 ** level}x{2 ** level}',
                             'A dataset has one file per resolution; keep each dataset in its own folder.')
-        if not levels:
-            first = path, count, len(image)
-        if (count, len(image)) != first[1:]:
-            raise UserError(f'{path} holds {count} images of {len(image)} channels, but {first[0]} holds {first[1]} of {first[2]}', _REMEDY)
+        if first_path is None:
+            first_path, num_images, channels = path, count, len(image)
+        if (count, len(image)) != (num_images, channels):
+            raise UserError(f'{path} holds {count} images of {len(image)} channels, '
+                            f'but {first_path} holds {num_images} of {channels}', _REMEDY)
         levels[level], record_starts[level], first_images[level] = path, starts, image
     for level in range(2, max(levels)):
         if level not in levels:
-            raise UserError(f'{tfrecord_dir} has no images of {2 ** level}x{2 ** level} (file NAME-r{level:02d}.tfrecords)', _REMEDY)
+            raise UserError(f'{tfrecord_dir} has no images of {2 ** level}x{2 ** level} '
+                            f'(file NAME-r{level:02d}.tfrecords)', _REMEDY)
     label_file, class_file = (next(iter(paths(ending)), None) for ending in ('.labels', '-classes.json'))
-    files = DatasetFiles(levels, record_starts, first[2], first[1], label_file, class_file)
+    files = DatasetFiles(levels, record_starts, channels, num_images, label_file, class_file)
     check_levels_agree(files, 0, first_images)
     return files
 
 
-def check_levels_agree(files, number, images):
-    """Refuse a dataset whose levels hold different images.
+def check_levels_agree(files: DatasetFiles, number: int, images: Mapping[int, np.ndarray]) -> None:
+    """Check that a record holds the same image at every level.
 
     Args:
-        files:  DatasetFiles.
+        files:  Files of the dataset.
         number: Number of the record.
-        images: log2 of the resolution -> uint8 [C, R, R], that record of each level.
+        images: log2 of the resolution -> uint8 [C, R, R], this record at each level.
+
+    Raises:
+        UserError: The images differ.
     """
     for level in range(2, files.resolution_log2):
         above = images[level + 1].astype(np.float32)
         means = (above[:, 0::2, 0::2] + above[:, 0::2, 1::2] + above[:, 1::2, 0::2] + above[:, 1::2, 1::2]) / 4
         if np.abs(means - images[level]).mean() > _MAX_DIFFERENCE:
-            raise UserError(f'{files.levels[level]}: record {number} is not the image of that record of {files.levels[level + 1]}',
+            raise UserError(f'{files.levels[level]}: record {number} is not the image of that record '
+                            f'of {files.levels[level + 1]}',
                             'Files of two datasets are mixed; ' + _REMEDY[0].lower() + _REMEDY[1:])
 
 
-def read_all_levels(files):
-    """Yield each image of a dataset (DatasetFiles) at every level, as {log2 of the resolution: uint8 [C, R, R]}.
+def read_all_levels(files: DatasetFiles) -> Iterator[dict[int, np.ndarray]]:
+    """Yield each image of a dataset at every level, as {log2 of the resolution: uint8 [C, R, R]}.
 
     Raises:
-        UserError: A record is damaged, of another shape than the first one, or differs between the levels.
+        UserError: A record is damaged, has another shape than the first one, or differs between the levels.
     """
     levels = sorted(files.levels)
     for number, record in enumerate(zip(*[read_images(files.levels[level]) for level in levels], strict=True)):
@@ -319,34 +262,36 @@ def read_all_levels(files):
 
 
 def _inspect_level(path):
-    """Number of images of one .tfrecords file, where its records begin (see DatasetFiles), first image uint8 [C, R, R]."""
+    """Number of images in a .tfrecords file, its `record_starts` (see DatasetFiles), its first image [C, R, R]."""
     with storage.open_file(path) as file:
         length = next(_record_lengths(file, path), None)
     if length is None:
         raise UserError(f'{path} is empty', _REMEDY)
     image = next(read_images(path))
-    _, height, width = image.shape
+    height, width = image.shape[-2:]
     if height != width or width & (width - 1) or width < 4:
-        raise UserError(f'{path} holds images of {width}x{height}, expected squares with a power of two, 4 or above, as side', _REMEDY)
+        raise UserError(f'{path} holds images of {width}x{height}, '
+                        'expected squares with a power of two, 4 or above, as side', _REMEDY)
     name = re.search(r'-r(\d\d)\.tfrecords$', path)
     if name and 2 ** int(name[1]) != width:
-        raise UserError(f'{path} holds images of {width}x{height}, expected {2 ** int(name[1])}x{2 ** int(name[1])} from its name',
+        raise UserError(f'{path} holds images of {width}x{height}, '
+                        f'expected {2 ** int(name[1])}x{2 ** int(name[1])} from its name',
                         'Give the file its old name back.')
-    # Images of one shape make records of one length, so the size of the file tells their number, and records should stand
-    # where it says. Only if they do not are the headers walked through: either that finds the damage, or the records carry
-    # something more than images, which is no fault.
+    # Images of the same shape have records of the same length, so that the size of the file gives their number and
+    # offsets. If a record is not at its offset, all headers are read: that either finds the damage, or the records hold
+    # more features than the image, which is allowed.
     number, rest = divmod(storage.size(path), length + _FRAME_BYTES)
-    if rest or not _records_stand_at_their_places(path, number, length):
+    if rest or not _all_records_have_length(path, number, length):
         with storage.open_file(path) as file:
             ends = np.cumsum([length + _FRAME_BYTES for length in _record_lengths(file, path)])
         return len(ends), np.concatenate([[0], ends[:-1]]), image
     return number, length + _FRAME_BYTES, image
 
 
-def _records_stand_at_their_places(path, number, length):
-    """Check evenly spaced records, the last one included, of a file of `number` records of `length` bytes.
+def _all_records_have_length(path, number, length):
+    """Whether a file consists of `number` records with `length` bytes of data.
 
-    False = one of them begins elsewhere. A record whose data is damaged raises UserError.
+    Reads evenly spaced samples, among them the last record. Raises UserError if the data of a sample is damaged.
     """
     frame_bytes = length + _FRAME_BYTES
     step = max(number * frame_bytes // _CHECKED_BYTES, 1)
@@ -361,16 +306,27 @@ def _records_stand_at_their_places(path, number, length):
     return True
 
 
-def load_labels(path, num_images):
-    """.npy file `path` -> float32 [num_images, label_size]. Raises UserError if it is anything else."""
+def load_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
+    """Load the labels of a dataset.
+
+    Args:
+        path:       .npy file with one row of numbers per image.
+        num_images: Expected number of rows.
+
+    Returns:
+        float32 [num_images, label_size].
+
+    Raises:
+        UserError: The file cannot be read, or holds something else.
+    """
     try:
         with storage.open_file(path) as file:
             labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
     except Exception as err:  # A damaged header makes NumPy raise almost anything.
         raise UserError(f'{path} is not a readable .npy file of numbers: {err}', _REMEDY) from err
     if labels.ndim != 2 or labels.shape[0] != num_images or labels.dtype.kind not in 'fiub':
-        raise UserError(f'{path}: expected one row of numbers for each of {num_images} images, found {labels.dtype} {list(labels.shape)}',
-                        _REMEDY)
+        raise UserError(f'{path}: expected one row of numbers for each of {num_images} images, '
+                        f'found {labels.dtype} {list(labels.shape)}', _REMEDY)
     labels = labels.astype(np.float32)
     if not np.isfinite(labels).all():
         row = np.flatnonzero(~np.isfinite(labels).all(axis=1))[0]
@@ -378,8 +334,12 @@ def load_labels(path, num_images):
     return labels
 
 
-def load_class_names(path):
-    """NAME-classes.json -> list of str. Raises UserError if it is anything else."""
+def load_class_names(path: str | os.PathLike) -> list[str]:
+    """Load the names of the classes from a *-classes.json file.
+
+    Raises:
+        UserError: The file is not a JSON list of strings.
+    """
     try:
         with storage.open_file(path) as file:
             names = json.loads(file.read())

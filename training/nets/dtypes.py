@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.cli import UserError
+from dnnlib.tflib.tfutil import has_gpu
 from training.configs import PRECISIONS
 
 
@@ -49,7 +50,7 @@ def check_precision(precision: str):
 
 def note_slow_precision(precision: str, cpuinfo: str = '/proc/cpuinfo') -> str:
     """Return a note that bfloat16 is slower than float32, if the CPU has no instructions for it; otherwise ''."""
-    if precision != 'bfloat16' or tf.config.get_visible_devices('GPU'):
+    if precision != 'bfloat16' or has_gpu():
         return ''
     text = ''
     with contextlib.suppress(OSError), open(cpuinfo, encoding='utf-8') as file:  # Exists on Linux only.

@@ -92,7 +92,9 @@ def run_operations_in_turn(fmap_base=None):
         fmap_base: Width of the networks, as in their settings. None = they have their default, which is wide.
     """
     import tensorflow as tf
-    few_cores = (os.cpu_count() or 1) <= _FEW_CORES and not tf.config.get_visible_devices('GPU')
+
+    from dnnlib.tflib.tfutil import has_gpu
+    few_cores = (os.cpu_count() or 1) <= _FEW_CORES and not has_gpu()
     if few_cores and (fmap_base is None or fmap_base >= _WIDE) and 'TF_NUM_INTEROP_THREADS' not in os.environ:
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -131,7 +133,9 @@ class Devices:
 
     def _make_strategy(self):
         import tensorflow as tf
-        gpus = tf.config.get_visible_devices('GPU')
+
+        from dnnlib.tflib.tfutil import visible_gpus
+        gpus = visible_gpus()
         if self.cluster.workers > 1:
             self._check(len(gpus) if gpus else 1, gpus, ' of each worker')  # TensorFlow takes one CPU device of each worker, never more.
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')

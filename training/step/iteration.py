@@ -7,6 +7,7 @@ import time
 import tensorflow as tf
 from tqdm import tqdm
 
+from dnnlib.tflib import KeyedRandom
 from dnnlib.util import format_time
 from training import misc
 from training.schedule import training_schedule
@@ -74,8 +75,8 @@ class Iterations:
         if self._stream != (sched.minibatch_size, sched.resolution):
             self._stream = sched.minibatch_size, sched.resolution
             self._data = self._training_set.iterate(
-                sched.minibatch_size, lod=math.floor(sched.lod), mirror_augment=self._mirror_augment and self._devices.number > 1,
-                seed=self._data_seed, start=progress.cur_nimg, rows=self._devices.rows(sched.minibatch_size))
+                sched.minibatch_size, lod=math.floor(sched.lod), seed=self._data_seed, start=progress.cur_nimg,
+                rows=self._devices.rows(sched.minibatch_size))
         compile_start = None
         if (self._stage, sched.minibatch_gpu) not in self._compiled:
             self._compiled.add((self._stage, sched.minibatch_gpu))
@@ -94,7 +95,8 @@ class Iterations:
         rounds = sched.minibatch_size // (sched.minibatch_gpu * self._devices.number)
         seed = self._data_seed, self._progress.iteration
         Gs_beta = 0.5 ** (sched.minibatch_size / (self._smoothing * 1000.0)) if self._smoothing > 0.0 else 0.0
-        reals, labels = self._prepare(self._stage)(*self._devices.split(*next(self._data)), tf.constant(sched.lod, tf.float32))
+        reals, labels = self._prepare(self._stage)(
+            *self._devices.split(*next(self._data)), tf.constant(sched.lod, tf.float32), tf.constant(seed, tf.int64))
         for phase in self._trainer.phases(self._progress.iteration):
             if phase == 'Gs_update':
                 self._trainer.update_Gs(Gs_beta)
@@ -106,12 +108,15 @@ class Iterations:
 
     @functools.cache  # noqa: B019  There is one of these for as long as the process trains.
     def _prepare(self, stage):
-        """The traced function (images, labels, lod) -> what D sees, for this stage."""
-        def function(images, labels, lod):
+        """The traced function (images, labels, lod, seed) -> what D sees, for this stage.
+
+        As in TrainStep, one device draws from the global generator, and several draw by the seed and their own number.
+        """
+        def function(images, labels, lod, seed):
             lod = 0 if stage is None else lod
             drange = self._training_set.dynamic_range
-            mirror = self._mirror_augment and self._devices.number == 1  # Otherwise the stream has flipped them.
-            return misc.process_reals(images, labels, lod, mirror, drange, self._drange_net, stage=stage)
+            rng = None if self._devices.number == 1 else KeyedRandom(seed).at(self._devices.index)
+            return misc.process_reals(images, labels, lod, self._mirror_augment, drange, self._drange_net, rng, stage)
         return tf.function(lambda *args: self._devices.run(function, *args), autograph=False)
 
     def _look_at_schedule(self):

@@ -1,4 +1,4 @@
-"""Bad input of every kind costs one clear line and its remedy; nothing is lost, nothing half-written stays."""
+"""Every kind of bad input gives a one-line error and a remedy; no data is lost, and no incomplete files remain."""
 
 import contextlib
 import errno
@@ -17,6 +17,7 @@ import PIL.Image
 import pytest
 
 from dnnlib import storage
+from dnnlib.cli import UserError
 from tests.commands.test_dataset_tool import SCRIPT, files_of, random_pixels, run, save_images, save_mnist
 from tests.training.data.test_image_folder import save
 from tests.training.data.test_known_datasets import encoded, limit, save_lmdb, write_python2_pickle
@@ -85,97 +86,140 @@ FOLDER = 'create_from_images new/data images'
 LABELS = f'{FOLDER} --labels=labels.csv'
 FIVE = [f'{number}.png,{number}' for number in range(5)]
 
-# Name -> (what spoils the input, the command, part of the one line, part of the remedy).
+# Name -> (function that spoils the input, command, part of the error, part of the remedy).
 MISTAKES = {
     # Files of images
     'truncated PNG': (lambda: change('images/1.png', lambda data: data[:len(data) // 2]), FOLDER,
                       'images/1.png is not an image', '--skip-bad'),
     'PNG with a flipped byte': (lambda: change('images/1.png', flip(60)), FOLDER,
                                 'images/1.png is not an image that can be read', '--skip-bad'),
-    'zero-byte file': (lambda: write('images/1.png', b''), FOLDER, 'images/1.png is not an image that can be read', '--skip-bad'),
-    'web page as JPEG': (lambda: write('images/1.jpg', '<html>404'), FOLDER, 'images/1.jpg is not an image that can be read', '--skip-bad'),
-    'link to nowhere': (lambda: os.symlink('gone.png', 'images/1a.png'), FOLDER, 'images/1a.png is not an image', '--skip-bad'),
-    'CMYK JPEG': (lambda: PIL.Image.new('CMYK', (8, 8)).save('images/1.jpg'), FOLDER, 'images/1.jpg is 8x8 CMYK', '--channels=3'),
-    '16-bit PNG': (lambda: save('images/1.png', random_pixels(0, 1).astype(np.uint16)), FOLDER, '1.png is 8x8 16-bit gray', '--channels'),
+    'zero-byte file': (lambda: write('images/1.png', b''), FOLDER, 'images/1.png is not an image that can be read',
+                       '--skip-bad'),
+    'web page as JPEG': (lambda: write('images/1.jpg', '<html>404'), FOLDER,
+                         'images/1.jpg is not an image that can be read', '--skip-bad'),
+    'link to nowhere': (lambda: os.symlink('gone.png', 'images/1a.png'), FOLDER, 'images/1a.png is not an image',
+                        '--skip-bad'),
+    'CMYK JPEG': (lambda: PIL.Image.new('CMYK', (8, 8)).save('images/1.jpg'), FOLDER, 'images/1.jpg is 8x8 CMYK',
+                  '--channels=3'),
+    '16-bit PNG': (lambda: save('images/1.png', random_pixels(0, 1).astype(np.uint16)), FOLDER,
+                   '1.png is 8x8 16-bit gray', '--channels'),
     'floating-point TIFF': (lambda: save('images/1.tif', np.zeros([8, 8], np.float32)), f'{FOLDER} --channels=1',
                             'images/1.tif is 8x8 floating-point', 'Convert it to 8 bits'),
     'animated GIF': (save_gif, FOLDER, 'images/1.gif is an animation of 3 frames', '--skip-bad'),
-    'palette PNG': (lambda: PIL.Image.open('images/1.png').quantize().save('images/1.png'), FOLDER, '1.png is 8x8 palette', '--channels=3'),
+    'palette PNG': (lambda: PIL.Image.open('images/1.png').quantize().save('images/1.png'), FOLDER,
+                    '1.png is 8x8 palette', '--channels=3'),
     'RGBA PNG': (lambda: save('images/1.png', random_pixels(0, 4)), FOLDER, 'images/1.png is 8x8 RGBA', '--alpha=drop'),
     'black and white first': (lambda: PIL.Image.new('1', (8, 8)).save('images/0.png'), FOLDER,
                               '0.png is 8x8 black and white', '--channels'),
-    'gray among RGB': (lambda: save('images/1.png', random_pixels(0, 1)), FOLDER, '1.png is 8x8 grayscale, expected 8x8 RGB', '--channels'),
-    'other size': (lambda: save('images/1.png', random_pixels(0, 3, 16, 16)), FOLDER, '1.png is 16x16 RGB, expected 8x8', '--resolution=8'),
-    'not square': (lambda: save('images/0.png', random_pixels(0, 3, 4, 16)), FOLDER, 'images/0.png is 16x4 RGB', '--letterbox'),
-    'no power of two': (lambda: save('images/0.png', random_pixels(0, 3, 100, 100)), FOLDER, '0.png is 100x100 RGB', '--resolution=64'),
-    'tiny': (lambda: save('images/0.png', random_pixels(0, 3, 2, 2)), FOLDER, '4 or above: images/0.png is 2x2', '--resolution=4'),
-    'too small for letterbox': (sound_images, f'{FOLDER} --letterbox=16x12', 'images/0.png is 8x8 RGB, too small', '--skip-bad'),
+    'gray among RGB': (lambda: save('images/1.png', random_pixels(0, 1)), FOLDER,
+                       '1.png is 8x8 grayscale, expected 8x8 RGB', '--channels'),
+    'other size': (lambda: save('images/1.png', random_pixels(0, 3, 16, 16)), FOLDER,
+                   '1.png is 16x16 RGB, expected 8x8', '--resolution=8'),
+    'not square': (lambda: save('images/0.png', random_pixels(0, 3, 4, 16)), FOLDER, 'images/0.png is 16x4 RGB',
+                   '--letterbox'),
+    'no power of two': (lambda: save('images/0.png', random_pixels(0, 3, 100, 100)), FOLDER, '0.png is 100x100 RGB',
+                        '--resolution=64'),
+    'tiny': (lambda: save('images/0.png', random_pixels(0, 3, 2, 2)), FOLDER, '4 or above: images/0.png is 2x2',
+             '--resolution=4'),
+    'too small for letterbox': (sound_images, f'{FOLDER} --letterbox=16x12', 'images/0.png is 8x8 RGB, too small',
+                                '--skip-bad'),
     'nothing but bad ones': (lambda: [write(f'images/{i}.png', b'x') for i in range(5)], f'{FOLDER} --skip-bad',
                              'none of the 5 images can be used; the last one: images/4.png is not', 'Remove the file'),
     # Folders and archives
-    'missing folder': (sound_images, 'create_from_images data nowhere', 'image folder nowhere not found', 'Name a folder'),
-    'empty folder': (lambda: os.mkdir('none'), 'create_from_images data none', 'No input images found in none', 'Name the folder'),
+    'missing folder': (sound_images, 'create_from_images data nowhere', 'image folder nowhere not found',
+                       'Name a folder'),
+    'empty folder': (lambda: os.mkdir('none'), 'create_from_images data none', 'No input images found in none',
+                     'Name the folder'),
     'text instead of a folder': (lambda: write('notes.txt', 'hello'), 'create_from_images data notes.txt',
                                  'neither a folder nor a .zip', ''),
     'broken zip': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', lambda data: data[:-30])),
                    'create_from_images data images.zip', 'images.zip is neither a folder nor a .zip', 'Name a folder'),
     'zip with a damaged member': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', flip(60))),
-                                  'create_from_images data images.zip', 'images.zip: a.png is not an image that can be read: Bad CRC', ''),
+                                  'create_from_images data images.zip',
+                                  'images.zip: a.png is not an image that can be read: Bad CRC', ''),
     # Labels
-    'no label for an image': (lambda: label_csv(*FIVE[:4]), LABELS, 'labels.csv: 1 of 5 images have no label, for instance 4.png', ''),
-    'label of another name': (lambda: label_csv(*FIVE[:4], 'images/4.png,4'), LABELS, '1 of 5 images have no label', 'relative'),
+    'no label for an image': (lambda: label_csv(*FIVE[:4]), LABELS,
+                              'labels.csv: 1 of 5 images have no label, for instance 4.png', ''),
+    'label of another name': (lambda: label_csv(*FIVE[:4], 'images/4.png,4'), LABELS, '1 of 5 images have no label',
+                              'relative'),
     'label given twice': (lambda: label_csv(*FIVE, '3.png,1'), LABELS, 'labels.csv has 3.png more than once', ''),
-    'label NaN': (lambda: label_csv(*FIVE[:4], '4.png,nan'), LABELS, 'the label of 4.png has a value that is not finite', ''),
-    'label missing in its line': (lambda: label_csv(*FIVE[:4], '4.png,'), LABELS, 'labels.csv: 4.png has no label', 'name,label'),
-    'labels of two lengths': (lambda: label_csv(*FIVE[:4], '4.png,1,2'), LABELS, 'the label of 4.png has 2 numbers, that of 0.png 1', ''),
-    'names and numbers': (lambda: label_csv(*FIVE[:4], '4.png,1,x'), LABELS, 'one name of a class in each line, or numbers only', ''),
-    'absurd class': (lambda: label_csv(*FIVE[:4], '4.png,123456789'), LABELS, '4.png is of class 123456789, expected 0 to 9999', ''),
+    'label NaN': (lambda: label_csv(*FIVE[:4], '4.png,nan'), LABELS,
+                  'the label of 4.png has a value that is not finite', ''),
+    'label missing in its line': (lambda: label_csv(*FIVE[:4], '4.png,'), LABELS, 'labels.csv: 4.png has no label',
+                                  'name,label'),
+    'labels of two lengths': (lambda: label_csv(*FIVE[:4], '4.png,1,2'), LABELS,
+                              'the label of 4.png has 2 numbers, that of 0.png 1', ''),
+    'names and numbers': (lambda: label_csv(*FIVE[:4], '4.png,1,x'), LABELS,
+                          'one name of a class in each line, or numbers only', ''),
+    'absurd class': (lambda: label_csv(*FIVE[:4], '4.png,123456789'), LABELS,
+                     '4.png is of class 123456789, expected 0 to 9999', ''),
     'CSV in UTF-16': (lambda: write('labels.csv', 'a.png,1'.encode('utf-16')), LABELS,
                       'labels.csv is no label file that can be read', 'UTF-8'),
-    'broken JSON': (lambda: write('l.json', '{"a":'), f'{FOLDER} --labels=l.json', 'l.json is no label file that can be read', ''),
-    'JSON of another kind': (lambda: write('l.json', '[1, 2]'), f'{FOLDER} --labels=l.json', 'expected an object of names and labels', ''),
-    'JSON null as label': (lambda: write('l.json', json.dumps({f'{i}.png': None for i in range(5)})), f'{FOLDER} --labels=l.json',
+    'broken JSON': (lambda: write('l.json', '{"a":'), f'{FOLDER} --labels=l.json',
+                    'l.json is no label file that can be read', ''),
+    'JSON of another kind': (lambda: write('l.json', '[1, 2]'), f'{FOLDER} --labels=l.json',
+                             'expected an object of names and labels', ''),
+    'JSON null as label': (lambda: write('l.json', json.dumps({f'{i}.png': None for i in range(5)})),
+                           f'{FOLDER} --labels=l.json',
                            "l.json: the label of 0.png is 'None'", 'the name of a class'),
     'missing label file': (sound_images, LABELS, 'label file labels.csv not found', '--labels=folders'),
     'label file of another kind': (lambda: write('l.txt', 'x'), f'{FOLDER} --labels=l.txt',
                                    'l.txt: expected a label file that ends in', ''),
     'folders without folders': (sound_images, f'{FOLDER} --labels=folders',
                                 '0.png and 4 more images are in no folder', 'folder of its class'),
-    # Collections
+    # Well-known datasets
     'MNIST not there': (sound_images, 'create_mnist data images', 'images/train-images-idx3-ubyte.gz', ''),
-    'MNIST cut off': (lambda: (mnist(), change('mnist/train-images-idx3-ubyte.gz', lambda data: data[:-9])), 'create_mnist data mnist',
+    'MNIST cut off': (lambda: (mnist(), change('mnist/train-images-idx3-ubyte.gz', lambda data: data[:-9])),
+                      'create_mnist data mnist',
                       'train-images-idx3-ubyte.gz is no sound .gz file', 'Download'),
-    'MNIST of other images': (lambda: mnist((29, 28, 28)), 'create_mnist data mnist', 'expected an idx file of 30 x 28 x 28 bytes', ''),
+    'MNIST of other images': (lambda: mnist((29, 28, 28)), 'create_mnist data mnist',
+                              'expected an idx file of 30 x 28 x 28 bytes', ''),
     'MNIST label 200': (lambda: mnist(top=200), 'create_mnist data mnist',
                         'expected 30 labels from 0 to 9, found uint8 [30] from 0 to 200', ''),
     'CIFAR of other shape': (lambda: cifar_batch(data=np.zeros([9, 3072], np.uint8)), 'create_cifar10 data cifar',
-                             'expected data of uint8 [10, 3072] and labels, found {data: uint8 [9, 3072], labels: list}', 'python version'),
-    'CIFAR with a label too few': (lambda: cifar_batch(labels=[0] * 9), 'create_cifar10 data cifar', 'expected 10 labels from 0 to 9', ''),
+                             'expected data of uint8 [10, 3072] and labels, '
+                             'found {data: uint8 [9, 3072], labels: list}', 'python version'),
+    'CIFAR with a label too few': (lambda: cifar_batch(labels=[0] * 9), 'create_cifar10 data cifar',
+                                   'expected 10 labels from 0 to 9', ''),
     'CIFAR-100 for CIFAR-10': (lambda: cifar_batch(), 'create_cifar100 data cifar', 'cifar/train', ''),
     'pickle that would run a program': (lambda: (os.mkdir('svhn'), write('svhn/train_1.pkl', pickle.dumps(os.system))),
-                                        'create_svhn data svhn', "asks for 'posix.system', which is not allowed", 'Expected a pickle of'),
-    'CelebA incomplete': (sound_images, 'create_celeba data images', 'Expected to find 202599 images in images/img_align', 'Unpack'),
-    'CelebA off the edge': (sound_images, 'create_celeba data images --cx=0', 'around --cx=0, --cy=121 leaves', '--cx from 64'),
+                                        'create_svhn data svhn', "asks for 'posix.system', which is not allowed",
+                                        'Expected a pickle of'),
+    'CelebA incomplete': (sound_images, 'create_celeba data images',
+                          'Expected to find 202599 images in images/img_align', 'Unpack'),
+    'CelebA off the edge': (sound_images, 'create_celeba data images --cx=0', 'around --cx=0, --cy=121 leaves',
+                            '--cx from 64'),
     'LSUN not there': (sound_images, 'create_lsun data images', 'images is no LMDB database', 'data.mdb'),
-    'LSUN all damaged': (lambda: save_lmdb('lsun', [b'x', b'y']), 'create_lsun data lsun', 'there are no images to put into data', 'Check'),
-    'LSUN wide, but high': (lambda: save_lmdb('lsun', [b'x']), 'create_lsun_wide data lsun --width=16 --height=17', '--height up to', ''),
-    'text as HDF5': (lambda: write('a.h5', 'hello'), 'create_from_hdf5 data a.h5', 'a.h5 is no HDF5 file that can be read', ''),
-    'HDF5 without images': (lambda: hdf5('images', [3, 1, 8, 8]), 'create_from_hdf5 data a.h5', 'a.h5 has no images', ''),
-    'HDF5 of oblong images': (lambda: hdf5('data', [3, 1, 8, 4]), 'create_from_hdf5 data a.h5', 'data holds images of 4x8', 'Resize'),
+    'LSUN all damaged': (lambda: save_lmdb('lsun', [b'x', b'y']), 'create_lsun data lsun',
+                         'there are no images to put into data', 'Check'),
+    'LSUN wide, but high': (lambda: save_lmdb('lsun', [b'x']), 'create_lsun_wide data lsun --width=16 --height=17',
+                            '--height up to', ''),
+    'text as HDF5': (lambda: write('a.h5', 'hello'), 'create_from_hdf5 data a.h5',
+                     'a.h5 is no HDF5 file that can be read', ''),
+    'HDF5 without images': (lambda: hdf5('images', [3, 1, 8, 8]), 'create_from_hdf5 data a.h5', 'a.h5 has no images',
+                            ''),
+    'HDF5 of oblong images': (lambda: hdf5('data', [3, 1, 8, 4]), 'create_from_hdf5 data a.h5',
+                              'data holds images of 4x8', 'Resize'),
     'HDF5 with a label too few': (lambda: hdf5('data', [3, 1, 8, 8], labels=np.eye(2)), 'create_from_hdf5 data a.h5',
                                   'a-labels.npy: expected one row of numbers for each of 3 images', ''),
-    'HDF5 with labels NaN': (lambda: hdf5('data', [3, 1, 8, 8], labels=np.full([3, 1], np.nan)), 'create_from_hdf5 data a.h5',
+    'HDF5 with labels NaN': (lambda: hdf5('data', [3, 1, 8, 8], labels=np.full([3, 1], np.nan)),
+                             'create_from_hdf5 data a.h5',
                              'a-labels.npy: the label of image 0 is not finite', ''),
     # Targets and flags
     'target in a file': (lambda: write('file', ''), 'create_from_images file/data images', 'file', 'permissions'),
     'target that is a file': (lambda: write('file', ''), 'create_from_images file images',
                               'file exists and is not a folder', 'another name'),
-    'target that is not empty': (sound_images, 'create_from_images images images', 'images exists and is not empty', '--force'),
-    'force on something else': (sound_images, 'create_from_images images images --force', 'holds 0.png, which --force does not', ''),
+    'target that is not empty': (sound_images, 'create_from_images images images', 'images exists and is not empty',
+                                 '--force'),
+    'force on something else': (sound_images, 'create_from_images images images --force',
+                                'holds 0.png, which --force does not', ''),
     'remains that are no remains': (lambda: (os.mkdir('data.partial'), write('data.partial/diary.txt', 'dear')),
-                                    'create_from_images data images', 'data.partial is in the way: it holds diary.txt', 'Move it'),
-    'resize without resolution': (sound_images, f'{FOLDER} --resize=fit', '--resize needs --resolution', '--resolution=256'),
-    'letterbox and resize': (sound_images, f'{FOLDER} --letterbox=8x6 --resolution=16', '--letterbox sets the size', ''),
+                                    'create_from_images data images', 'data.partial is in the way: it holds diary.txt',
+                                    'Move it'),
+    'resize without resolution': (sound_images, f'{FOLDER} --resize=fit', '--resize needs --resolution',
+                                  '--resolution=256'),
+    'letterbox and resize': (sound_images, f'{FOLDER} --letterbox=8x6 --resolution=16', '--letterbox sets the size',
+                             ''),
 }
 
 
@@ -206,7 +250,10 @@ def test_there_are_at_least_40():
 
 @contextlib.contextmanager
 def as_nobody():
-    """Root may write everywhere, so be someone else for a while, who may look into the folders above this one."""
+    """Run the with-block as another user if this is root, who may write everywhere.
+
+    The folders above the working folder are made readable for that user.
+    """
     if os.geteuid() != 0:
         yield
         return
@@ -230,7 +277,8 @@ def test_unwritable_folder_is_named(capsys):
     with as_nobody():
         assert run('create_from_images', 'locked/data', 'images') == 1
     fact, remedy = capsys.readouterr().err.splitlines()
-    assert fact.endswith('locked/data.partial: Permission denied') and 'permissions' in remedy and os.listdir('locked') == []
+    assert fact.endswith('locked/data.partial: Permission denied') and 'permissions' in remedy
+    assert os.listdir('locked') == []
 
 
 def test_too_small_disk_is_noticed_before_the_work(monkeypatch, capsys):
@@ -254,7 +302,7 @@ def test_estimate_is_near_the_size_of_the_files(tmp_path):
 
 
 def test_disk_that_fills_up_on_the_way_is_one_line_and_keeps_the_old_dataset():
-    """The real error of the system, by a limit on the size of files."""
+    """The error comes from the system, through a limit on the size of files."""
     save_images('images', 5)
     assert run('create_from_images', 'data', 'images') == 0
     before = files_of('data')
@@ -280,7 +328,7 @@ def test_full_disk_is_one_line(monkeypatch, capsys):
     assert os.listdir() == ['images']
 
 
-# ---- Killed at the worst moment; two at once ----
+# ---- Killed runs and concurrent runs ----
 
 def test_run_killed_between_the_two_renames_loses_nothing(monkeypatch):
     save_images('few', 3)
@@ -295,7 +343,8 @@ def test_run_killed_between_the_two_renames_loses_nothing(monkeypatch):
 
 
 def test_dataset_made_meanwhile_is_not_overwritten():
-    with pytest.raises(Exception, match='data exists and is not empty'), storage.new_folder('data', r'.*\.txt') as folder:
+    refused = pytest.raises(UserError, match='data exists and is not empty')
+    with refused, storage.new_folder('data', r'.*\.txt') as folder:
         write(f'{folder}/mine.txt', 'mine')
         os.mkdir('data')
         write('data/yours.txt', 'yours')

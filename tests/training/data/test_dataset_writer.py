@@ -1,4 +1,4 @@
-"""Writing datasets: levels, order, whole or not at all, one writer at a time."""
+"""Writing datasets: levels, order, complete or not at all, one writer at a time."""
 
 import hashlib
 import os
@@ -23,20 +23,23 @@ def test_shuffled_order_is_the_originals():
 # ---- Writing ----
 
 def test_levels_are_means_of_the_unrounded_level_above(tmp_path):
-    image = np.array([[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]], np.float32).repeat(2, 0).repeat(2, 1)[None]
-    image[:, ::2, ::2] += 1  # So that quarters occur at 4x4 already.
+    image = np.array([[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]], np.float32)
+    image = image.repeat(2, 0).repeat(2, 1)[None]
+    image[:, ::2, ::2] += 1  # Quarters then occur already at 4x4.
     write_dataset(tmp_path / 'a', [image.repeat(2, 1).repeat(2, 2)])
     for level, size in [(2, 4), (3, 8), (4, 16)]:
         [stored] = tfrecords.read_images(tmp_path / 'a' / f'a-r{level:02d}.tfrecords')
         full = image.repeat(2, 1).repeat(2, 2)
-        np.testing.assert_array_equal(stored, np.rint(full.reshape(1, size, 16 // size, size, 16 // size).mean(axis=(2, 4))))
+        means = full.reshape(1, size, 16 // size, size, 16 // size).mean(axis=(2, 4))
+        np.testing.assert_array_equal(stored, np.rint(means))
 
 
 @pytest.mark.parametrize('resolution', [4, 8, 64, 1024])
 def test_integer_and_float_arithmetic_give_the_same_levels(resolution):
     images = random_images(2, 3, resolution)
-    images[1] = np.array([255, 254])[np.indices([resolution] * 2).sum(axis=0) // 2 % 2]  # the largest sums, and halves
-    for integers, floats in zip(dataset_writer._integer_levels(images), dataset_writer._float_levels(images), strict=True):
+    images[1] = np.array([255, 254])[np.indices([resolution] * 2).sum(axis=0) // 2 % 2]  # The largest sums, and halves.
+    for integers, floats in zip(dataset_writer._integer_levels(images), dataset_writer._float_levels(images),
+                                strict=True):
         np.testing.assert_array_equal(integers, floats)
 
 
@@ -81,9 +84,11 @@ def test_source_with_images_to_leave_out_keeps_order_labels_and_limit(tmp_path, 
                                    labels=np.eye(7), max_images=max_images)
     results = list(dataset_writer.write_source(tmp_path / 'a', source))
     expected = [0, 3, 4, 6][:max_images]
-    assert results == [reasons.get(number, True) for number in range(7)][:expected[-1] + 1 if max_images == len(expected) else None]
+    num_results = expected[-1] + 1 if max_images == len(expected) else 7
+    assert results == [reasons.get(number, True) for number in range(num_results)]
     files = tfrecords.find_dataset(tmp_path / 'a')
     np.testing.assert_array_equal(list(tfrecords.read_images(files.largest)), images[expected])
+    assert files.label_file is not None
     np.testing.assert_array_equal(tfrecords.load_labels(files.label_file, len(expected)), np.eye(7)[expected])
 
 
@@ -102,7 +107,7 @@ def test_image_unlike_the_first_and_labels_of_other_count_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-# ---- Whole or not at all ----
+# ---- Complete or not at all ----
 
 @pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_stopped_run_leaves_nothing(tmp_path, error):
@@ -148,7 +153,8 @@ def test_failed_replacement_keeps_the_old_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'replace', failing_replace)
     with pytest.raises(PermissionError):
         write_dataset(tmp_path / 'a', random_images(3), force=True)
-    assert {path.name: path.read_bytes() for path in (tmp_path / 'a').iterdir()} == before and os.listdir(tmp_path) == ['a']
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'a').iterdir()} == before
+    assert os.listdir(tmp_path) == ['a']
 
 
 def test_force_deletes_nothing_but_datasets(tmp_path):

@@ -1,4 +1,4 @@
-"""Real folders of images: finding, turning upright, bringing to one shape, labels."""
+"""Real folders of images: finding files, orientation, conversion to one shape, labels."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def save(path, pixels, **options):
 
 
 def images_of(*options, folder='images'):
-    """Largest images [N, H, W, C] of the dataset made of a folder in the order of its names."""
+    """Largest images [N, H, W, C] of the dataset made from a folder, sorted by name."""
     assert run('create_from_images', 'data', folder, '--shuffle=0', '--force', *options) == 0
     return stored('data')[0].transpose(0, 2, 3, 1)
 
@@ -85,7 +85,7 @@ def test_the_fast_decoder_of_png_gives_the_pixels_of_pillow_or_leaves_the_file_t
     image = PIL.Image.fromarray(random_pixels(height=16, width=16)).convert(mode)
     for level in (0, 9):
         pixels = image_folder._decode_plain_png(io.BytesIO(as_png(image, compress_level=level)))
-        assert pixels.dtype == np.uint8
+        assert pixels is not None and pixels.dtype == np.uint8
         np.testing.assert_array_equal(pixels, np.asarray(image))
 
     exif = PIL.Image.Exif()
@@ -94,7 +94,7 @@ def test_the_fast_decoder_of_png_gives_the_pixels_of_pillow_or_leaves_the_file_t
     others += [as_png(image, exif=exif), as_png(image, transparency=(1, 2, 3) if mode == 'RGB' else 1)]
     others.append(as_png(image, save_all=True, append_images=[image.rotate(90)]))
     for data in others:
-        PIL.Image.open(io.BytesIO(data)).load()  # A sound file.
+        PIL.Image.open(io.BytesIO(data)).load()  # It is a valid file.
         assert image_folder._decode_plain_png(io.BytesIO(data)) is None
 
 
@@ -118,7 +118,8 @@ def test_the_same_dataset_without_the_fast_decoder(monkeypatch):
     np.testing.assert_array_equal(images_of(), expected)
 
 
-@pytest.mark.parametrize('orientation, turn', [(1, lambda p: p), (3, lambda p: p[::-1, ::-1]), (6, lambda p: np.rot90(p, -1)),
+@pytest.mark.parametrize('orientation, turn',
+                         [(1, lambda p: p), (3, lambda p: p[::-1, ::-1]), (6, lambda p: np.rot90(p, -1)),
                                                (8, np.rot90), (2, lambda p: p[:, ::-1])])
 def test_photographs_are_turned_upright(orientation, turn):
     exif = PIL.Image.Exif()
@@ -149,7 +150,8 @@ def test_resize_uses_lanczos_and_leaves_the_right_size_alone():
     save('images/2.png', random_pixels(1, 3, 8, 8))
     found = images_of('--resolution=8')
     lanczos = PIL.Image.Resampling.LANCZOS
-    np.testing.assert_array_equal(found[0], PIL.Image.open('images/1.png').resize((8, 32), lanczos).resize((8, 8), lanczos))
+    expected = PIL.Image.open('images/1.png').resize((8, 32), lanczos).resize((8, 8), lanczos)
+    np.testing.assert_array_equal(found[0], expected)
     np.testing.assert_array_equal(found[1], random_pixels(1, 3, 8, 8))
 
 
@@ -162,7 +164,8 @@ def test_letterbox_of_files_is_create_lsun_wide_of_the_same_images(capsys):
     assert run('create_lsun_wide', 'lsun-data', 'lsun', '--width=32', '--height=24') == 0
     found = images_of('--letterbox=32x24', '--skip-bad')
     np.testing.assert_array_equal(found.transpose(0, 3, 1, 2), stored('lsun-data')[0])
-    assert len(found) == 3 and 'images/4.png is 10x10 RGB, too small for --letterbox=32x24; it is left out' in capsys.readouterr().out
+    assert len(found) == 3
+    assert 'images/4.png is 10x10 RGB, too small for --letterbox=32x24; it is left out' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -212,11 +215,12 @@ def test_skip_bad_leaves_out_and_names_the_bad_ones_even_the_first(capsys):
         pathlib.Path(f'images/{number}.png').write_bytes(b'damaged')
     save('images/12.png', random_pixels(12, 1))
     pathlib.Path('images/labels.csv').write_text(''.join(f'{number}.png,{number}.5\n' for number in range(14)))
-    assert images_of('--skip-bad', '--labels=images/labels.csv').shape == (1, 8, 8, 1)  # 12.png is the first good one in the order of names
+    # 12.png is the first usable image in the order of names.
+    assert images_of('--skip-bad', '--labels=images/labels.csv').shape == (1, 8, 8, 1)
     out = capsys.readouterr().out
     assert 'images/0.png is not an image that can be read: cannot identify its format; it is left out\n' in out
     assert out.count('it is left out') == 10 and 'Left out 13 images.\nAdded 1 images.\n' in out
-    assert stored('data')[1].tolist() == [[12.5]]
+    np.testing.assert_array_equal(stored('data')[1], [[12.5]])
 
 
 def test_max_images_takes_the_first_of_the_order(capsys):
@@ -224,7 +228,8 @@ def test_max_images_takes_the_first_of_the_order(capsys):
     everything = images_of()
     np.testing.assert_array_equal(images_of('--max-images=4'), everything[:4])
     assert run('create_from_images', 'data', 'images', '--force', '--max-images=4') == 0
-    np.testing.assert_array_equal(stored('data')[0].transpose(0, 2, 3, 1), everything[dataset_writer.shuffled_order(9)[:4]])
+    np.testing.assert_array_equal(stored('data')[0].transpose(0, 2, 3, 1),
+                                  everything[dataset_writer.shuffled_order(9)[:4]])
 
 
 # ---- Labels ----
@@ -240,7 +245,7 @@ def test_folders_as_classes_with_their_names_beside_the_dataset(shuffle, capsys)
     save_classes(dog=2, cat=3, eel=1)
     assert run('create_from_images', 'data', 'images', '--labels=folders', '--shuffle', shuffle) == 0
     files = tfrecords.find_dataset('data')
-    assert tfrecords.load_class_names(files.class_file) == ['cat', 'dog', 'eel']
+    assert files.class_file is not None and tfrecords.load_class_names(files.class_file) == ['cat', 'dog', 'eel']
     order = dataset_writer.shuffled_order(6) if shuffle else np.arange(6)
     np.testing.assert_array_equal(stored('data')[1], np.eye(3)[np.array([0, 0, 0, 1, 1, 2])[order]])
     capsys.readouterr()
@@ -251,7 +256,8 @@ def test_folders_as_classes_with_their_names_beside_the_dataset(shuffle, capsys)
 
 LABEL_FILES = {
     'names.json': ({'a/0.png': 'x', 'a/1.png': 'y', 'b/0.png': 'x'}, [[1, 0], [0, 1], [1, 0]], ['x', 'y']),
-    'numbers.json': ({'a/0.png': 2, 'a/1.png': 0, 'b/0.png': 2, 'not/there.png': 1}, [[0, 0, 1], [1, 0, 0], [0, 0, 1]], None),
+    'numbers.json': ({'a/0.png': 2, 'a/1.png': 0, 'b/0.png': 2, 'not/there.png': 1}, [[0, 0, 1], [1, 0, 0], [0, 0, 1]],
+                     None),
     'ada.json': ({'labels': [['b/0.png', 1], ['a/1.png', 0], ['a/0.png', 1]]}, [[0, 1], [1, 0], [0, 1]], None),
     'vectors.json': ({'a/0.png': [0.5, 1], 'a/1.png': [2, -3], 'b/0.png': [0, 0]}, [[0.5, 1], [2, -3], [0, 0]], None),
     'names.csv': ('file,class\na/0.png,x\nb/0.png,"x, y"\na/1.png,x\n', [[1, 0], [1, 0], [0, 1]], ['x', 'x, y']),
@@ -268,7 +274,7 @@ def test_label_files(name):
     assert labels.dtype == np.float32 and labels.tolist() == expected and names == class_names
 
 
-# ---- At addresses ----
+# ---- Remote addresses ----
 
 def test_dataset_and_images_at_an_address_that_tensorflow_knows(capsys):
     import tensorflow as tf
@@ -284,7 +290,8 @@ def test_dataset_and_images_at_an_address_that_tensorflow_knows(capsys):
     for name in names:
         with tf.io.gfile.GFile(f'ram://remote/data/{name}', 'rb') as file:
             assert file.read() == pathlib.Path('data', name).read_bytes()
-    assert run('verify', 'ram://remote/data') == run('compare', 'data', 'ram://remote/data') == run('info', 'ram://remote/data') == 0
+    for command in (['verify'], ['compare', 'data'], ['info']):
+        assert run(*command, 'ram://remote/data') == 0
     assert 'Identical images: 5 / 5\nIdentical labels: 5 / 5\n' in capsys.readouterr().out
     images, labels = TFRecordDataset('ram://remote/data', max_label_size='full', shuffle_mb=0).get_minibatch_np(5)
     np.testing.assert_array_equal(images, stored('data')[0])

@@ -1,4 +1,4 @@
-"""The well-known collections: the original's records from the original's inputs, and small or made-up files in the official formats."""
+"""The well-known datasets: the original's records from its inputs, and small invented files in the official formats."""
 
 import gzip
 import io
@@ -45,12 +45,12 @@ def assert_shuffled(folder, images, classes, num_classes):
 
 
 def limit(monkeypatch, **counts):
-    """Take collections of fewer images than there are in the real ones."""
+    """Accept datasets with fewer images than the real ones have."""
     for name, count in counts.items():
         monkeypatch.setattr(known_datasets, f'_{name}_IMAGES', count)
 
 
-# ---- The original's records that are not kept, from the recipes beside them ----
+# ---- Records of the original that are not stored, but made from recipes ----
 
 @pytest.mark.slow
 @pytest.mark.golden
@@ -67,7 +67,7 @@ def test_cifar10_of_the_recipe_gives_the_originals_records():
     os.mkdir('cifar')
     for number in range(1, 6):
         data = np.repeat(random.randint(0, 256, size=(10000, 48)).astype(np.uint8), 64, axis=1)
-        labels = random.randint(0, 10, size=10000).tolist()  # lists, as in the real files, where the original fails
+        labels = random.randint(0, 10, size=10000).tolist()  # Lists, as in the real files, on which the original fails.
         write_python2_pickle(f'cifar/data_batch_{number}', {'data': data, 'labels': labels})
     assert run('create_cifar10', 'cifar10_int32', 'cifar') == 0
     assert digests_of_records('cifar10_int32') == golden_digests('cifar10_int32')
@@ -121,7 +121,8 @@ def write_python2_pickle(path, value):
         array = b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR'
         kind = b'cnumpy\ndtype\nU\x02' + value.dtype.str[1:].encode() + b'K\x00K\x01\x87R'
         kind += b'(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
-        return array + b'(K\x01' + emit(tuple(value.shape)) + kind + b'\x89T' + len(data).to_bytes(4, 'little') + data + b'tb'
+        length = len(data).to_bytes(4, 'little')
+        return array + b'(K\x01' + emit(tuple(value.shape)) + kind + b'\x89T' + length + data + b'tb'
 
     pathlib.Path(path).write_bytes(b'\x80\x02' + emit(value) + b'.')
 
@@ -140,10 +141,14 @@ def test_cifar10_of_any_python(monkeypatch, protocol):
     os.mkdir('cifar')
     for number in range(5):
         part = slice(10 * number, 10 * number + 10)
-        batch = {'batch_label': f'training batch {number + 1} of 5', 'labels': classes[part], 'data': images[part].reshape(10, 3072),
+        batch = {'batch_label': f'training batch {number + 1} of 5', 'labels': classes[part],
+                 'data': images[part].reshape(10, 3072),
                  'filenames': [f'{index}.png' for index in range(10)]}
         path = f'cifar/data_batch_{number + 1}'
-        write_python2_pickle(path, batch) if protocol is None else pathlib.Path(path).write_bytes(pickle.dumps(batch, protocol))
+        if protocol is None:
+            write_python2_pickle(path, batch)
+        else:
+            pathlib.Path(path).write_bytes(pickle.dumps(batch, protocol))
     assert run('create_cifar10', 'data', 'cifar') == 0
     assert_shuffled('data', images, classes, 10)
 
@@ -152,7 +157,8 @@ def test_cifar100_uses_the_fine_labels(monkeypatch):
     limit(monkeypatch, CIFAR=50)
     images, classes = random_bytes(50, 3, 32, 32), (np.arange(50) * 31 % 100).tolist()
     os.mkdir('cifar')
-    write_python2_pickle('cifar/train', {'filenames': ['x.png'] * 50, 'batch_label': 'training batch 1 of 1', 'fine_labels': classes,
+    write_python2_pickle('cifar/train',
+                         {'filenames': ['x.png'] * 50, 'batch_label': 'training batch 1 of 1', 'fine_labels': classes,
                                          'coarse_labels': [0] * 50, 'data': images.reshape(50, 3072)})
     assert run('create_cifar100', 'data', 'cifar') == 0
     assert_shuffled('data', images, classes, 100)
@@ -190,7 +196,8 @@ def encoded(pixels, form='WEBP', **options):
 
 def test_lsun_is_cut_scaled_and_in_the_order_of_the_keys(capsys):
     pixels = [random_bytes(40, 50, 3, seed=number) for number in range(4)]
-    save_lmdb('lsun', [encoded(pixels[0], lossless=True), encoded(pixels[1], 'PNG'), b'damaged', encoded(pixels[3], 'JPEG', quality=90)])
+    save_lmdb('lsun', [encoded(pixels[0], lossless=True), encoded(pixels[1], 'PNG'), b'damaged',
+                       encoded(pixels[3], 'JPEG', quality=90)])
     assert run('create_lsun', 'data', 'lsun', '--resolution', 16) == 0
     found, labels = stored('data')
     assert labels is None and len(found) == 3
@@ -202,7 +209,8 @@ def test_lsun_is_cut_scaled_and_in_the_order_of_the_keys(capsys):
 
 
 def test_lsun_gray_images_become_rgb_and_max_images_counts_only_good_ones():
-    save_lmdb('lsun', [b'damaged', encoded(random_bytes(8, 8), 'PNG'), b'', encoded(random_bytes(8, 8, seed=1), 'PNG'), b'never read'])
+    save_lmdb('lsun', [b'damaged', encoded(random_bytes(8, 8), 'PNG'), b'', encoded(random_bytes(8, 8, seed=1), 'PNG'),
+                       b'never read'])
     assert run('create_lsun', 'data', 'lsun', '--resolution=8', '--max-images=2') == 0
     found, _ = stored('data')
     for number, image in enumerate(found):
@@ -224,7 +232,8 @@ def test_lsun_wide_leaves_out_small_images_and_blackens_the_rest_of_the_square(c
 def test_hdf5_takes_the_largest_images_and_the_labels_beside_the_file():
     images, labels = random_bytes(7, 1, 16, 16), np.eye(7, 5)
     with h5py.File('archive.h5', 'w') as archive:
-        archive['data16x16'], archive['data8x8'], archive['other'] = images, images[:, :, ::2, ::2], np.zeros([7, 1, 64, 64])
+        archive['data16x16'], archive['data8x8'] = images, images[:, :, ::2, ::2]
+        archive['other'] = np.zeros([7, 1, 64, 64])
     np.save('archive-labels.npy', labels)
     for shuffle in (0, 1):
         assert run('create_from_hdf5', f'data{shuffle}', 'archive.h5', '--shuffle', shuffle) == 0
@@ -234,9 +243,10 @@ def test_hdf5_takes_the_largest_images_and_the_labels_beside_the_file():
         np.testing.assert_array_equal(found_labels, labels[order])
 
 
-# ---- Without the optional packages, and with a pickle that means harm ----
+# ---- Missing optional packages, and a hostile pickle ----
 
-@pytest.mark.parametrize('package, command, extra', [('lmdb', 'create_lsun', 'lsun'), ('h5py', 'create_from_hdf5', 'hdf5')])
+@pytest.mark.parametrize('package, command, extra',
+                         [('lmdb', 'create_lsun', 'lsun'), ('h5py', 'create_from_hdf5', 'hdf5')])
 def test_missing_package_is_named_with_its_extra(monkeypatch, capsys, package, command, extra):
     monkeypatch.setitem(sys.modules, package, None)
     pathlib.Path('source').write_bytes(b'')

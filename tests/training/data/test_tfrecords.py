@@ -1,4 +1,4 @@
-"""The dataset files: same bytes as TensorFlow's own writer, and no damage goes unnoticed."""
+"""Dataset files: the same bytes as TensorFlow's own writer, and all damage is noticed."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import pytest
 
 from dnnlib.cli import UserError
 from tests import ROOT
-from training.data import dataset_writer, tfrecords
+from training.data import dataset_writer, example_proto, tfrecords
 
 
 def random_images(count, channels=3, resolution=16, seed=0):
@@ -32,7 +32,7 @@ def encode_example(image):
 
 
 def frame_record(data):
-    """The data of a record as it stands in a .tfrecords file, bytes."""
+    """Data of a record -> the bytes of the record in a .tfrecords file."""
     return tfrecords._frame_header(len(data)) + data + tfrecords._masked_crc(data)
 
 
@@ -69,8 +69,10 @@ def test_tf_data_reads_every_level(tmp_path):
     for level in (2, 3, 4):
         records = tf.data.TFRecordDataset(str(tmp_path / 'ours' / f'ours-r{level:02d}.tfrecords'))
         parsed = [tf.train.Example.FromString(record) for record in records.as_numpy_iterator()]
-        assert [list(example.features.feature['shape'].int64_list.value) for example in parsed] == [[3, 2 ** level, 2 ** level]] * 5
-        expected = images.astype(np.float64).reshape(5, 3, 2 ** level, 16 >> level, 2 ** level, 16 >> level).mean(axis=(3, 5))
+        shapes = [list(example.features.feature['shape'].int64_list.value) for example in parsed]
+        assert shapes == [[3, 2 ** level, 2 ** level]] * 5
+        boxes = images.astype(np.float64).reshape(5, 3, 2 ** level, 16 >> level, 2 ** level, 16 >> level)
+        expected = boxes.mean(axis=(3, 5))
         found = [np.frombuffer(example.features.feature['data'].bytes_list.value[0], np.uint8) for example in parsed]
         np.testing.assert_array_equal(np.reshape(found, expected.shape), np.rint(expected))
 
@@ -85,18 +87,20 @@ def test_decode_takes_features_in_any_order_and_unpacked_numbers():
     data = field(1, field(1, b'data') + field(2, field(1, field(1, image.tobytes()))))
     other = field(1, field(1, b'other') + field(2, field(3, b'\x08\x07')))
     for parts in ([shape, data, other], [other, data, shape]):
-        np.testing.assert_array_equal(tfrecords.decode_example(field(1, b''.join(parts))), image)
+        np.testing.assert_array_equal(example_proto.decode_example(field(1, b''.join(parts))), image)
 
 
 def test_decode_refuses_what_is_no_image():
     good = encode_example(random_images(1, 1, 4)[0])
     bad = [b'', b'\x00', b'\x0a', b'\xff' * 20, good[:-1], good + b'\x0a\xff\x01',
            tf_example(shape=[1, 4, 4]).SerializeToString(), tf_example(data=b'x' * 16).SerializeToString(),
-           tf_example(shape=[4, 4], data=b'x' * 16).SerializeToString(), tf_example(shape=[1, 4, 5], data=b'x' * 16).SerializeToString(),
-           tf_example(shape=[-1, -4, 4], data=b'x' * 16).SerializeToString(), tf_example(shape=b'144', data=[1]).SerializeToString()]
+           tf_example(shape=[4, 4], data=b'x' * 16).SerializeToString(),
+           tf_example(shape=[1, 4, 5], data=b'x' * 16).SerializeToString(),
+           tf_example(shape=[-1, -4, 4], data=b'x' * 16).SerializeToString(),
+           tf_example(shape=b'144', data=[1]).SerializeToString()]
     for record in bad:
         with pytest.raises(ValueError):
-            tfrecords.decode_example(record)
+            example_proto.decode_example(record)
 
 
 def test_decode_of_mutilated_records_raises_nothing_but_valueerror():
@@ -108,7 +112,7 @@ def test_decode_of_mutilated_records_raises_nothing_but_valueerror():
         for _ in range(rnd.randint(1, 4)):
             record[rnd.randrange(len(record))] = rnd.randrange(256)
         try:
-            assert tfrecords.decode_example(bytes(record)).size == 16
+            assert example_proto.decode_example(bytes(record)).size == 16
         except ValueError:
             refused += 1
     assert refused > 500
@@ -165,7 +169,8 @@ def test_find_dataset_describes_what_is_there(tmp_path):
     write_dataset(tmp_path / 'a', random_images(3, 1, 32), np.eye(3))
     files = tfrecords.find_dataset(tmp_path / 'a')
     assert sorted(files.levels) == [2, 3, 4, 5] and files.largest == str(tmp_path / 'a' / 'a-r05.tfrecords')
-    assert (files.channels, files.num_images, files.resolution_log2, files.label_file) == (1, 3, 5, str(tmp_path / 'a' / 'a-rxx.labels'))
+    assert (files.channels, files.num_images, files.resolution_log2) == (1, 3, 5)
+    assert files.label_file == str(tmp_path / 'a' / 'a-rxx.labels')
 
 
 def test_records_that_carry_more_are_counted_too(tmp_path):
@@ -245,7 +250,8 @@ def test_labels_become_float32(tmp_path):
     assert labels.dtype == np.float32 and labels.tolist() == np.eye(3).tolist()
 
 
-@pytest.mark.parametrize('labels', [np.zeros([4, 2]), np.zeros([3]), np.zeros([3, 1, 1]), np.zeros([3, 2], complex), np.array([['a']] * 3)])
+@pytest.mark.parametrize('labels', [np.zeros([4, 2]), np.zeros([3]), np.zeros([3, 1, 1]), np.zeros([3, 2], complex),
+                                    np.array([['a']] * 3)])
 def test_labels_of_another_shape_or_type_are_refused(tmp_path, labels):
     np.save(tmp_path / 'a.npy', labels)
     with pytest.raises(UserError, match='a.npy: expected one row of numbers for each of 3 images, found'):
@@ -265,8 +271,9 @@ def test_label_file_is_never_unpickled(tmp_path):
     assert not (tmp_path / 'attacked').exists()
 
 
-@pytest.mark.parametrize('content', [b'', b'\x93NUMPY', b'label,1\n', b'PK\x03\x04', b'\x93NUMPY\x01\x00\x03\x00{[(',
-                                     b"\x93NUMPY\x01\x00\x3f\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 9999999999)}"])
+@pytest.mark.parametrize('content', [
+    b'', b'\x93NUMPY', b'label,1\n', b'PK\x03\x04', b'\x93NUMPY\x01\x00\x03\x00{[(',
+    b"\x93NUMPY\x01\x00\x3f\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, 9999999999)}"])
 def test_garbage_as_labels_is_refused(tmp_path, content):
     (tmp_path / 'a.npy').write_bytes(content)
     with pytest.raises(UserError, match='a.npy is not a readable .npy file'):

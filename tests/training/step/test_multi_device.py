@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from dnnlib import cli
 from dnnlib.tflib import KeyedRandom
+from dnnlib.tflib.tfutil import has_gpu
 from tests.training.run.test_resume import ROOT, assert_same_run, command
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training.data import dataset_writer
@@ -145,7 +146,7 @@ def test_devices_are_split_over_the_workers():
         Devices(1, Cluster(2, 0))
 
 
-@pytest.mark.skipif(bool(tf.config.get_visible_devices('GPU')), reason='counts CPU devices')
+@pytest.mark.skipif(has_gpu(), reason='counts CPU devices')
 def test_only_as_many_devices_as_there_are():
     with pytest.raises(cli.UserError, match='--num-gpus=2: expected 2 devices, found 1 CPU device') as err:
         Devices(2)
@@ -207,7 +208,7 @@ def minibatches(folder, count, rows=None, start=0, before=lambda: None, **kwargs
     """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read yet."""
     data = TFRecordDataset(str(folder), max_label_size='full', **kwargs)
     before()
-    stream = data.iterate(4, mirror_augment=True, seed=5, start=start, rows=rows)
+    stream = data.iterate(4, seed=5, start=start, rows=rows)
     return [(images.numpy(), labels.numpy()[:, 0].astype(int).tolist()) for _, (images, labels) in zip(range(count), stream)]
 
 
@@ -247,7 +248,7 @@ def test_a_worker_does_not_read_the_records_of_others(numbered, tmp_path):
 
 # ---- One device ----
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='for CPUs alone')
+@pytest.mark.skipif(has_gpu(), reason='for CPUs alone')
 @pytest.mark.parametrize('cores, fmap_base, environment, expected', [
     (2, 8192, None, [1]), (2, None, None, [1]), (2, 4096, None, []), (64, 8192, None, []), (2, 8192, '2', [])])
 def test_operations_of_wide_networks_run_in_turn_on_few_cores(monkeypatch, cores, fmap_base, environment, expected):
@@ -261,7 +262,7 @@ def test_operations_of_wide_networks_run_in_turn_on_few_cores(monkeypatch, cores
     assert asked == expected
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='for CPUs alone')
+@pytest.mark.skipif(has_gpu(), reason='for CPUs alone')
 def test_operations_run_in_turn_if_tensorflow_has_not_computed_anything_yet():
     program = """
 import os

@@ -1,0 +1,99 @@
+"""Networks in pickles: `NetworkState`, and the `Reader` that allows them besides plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, Reader, Refusal, show
+
+READ_VERSIONS = (2, 3, 4, 5)
+WRITE_VERSION = 4  # The version that the original writes, and the lowest that its successors accept.
+
+
+@dataclasses.dataclass(eq=False)
+class NetworkState:
+    """Contents of a pickled `dnnlib.tflib.network.Network`: in the file, that class with these fields as its state.
+
+    Args:
+        name:             Name of the network: 'G', 'D', 'Gs', 'G_synthesis', ...
+        static_kwargs:    Keyword arguments that the network was built with: str -> number, str, bool, None, list, tuple
+                          or dict.
+        components:       Name -> NetworkState of the networks inside this one; {} = none. G has 'synthesis' and
+                          'mapping'.
+        build_func_name:  Name of the function that built it, without its module: 'G_main', 'D_stylegan2', ...
+        variables:        List of (name, value) in the order of creation, without the variables of the components. Names
+                          are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
+        version:          Version of the format. 2 and 3 have no components; 4 and 5 do. Always written as 4.
+        build_module_src: Source code of the module that held the function. It is stored as text and never executed.
+    """
+    name: str
+    static_kwargs: dict[str, Any]
+    components: dict[str, NetworkState]
+    build_func_name: str
+    variables: list[tuple[str, Any]]
+    version: int = WRITE_VERSION
+    build_module_src: str = ''
+
+
+_FIELD_TYPES = {'name': str, 'static_kwargs': dict, 'components': dict, 'build_func_name': str, 'variables': list,
+                'version': int, 'build_module_src': str}
+
+
+class NetworkReader(Reader):
+    """Reader of network pickles: plain data and `NetworkState`. Source code in the file remains text."""
+
+    allowed = {**GLOBALS, 'dnnlib.tflib.network.Network': 'make_network'}
+
+    def make_network(self) -> NetworkState:
+        return NetworkState(name='', static_kwargs={}, components={}, build_func_name='', variables=[], version=0)
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """Set the state of a network, array or type on the stack."""
+        if isinstance(target, NetworkState):
+            self._fill_network(target, state)
+        else:
+            super().set_state(target, state)
+
+    def _fill_network(self, network, state):
+        if type(state) is not dict:
+            raise TypeError('state of a network is no dict')
+        if state.get('version') not in READ_VERSIONS:
+            raise Refusal(f'holds a network of version {show(state.get("version"))}; expected 2 to 5', FOREIGN)
+        for name in _FIELD_TYPES:
+            if name in state:
+                setattr(network, name, state[name])
+            elif name != 'components' or state['version'] > 3:
+                raise Refusal(f'holds a network without {name}', DAMAGED)
+
+    def check(self, value: Any, depth: int = 0) -> None:
+        """As in `Reader`; also refuse incomplete networks."""
+        if isinstance(value, NetworkState):
+            self.check_size(depth)
+            self._check_network(value, depth)
+        else:
+            super().check(value, depth)
+
+    def _check_network(self, network, depth):
+        if network.version not in READ_VERSIONS:
+            raise Refusal('holds a network without contents', DAMAGED)
+        for name, expected in _FIELD_TYPES.items():
+            value = getattr(network, name)
+            if not isinstance(value, expected):
+                raise Refusal(f'holds a network whose {name} is a {type(value).__name__}, not a {expected.__name__}',
+                              DAMAGED)
+        for part in (network.static_kwargs, network.components, network.variables):
+            self.check(part, depth + 1)
+        if not all(isinstance(component, NetworkState) for component in network.components.values()):
+            raise Refusal(f'holds a network ({show(network.name)}) with a component that is no network', DAMAGED)
+        for item in network.variables:
+            if not (isinstance(item, (tuple, list)) and len(item) == 2 and type(item[0]) is str
+                    and isinstance(item[1], (np.ndarray, np.generic))):
+                raise Refusal(
+                    f'holds a network ({show(network.name)}) with a variable that is no pair of name and array',
+                    DAMAGED)
+        network.static_kwargs = dict(network.static_kwargs)
+        network.components = dict(network.components)
+        network.variables = [tuple(item) for item in network.variables]
