@@ -13,6 +13,7 @@ def main(argv, prog):
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--configs', help='configurations that grow', default='config-a,config-d', metavar='LIST')
     parser.add_argument('--resolution', help='full resolution of the networks', type=int, default=32, metavar='N')
+    parser.add_argument('--fmap-max', help='most feature maps of a layer (default: 512)', type=int, metavar='N')
     parser.add_argument('--minibatch', help='images of a minibatch, in one part', type=int, default=8, metavar='N')
     parser.add_argument('--rounds', help='processes that measure each stage, in turn', type=int, default=3, metavar='N')
     args = parser.parse_args(argv)
@@ -25,7 +26,8 @@ def main(argv, prog):
         for _ in range(args.rounds):
             for size in sizes:
                 program = 'import json, sys; from bench import stages; stages.print_stage(*json.loads(sys.argv[1]))'
-                found[size].append(json.loads(timing.in_own_process(program, json.dumps([config, args.resolution, size, args.minibatch]))))
+                case = json.dumps([config, args.resolution, size, args.minibatch, args.fmap_max])
+                found[size].append(json.loads(timing.in_own_process(program, case)))
         best = {size: [min(values) for values in zip(*pairs)] for size, pairs in found.items()}
         for size, (ms, mb) in best.items():
             rows.append({'name': f'{config}/{args.resolution}/stage {size}x{size}', 'ms_per_image': ms, 'memory_mb': mb,
@@ -33,9 +35,9 @@ def main(argv, prog):
     timing.report(rows, COLUMNS, args.json)
 
 
-def print_stage(config, resolution, size, minibatch):
+def print_stage(config, resolution, size, minibatch, fmap_max):
     """Print [milliseconds per image of an iteration, MB that training takes beyond the networks themselves] of one stage."""
-    trainer, lrate = networks.make_trainer(config, resolution, minibatch)
+    trainer, lrate = networks.make_trainer(config, resolution, minibatch, fmap_max=fmap_max)
     stage = trainer.set_lod(resolution.bit_length() - size.bit_length())
     functions = networks.phase_functions(trainer, lrate, size, minibatch, stage=stage)
     before = timing.peak_memory()

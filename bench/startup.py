@@ -25,6 +25,7 @@ def main(argv, prog):
     parser.add_argument('--training-config', help='configuration that is trained', default='config-e', metavar='NAME')
     parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
     parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=4, metavar='N')
+    parser.add_argument('--training-flags', help='more flags of run_training.py, with spaces between', default='', metavar='FLAGS')
     args = parser.parse_args(argv)
 
     print(timing.machine())
@@ -36,7 +37,7 @@ def main(argv, prog):
             'run_generator.py', 'generate-images', f'--network={work}/network.pkl', '--seeds=1', f'--result-dir={work}/results'], None, 8))
         cases.append((f'startup/first step/{args.training_config}/{args.training_resolution}/mb{args.minibatch}', [
             'run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results', f'--config={args.training_config}',
-            f'--minibatch-size={args.minibatch}', f'--minibatch-gpu={args.minibatch}', '--metrics=none'], 'Compiled in', 25))
+            f'--minibatch-size={args.minibatch}', f'--minibatch-gpu={args.minibatch}', '--metrics=none', *args.training_flags.split()], 'Compiled in', 25))
         found = {name: [] for name, *_ in cases}
         for _ in range(args.rounds):
             for name, command, until, _aim in cases:

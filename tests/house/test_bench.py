@@ -1,5 +1,8 @@
 """The pages of measurements: what they time, print and keep."""
 
+import contextlib
+import functools
+import io
 import json
 import os
 import subprocess
@@ -11,6 +14,34 @@ import pytest
 
 from bench import costs, demo, generator, growth, kernels, limits, metrics, networks, ops, projector, stages, startup, timing, training
 from tests import ROOT
+
+NARROW = dict(fmap_base=64, fmap_max=16, latent_size=16, mapping_layers=1)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Pages measure networks with few feature maps, which are built, traced and run in a fraction of the time."""
+    monkeypatch.setattr(networks, 'make_network', functools.partial(networks.make_network, **NARROW))
+
+
+@pytest.fixture
+def short_limit(monkeypatch):
+    """The machine's limit comes from small matrix products."""
+    monkeypatch.setattr(limits, '_SIZES', (256, 512))
+    limits.rate_of_other_kernels.cache_clear()
+    yield
+    limits.rate_of_other_kernels.cache_clear()
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, short_limit):
+    """What pages run in processes of their own runs in this one, in which TensorFlow has been imported already."""
+    def run(program, *arguments, env=None):
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+            patch.setattr(sys, 'argv', ['-c', *arguments])
+            exec(program, {})
+        return printed.getvalue().splitlines()[-1]
+    monkeypatch.setattr(timing, 'in_own_process', run)
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -33,8 +64,15 @@ def test_report_prints_a_table_and_keeps_the_rows(tmp_path, capsys):
     assert json.loads((tmp_path / 'new' / 'rows.json').read_text()) == rows
 
 
+def test_a_process_of_its_own_has_its_arguments_and_environment_and_its_last_line_counts():
+    program = 'import os, sys; print("first"); print(os.getpid(), os.getcwd(), *sys.argv[1:], os.environ.get("ONLY"))'
+    pid, *others = timing.in_own_process(program, 'a', 'b', env={'ONLY': 'this'}).split(' ')
+    assert int(pid) != os.getpid() and others == [str(ROOT), 'a', 'b', 'this']
+
+
 def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ops, 'SHAPE', (1, 16, 8, 8))
+    # Large enough for one activation in each function that is traced; of small ones there are 256 (ops.repeats).
+    monkeypatch.setattr(ops, 'SHAPE', (1, 16, 256, 256))
     ops.main(['--rounds', '3', '--json', str(tmp_path / 'ops.json')], 'bench')
     rows = json.loads((tmp_path / 'ops.json').read_text())
     names = [row['name'] for row in rows]
@@ -119,7 +157,15 @@ def test_what_training_cannot_do_without():
 
 
 @pytest.mark.slow
-def test_the_page_of_training(tmp_path, capsys):
+def test_the_page_of_training(tmp_path, capsys, monkeypatch, narrow, short_limit):
+    """The peak memory of one kind is measured in a process of its own, and stands for those of the others."""
+    first_answers = {}
+
+    def once_for_each_program(program, *arguments, run=timing.in_own_process, **kwargs):
+        if program not in first_answers:
+            first_answers[program] = run(program, *arguments, **kwargs)
+        return first_answers[program]
+    monkeypatch.setattr(timing, 'in_own_process', once_for_each_program)
     path = tmp_path / 'rows.json'
     training.main(['--cases=config-f/8/mb8', '--impls=native,ref', '--rounds=1', '--layers', f'--json={path}'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
@@ -136,7 +182,7 @@ def test_the_page_of_training(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_page_of_the_generator(tmp_path):
+def test_the_page_of_the_generator(tmp_path, narrow, in_this_process):
     path = tmp_path / 'rows.json'
     generator.main(['--cases=config-e/16/b2', '--rounds=2', f'--json={path}'], 'bench')
     single, half = json.loads(path.read_text())
@@ -162,29 +208,30 @@ def test_the_page_of_kernels(tmp_path, monkeypatch):
     assert b['on_over_off'] == pytest.approx(50 / 70)
 
 
-def test_what_the_page_of_kernels_times(capsys):
+def test_what_the_page_of_kernels_times(capsys, narrow, short_limit):
     kernels.print_times('generator/config-e/16/b1', '1')
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found['best_ms']) == set(found['gflop']) == {'', '/traced'} and found['rate'] > 1
 
 
 @pytest.mark.slow
-def test_the_page_of_startup(tmp_path):
+def test_the_page_of_startup(tmp_path, narrow, in_this_process):
     path = tmp_path / 'rows.json'
-    startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}'], 'bench')
+    startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}',
+                  '--training-flags=--fmap-base=64 --fmap-max=16 --latent-size=16 --mapping-layers=1'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
                          'startup/first step/config-e/8/mb4'}
     assert rows['startup/help/run_training']['best_s'] < rows['startup/first picture/config-f/8']['best_s']
 
 
-def test_a_command_that_fails_is_not_timed():
+def test_a_command_that_fails_is_not_timed(tmp_path):
     with pytest.raises(RuntimeError, match='nothing.pkl'):
-        startup.seconds_of(['run_generator.py', 'generate-images', '--network=nothing.pkl', '--seeds=1'])
+        startup.seconds_of(['dataset_tool.py', 'create_from_hdf5', str(tmp_path), 'nothing.pkl'])
 
 
 @pytest.mark.slow
-def test_the_page_of_growth(tmp_path, monkeypatch):
+def test_the_page_of_growth(tmp_path, monkeypatch, narrow, in_this_process):
     monkeypatch.setattr(growth, 'SERIES', {'resolution': [(8, 64, 4), (16, 64, 4)], 'minibatch': [(8, 64, 4)]})
     path = tmp_path / 'rows.json'
     growth.main(['--rounds=1', f'--json={path}', f'--plot={tmp_path / "plot.svg"}'], 'bench')
@@ -204,7 +251,7 @@ def test_figures_kept_stand_beside_new_ones(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_page_of_the_projector(tmp_path, capsys):
+def test_the_page_of_the_projector(tmp_path, capsys, narrow, in_this_process):
     path = tmp_path / 'p.json'
     projector.main(['--rounds=3', '--resolution=8', '--minibatch=1,2', '--distance=pixel', f'--json={path}'], 'bench')
     rows = json.loads(path.read_text())
@@ -215,7 +262,7 @@ def test_the_page_of_the_projector(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_page_of_metrics(tmp_path, capsys):
+def test_the_page_of_metrics(tmp_path, capsys, narrow, in_this_process):
     metrics.main(['--rounds', '1', '--images', '16', '--resolution', '8', '--networks', 'efficientnet_lite0', '--features', '50',
                   '--json', str(tmp_path / 'rows.json')], 'bench')
     one_pass, half, single, plain = json.loads((tmp_path / 'rows.json').read_text())
@@ -241,7 +288,7 @@ def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
 @pytest.mark.slow
 def test_the_page_of_stages(tmp_path, capsys):
     """The coarse stage takes less time than the fine one, whatever else the machine does."""
-    stages.main(['--rounds', '1', '--configs', 'config-d', '--json', str(tmp_path / 'rows.json')], 'bench')
+    stages.main(['--rounds', '1', '--configs', 'config-d', '--fmap-max', '128', '--json', str(tmp_path / 'rows.json')], 'bench')
     coarse, middle, fine = json.loads((tmp_path / 'rows.json').read_text())
     assert [row['name'] for row in (coarse, middle, fine)] == [f'config-d/32/stage {size}x{size}' for size in (8, 16, 32)]
     assert coarse['time_ratio'] < 0.8 and fine['time_ratio'] == 1 and coarse['memory_mb'] < fine['memory_mb']
