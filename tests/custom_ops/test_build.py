@@ -292,7 +292,7 @@ def test_no_folder_at_all_is_explained(home):
 def test_a_failure_is_remembered_explained_and_tried_again_by_the_command_only(home, capsys):
     (home.native / 'op.cc').write_text('int broken = "text";\n')
     err = fails()
-    assert 'invalid conversion' in err.fact and build._AGAIN in err.remedy
+    assert 'invalid conversion' in err.fact and compilers.RETRY_COMMAND in err.remedy
     log, = (home.native / '_build').glob('*/log.txt')
     assert str(log) in err.remedy and 'invalid conversion' in log.read_text() and '-march=native' in log.read_text()
     commands = home.compiled()
@@ -348,8 +348,8 @@ def test_a_full_disk_is_named_and_not_remembered(home):
     ('', 'failed', 'log.txt'),
 ])
 def test_known_causes_have_their_remedies(output, fact, remedy):
-    err = build._explain(f'first line\n{output}\nlast line', pathlib.Path('/cache/log.txt'))
-    assert fact in err.fact and remedy in err.remedy and '/cache/log.txt' in err.remedy and build._AGAIN in err.remedy
+    err = compilers.explain_failure(f'first line\n{output}\nlast line', pathlib.Path('/cache/log.txt'))
+    assert fact in err.fact and remedy in err.remedy and '/cache/log.txt' in err.remedy and compilers.RETRY_COMMAND in err.remedy
 
 
 # ---- CUDA ----
