@@ -35,9 +35,9 @@ INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection 
          'test_run_training test_schedule test_transfer test_util').split()
 
 # The slowest test files, in this order. They start first, so that none of them keeps one worker busy at the end.
-LONGEST = ('test_multi_device test_progressive test_networks test_dtypes test_resume test_bench test_training_loop '
-           'test_train_step test_build test_cuda_kernels test_run_metrics test_health test_native '
-           'test_run_projector').split()
+LONGEST = ('test_multi_device test_resume test_training_loop test_bench test_native test_progressive test_cuda_kernels '
+           'test_networks test_train_step test_dtypes test_run_metrics test_health test_packaging test_build '
+           'test_projection_quality test_image_sources test_time_limit test_feature_networks').split()
 
 
 def pytest_configure(config):
