@@ -1,6 +1,7 @@
 """Markers, order and fixtures of all tests; TensorFlow's log is quiet, and missing golden numbers are reported."""
 
 import os
+import pathlib
 import random
 import re
 import signal
@@ -37,12 +38,16 @@ INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection 
 # The slowest test files, in this order. They start first, so that none of them keeps one worker busy at the end.
 LONGEST = ('test_multi_device test_resume test_training_loop test_bench test_native test_progressive test_cuda_kernels '
            'test_networks test_train_step test_dtypes test_run_metrics test_health test_packaging test_build '
-           'test_projection_quality test_image_sources test_time_limit test_feature_networks').split()
+           'test_projection_quality test_known_datasets test_time_limit test_feature_networks').split()
 
 
 def pytest_configure(config):
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that; some tests send SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    test_files = {path.stem for path in pathlib.Path(__file__).parent.rglob('test_*.py')}
+    missing = {*QUICK, *OTHER_KERNELS, *INNER, *LONGEST} - test_files
+    if missing:
+        raise pytest.UsageError(f'tests/conftest.py lists test files that do not exist: {", ".join(sorted(missing))}')
     if 'STYLEGAN2_GOLDEN' in os.environ and not GOLDEN.is_dir():
         raise pytest.UsageError(f'STYLEGAN2_GOLDEN names {GOLDEN}, which is not a folder')
 
