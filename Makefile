@@ -1,13 +1,13 @@
-# The two commands to start with: `make demo` and `make test`. `make help` lists all.
+# Start with `make demo` and `make test`. `make help` lists all targets.
 
 PYTHON ?= python3
 
-# The demo: how long it takes in all, its most kimg, and the settings of its training.
+# The demo: its total time, the upper limit of its training in kimg, and the settings of its training.
 DEMO_DIR     ?= .demo
 DEMO_MINUTES ?= 10
 DEMO_KIMG    ?= 10000
-DEMO_SETTINGS ?= --fmap-base=512 --fmap-max=64 --latent-size=64 --mapping-layers=2 --resample-kernel=1,1 --g-loss=G_logistic_ns \
-    --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.5 --g-smoothing-kimg=1
+DEMO_SETTINGS ?= --fmap-base=512 --fmap-max=64 --latent-size=64 --mapping-layers=2 --resample-kernel=1,1 \
+    --g-loss=G_logistic_ns --minibatch-size=8 --minibatch-gpu=8 --lrate=0.004 --gamma=0.5 --g-smoothing-kimg=1
 
 DEMO_METRICS ?= none
 DEMO_SNAPSHOT_TICKS ?= 10
@@ -16,34 +16,38 @@ DEMO_FLAGS ?=
 
 PY = .venv/bin/python
 
-# Python compiles what it imports; pip would compile all of it, twenty seconds for each environment.
+# pip does not compile the packages to bytecode, which would take 20 seconds per environment: Python compiles the
+# modules that are imported, once. It must be allowed to store the result: otherwise each process compiles TensorFlow's
+# modules again, which takes 4 seconds, and the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops test test-quick test-kernels test-versions lint cuda-check reference-check bench clean
+.PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
+.PHONY: test test-quick test-kernels test-versions lint cuda-check reference-check bench clean
 
-help: ## list what make can do
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 19
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 25
 
-# ---- The virtual environment, set up again only when pyproject.toml has changed ----
+# ---- The virtual environment, which is set up again only when pyproject.toml has changed ----
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
 	    "Error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d. Name another, e.g.: make $(MAKECMDGOALS) PYTHON=python3.12" % v)'
-	@echo 'Installing TensorFlow and the rest into .venv (once; several hundred MB to download, a few minutes)'
+	@echo 'Installing TensorFlow and the other packages into .venv (once; several hundred MB to download, a few minutes)'
 	@$(PYTHON) -m venv .venv
 	@$(PY) $(PIP_INSTALL) --editable '.[dev,demo,offline-metrics]'
 	@touch $@
 
 # ---- The demo: pictures -> dataset -> trained networks -> pictures ----
 
-# The latest folder of results whose name holds $(1).
+# The latest folder of results whose name contains $(1).
 latest = $(shell ls -d $(DEMO_DIR)/results/*-$(1)* 2>/dev/null | tail -n 1)
 
 $(DEMO_DIR)/datasets/faces32: | .venv/.installed
 	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
 
-# `make demo` sets DEMO_END (seconds since 1970); without it there is no limit. Training gets the time from its start until DEMO_END, minus the
-# time for pictures, and at least 2 minutes.
+# `make demo` sets DEMO_END (seconds since 1970); without it there is no limit. Training gets the time from its start
+# until DEMO_END, minus the time for the pictures, but at least 2 minutes.
 DEMO_PICTURES_MINUTES = 0.75
 DEMO_LIMIT = $(if $(DEMO_END),--max-minutes=$$(LC_ALL=C awk -v end=$(DEMO_END) -v now=$$(date +%s) \
     'BEGIN { minutes = (end - now) / 60 - $(DEMO_PICTURES_MINUTES); printf "%.2f", minutes < 2 ? 2 : minutes }'))
@@ -66,14 +70,14 @@ demo-pictures: demo-train
 demo-page: demo-pictures
 	@$(PY) -m demo.page $(DEMO_DIR)/index.html --run=$(call latest,stylegan2) --faces=$(call latest,generate-images) \
 	    --mixed=$(call latest,style-mixing-example)
-	@echo 'What next:'
+	@echo 'Next steps:'
 	@echo '  make demo DEMO_MINUTES=30'
 	@echo '  $(PY) run_generator.py generate-images --network=$(call latest,stylegan2)/network-final.pkl --seeds=100-199'
 	@echo '  $(PY) dataset_tool.py create_from_images datasets/mine FOLDER_OF_SQUARE_IMAGES'
 	@echo '  $(PY) run_training.py --dataset=mine'
 
 demo: DEMO_START := $(shell date +%s)
-demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUTES=30: longer, with better faces
+demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUTES=30 draws better faces
 	@echo 'This trains a small StyleGAN2 on 1,000 faces of 32x32 pixels and draws new ones, in about $(DEMO_MINUTES) minutes:'
 	@echo '  1. Install TensorFlow and the rest into .venv:   $(if $(wildcard .venv/.installed),done before,1 to 3 minutes)'
 	@echo '  2. Convert the faces to a dataset:               $(if $(wildcard $(DEMO_DIR)/datasets/faces32),done before,a few seconds)'
@@ -85,12 +89,12 @@ demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUT
 demo-metrics: DEMO_KIMG = 35
 demo-metrics: DEMO_METRICS = fd_efficientnet1k
 demo-metrics: DEMO_SNAPSHOT_TICKS = 3
-demo-metrics: demo-train ## the same training, measured on its way: docs/metrics.svg
+demo-metrics: demo-train ## the same training, with a metric computed along the way: docs/metrics.svg
 	$(PY) docs/plot.py docs/metrics.svg $(call latest,stylegan2) Metrics/$(DEMO_METRICS)
 
-# One after the other in turn, so that what else the machine does meets both. A run that was stopped is gone on with.
+# The runs of both precisions alternate, so that other load on the machine affects both. A stopped run is resumed.
 demo-precision: DEMO_KIMG = 35
-demo-precision: | .venv/.installed ## the same training in float32 and bfloat16, three seeds each: the table of docs/precision.md (hours)
+demo-precision: | .venv/.installed ## the same training in float32 and bfloat16, three seeds each (hours): docs/precision.md
 	@for seed in 1 2 3; do for precision in float32 bfloat16; do \
 	    results=$(DEMO_DIR)/precision/$$precision-seed$$seed; \
 	    ls $$results/*/_finished.txt >/dev/null 2>&1 || $(MAKE) --no-print-directory demo-train DEMO_RESULTS=$$results \
@@ -101,28 +105,29 @@ demo-precision: | .venv/.installed ## the same training in float32 and bfloat16,
 
 # ---- The native operations, which are otherwise built when they are first used ----
 
-ops: .venv/.installed ## build the native operations and show how
+ops: .venv/.installed ## build the native operations and print the commands
 	$(PY) -m custom_ops.build --verbose
 
 # ---- The checks ----
 
-# Processes that share the files of tests: much of a test is Python, which leaves other cores idle.
+# Processes that share the test files: much of a test is Python, which uses one core.
 TEST_WORKERS ?= 2
-# In the order of tests/conftest.py, which begins with the files that take longest.
+# In the order of tests/conftest.py, which starts the slowest files first.
 PYTEST = -m pytest -q -rs -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: .venv/.installed ## run all tests
 	$(PY) $(PYTEST)
 
-test-quick: .venv/.installed ## run a choice of the tests that takes less than two minutes
+test-quick: .venv/.installed ## run a selection of the tests that takes less than two minutes
 	$(PY) $(PYTEST) -m 'quick or inner'
 
-# With oneDNN off where it is on, and on where it is off, so that the default of a machine hides no failure of the other kernels.
-test-kernels: .venv/.installed ## run golden tests with the other CPU kernels of TensorFlow (oneDNN off or on)
+# With oneDNN off if it is on by default on this machine, and on if it is off.
+test-kernels: .venv/.installed ## run the golden tests with TensorFlow's other CPU kernels (oneDNN off or on)
 	other=$$($(PY) -c 'from dnnlib import onednn; print(0 if onednn.is_on() else 1)') && test -n "$$other" && \
 	    TF_ENABLE_ONEDNN_OPTS=$$other $(PY) $(PYTEST) -m other_kernels
 
-# The quick tests elsewhere, each in an environment of its own: the Pythons it can be made of, the first that is there, and what goes into it.
+# The quick tests on other versions, each in its own environment: PYTHONS lists the Python versions that can run it, of
+# which the first that is installed is used; INSTALL lists what is installed into it.
 VERSIONS = tf215 tf218 py313
 PYTHONS_tf215 = 3.10 3.11
 PYTHONS_tf218 = 3.12 3.11 3.10
@@ -138,7 +143,8 @@ test-versions: $(VERSIONS:%=test-%) ## run the quick tests on TensorFlow 2.15 an
 
 .PHONY: $(VERSIONS:%=test-%)
 $(VERSIONS:%=test-%): test-%:
-	@if [ -z '$(call find_python,$(PYTHONS_$*))' ]; then echo 'test-$*: left out, none of these Pythons is here: $(PYTHONS_$*)'; else \
+	@if [ -z '$(call find_python,$(PYTHONS_$*))' ]; then \
+	    echo 'test-$*: skipped, none of these Python versions is installed: $(PYTHONS_$*)'; else \
 	    $(MAKE) --no-print-directory .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) -m quick; fi
 
 $(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
@@ -149,8 +155,9 @@ $(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
 	    print("Python", sys.version.split()[0], "TensorFlow", v("tensorflow"), "Keras", v("keras"))'
 	@touch $@
 
-lint: .venv/.installed ## check the style of the code with ruff
+lint: .venv/.installed ## check the style of the code with ruff, and its types with pyright
 	$(PY) -m ruff check .
+	$(PY) -m pyright
 
 cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture (no GPU needed)
 	@command -v nvcc >/dev/null || $(PY) $(PIP_INSTALL) --editable '.[cuda-build]'
@@ -162,16 +169,17 @@ cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture 
 	@.venv-torch/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
 
-reference-check: .venv/.installed .venv-torch/.installed ## compare the feature networks with others' implementations in PyTorch
+reference-check: .venv/.installed .venv-torch/.installed ## compare the feature networks with PyTorch implementations
 	.venv-torch/bin/python tests/reference/torch_outputs.py .reference
 	$(PY) -m tests.reference.check .reference
 	rm -rf .reference
 
 BENCH_PAGES ?= ops data generator training startup metrics projector
 
-bench: .venv/.installed ## measure speed, page by page; `python -m bench PAGE --help` for more
+bench: .venv/.installed ## measure the speed, page by page; see also `python -m bench --help`
 	@for page in $(BENCH_PAGES); do echo; echo "== $$page"; $(PY) -m bench $$page --json .bench/$$page.json || exit 1; done
 
-clean: ## remove the environments, the demo's results and caches; results/ and datasets/ stay
-	rm -rf .venv .venv-torch $(VERSIONS:%=.venv-%) .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist *.egg-info custom_ops/native/_build
+clean: ## remove the environments, the demo's results and caches; keep results/ and datasets/
+	rm -rf .venv .venv-torch $(VERSIONS:%=.venv-%) .reference .bench $(DEMO_DIR) .pytest_cache .ruff_cache build dist \
+	    *.egg-info custom_ops/native/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
-"""What settings reach in the time of `make demo`: trains with them for as long as matrix products of some GFLOP take, then measures how far
-the new faces are from the real ones, how many are like a real one (precision), and how many real ones are like a new one (recall)."""
+"""What settings of `make demo` reach: trains with them for the CPU time of matrix products of so many GFLOP, then
+measures the distance of the new faces from the real ones, and their precision and recall."""
 
 import argparse
 import ast
@@ -9,29 +9,38 @@ import os
 import shlex
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 METRICS = 'fd_efficientnet1k', 'pr1k3_exact'
 
 
 class Enough(Exception):
-    """The work is done."""
+    """Ends the training: the work is done."""
 
 
-def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--flags', help='of run_training.py, in one string', default='', metavar='"--FLAG=VALUE ..."')
+def main(argv: Sequence[str], prog: str) -> None:
+    """Run the page."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--flags', help='flags of run_training.py, in one string', default='',
+                        metavar='"--FLAG=VALUE ..."')
     parser.add_argument('--set', help='arguments of the training loop that have no flag', nargs='*', default=[],
                         metavar='G_args.mapping_lrmul=0.1')
     parser.add_argument('--dataset', help='folder of TFRecords', default='.demo/datasets/faces32', metavar='DIR')
-    parser.add_argument('--gflop', help='work at which to measure, as matrix products of the same time; the last ends the training',
-                        type=float, nargs='+', default=[30000], metavar='N')
-    parser.add_argument('--out', help='folder for the rows (rows.jsonl), pictures and networks', default='.bench/demo', metavar='DIR')
-    parser.add_argument('--tag', help='name of the run, of its pictures and its network', default='demo')
+    parser.add_argument('--gflop', type=float, nargs='+', default=[30000], metavar='N',
+                        help='work after which to draw images, in GFLOP of matrix products that take the same time; '
+                             'after the last, measure and end')
+    parser.add_argument('--out', help='folder for the rows (rows.jsonl), images and networks', default='.bench/demo',
+                        metavar='DIR')
+    parser.add_argument('--tag', help='name of the run, its images and its network', default='demo')
     args = parser.parse_args(argv)
 
     data_dir, dataset = os.path.split(args.dataset)
-    os.environ.update(TF_NUM_INTRAOP_THREADS='1', TF_NUM_INTEROP_THREADS='1')  # Threads that wait would count as work.
+    os.environ.update(TF_NUM_INTRAOP_THREADS='1', TF_NUM_INTEROP_THREADS='1')  # Waiting threads would count as work.
     os.makedirs(args.out, exist_ok=True)
     import run_training
     from training import training_loop
@@ -52,21 +61,25 @@ def main(argv, prog):
 
     training_loop.training_loop = changed
     with contextlib.suppress(Enough):
-        run_training.main([f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={args.out}/runs', '--metrics=none',
-                           '--tick-kimg=5', '--image-snapshot-ticks=1000', '--network-snapshot-ticks=1000', *shlex.split(args.flags)])
+        run_training.main([
+            f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={args.out}/runs', '--metrics=none',
+            '--tick-kimg=5', '--image-snapshot-ticks=1000', '--network-snapshot-ticks=1000', *shlex.split(args.flags)])
 
 
 class Measure:
-    """Ends a training when its work is done, and measures the generator then and before."""
+    """Draws images during a training, ends it when its work is done, and measures the generator then.
 
-    def __init__(self, args):
+    Args:
+        args: Flags of the page.
+    """
+
+    def __init__(self, args: argparse.Namespace):
         self._args, self._marks = args, list(args.gflop)
-        self._work = self._seconds = 0.0
-        self._rate = None
-        self.iterations = None
+        self._work = self._seconds = self._rate = 0.0
+        self.iterations: Any = None  # The class that `limited` replaces.
 
-    def limited(self, trainer, training_set, progress, *args, **kwargs):
-        """Iterations whose `run` counts its work."""
+    def limited(self, trainer: Any, training_set: Any, progress: Any, *args: Any, **kwargs: Any) -> Any:
+        """Create Iterations whose `run` counts its work. The arguments are those of the class."""
         iterations = self.iterations(trainer, training_set, progress, *args, **kwargs)
         run = iterations.run
 
@@ -79,7 +92,8 @@ class Measure:
                 self._rate = reference_gflops()
             start = time.process_time()
             stats = run()
-            [value.numpy() for phase in stats for value in phase.values()]  # Done when the numbers are there.
+            for value in (value for phase in stats for value in phase.values()):
+                value.numpy()  # Waits until the phase is done.
             seconds = time.process_time() - start
             self._work += seconds * self._rate
             self._seconds += seconds
@@ -87,9 +101,7 @@ class Measure:
         iterations.run = run_and_count
         return iterations
 
-    def _measure(self, trainer, training_set, progress, gflop):
-        import numpy as np
-
+    def _measure(self, trainer: Any, training_set: Any, progress: Any, gflop: float) -> None:
         from dnnlib.tflib.random import random_state_kept
         from metrics.metric_base import MetricGroup
         from metrics.metric_defaults import metric_args
@@ -108,33 +120,43 @@ class Measure:
             fakes = np.clip(Gs.run(latents, None, minibatch_size=50, is_validation=True), -1, 1) * 127.5 + 127.5
             values.update(thumbnail_measures(next(training_set.iterate(1000, seed=0))[0].numpy(), fakes))
             misc.save_pkl((trainer.G, trainer.D, Gs), os.path.join(self._args.out, f'{name}.pkl'))
-        row = dict(tag=self._args.tag, gflop=gflop, kimg=progress.kimg, cpu_seconds=round(self._seconds),
-                   **{key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4) for key, value in values.items()},
+        measures = {key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4)
+                    for key, value in values.items()}
+        row = dict(tag=self._args.tag, gflop=gflop, kimg=progress.kimg, cpu_seconds=round(self._seconds), **measures,
                    flags=self._args.flags, set=self._args.set, dataset=self._args.dataset)
         print(json.dumps(row))
         with open(Path(self._args.out) / 'rows.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(row) + '\n')
 
 
-def thumbnail_measures(reals, fakes):
-    """Measures that do not see the grain: images as 8x8 pixels, compared by plain distance.
+def thumbnail_measures(reals: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
+    """Compare images that are reduced to 8x8 pixels by their Euclidean distance, which ignores fine noise.
 
     Args:
-        reals, fakes: [N, 3, H, W] in [0, 255], N > 3.
+        reals, fakes: [N, 3, H, W] in [0, 255], N > 3, H and W multiples of 8.
 
-    Returns: {'thumbnails/precision', '.../recall'}, both with three neighbours, and '.../variety', the standard deviation of a pixel over
-    the new faces, relative to that over the real ones.
+    Returns:
+        {'thumbnails/precision', 'thumbnails/recall'}, both with three neighbours, and 'thumbnails/variety': the
+        standard deviation of a pixel over the new images, relative to that over the real ones.
     """
     from metrics.precision_recall import knn_precision_recall
-    reals, fakes = (images.astype('float32').reshape(len(images), 3, 8, images.shape[2] // 8, 8, images.shape[3] // 8).mean(axis=(3, 5))
-                    .reshape(len(images), -1) for images in (reals, fakes))
+
+    def thumbnails(images: np.ndarray) -> np.ndarray:
+        count, _, height, width = images.shape
+        blocks = images.astype('float32').reshape(count, 3, 8, height // 8, 8, width // 8)
+        return blocks.mean(axis=(3, 5)).reshape(count, -1)
+    reals, fakes = thumbnails(reals), thumbnails(fakes)
     precision, recall = knn_precision_recall(reals, fakes, [3], exact=True)
     return {'thumbnails/precision': precision.mean(), 'thumbnails/recall': recall.mean(),
             'thumbnails/variety': fakes.std(axis=0).mean() / reals.std(axis=0).mean()}
 
 
-def reference_gflops():
-    """GFLOP per CPU second of a matrix product: half as much where the machine's other work slows this process to half its speed."""
+def reference_gflops() -> float:
+    """Measure the rate of a matrix product.
+
+    Returns:
+        GFLOP per CPU second. If other load on the machine slows this process to half its speed, the rate is halved.
+    """
     import tensorflow as tf
     x = tf.ones([512, 512])
     times = []
@@ -145,10 +167,13 @@ def reference_gflops():
     return 2 * 512 ** 3 / 1e9 / max(statistics.median(times), 1e-6)
 
 
-def save_grids(Gs, path):
-    """PNG of 8x4 new faces without truncation, and beside them the same with psi 0.7."""
-    import numpy as np
+def save_grids(Gs: Any, path: str) -> None:
+    """Save 8x4 new faces without truncation, and next to them the same faces with psi 0.7.
 
+    Args:
+        Gs:   Generator.
+        path: PNG file to write.
+    """
     from training import misc
     latents = np.random.RandomState(0).randn(32, *Gs.input_shape[1:])
     grids = [Gs.run(latents, None, minibatch_size=8, truncation_psi=psi, randomize_noise=False) for psi in (1, 0.7)]

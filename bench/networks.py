@@ -1,39 +1,72 @@
-"""The networks and training steps that pages measure, at the full width of their configuration, for RGB images without labels."""
+"""The networks and training steps that the pages measure: full width unless options say otherwise, RGB, no labels."""
+
+from collections.abc import Callable
+from typing import Any
 
 # Phase of an iteration -> how often it runs per iteration.
 PHASES = {'G_train': 1, 'G_reg': 1 / 4, 'D_train': 1, 'D_reg': 1 / 16}
 
 
-def make_network(key, config, resolution, **options):
-    """'G' or 'D' of a configuration. options: others of configs.training_run, as fmap_base."""
+def make_network(key: str, config: str, resolution: int, **options: Any) -> Any:
+    """Create a network of a configuration.
+
+    Args:
+        key:        'G' or 'D'.
+        config:     Name of the configuration, such as 'config-f'.
+        resolution: Of its images.
+        options:    More options of configs.training_run, such as fmap_base.
+
+    Returns:
+        The Network.
+    """
     from training import configs
     from training.nets import registry
     kwargs = configs.training_run('none', config=config, **options).run_func_kwargs
     return registry.create_network(key, num_channels=3, resolution=resolution, label_size=0, **kwargs[f'{key}_args'])
 
 
-def make_trainer(config, resolution, minibatch, precision='float32', **options):
-    """(TrainStep of a configuration, learning rate), for a minibatch of this size. options: as above."""
+def make_trainer(config: str, resolution: int, minibatch: int, precision: str = 'float32', **options: Any,
+                 ) -> tuple[Any, float]:
+    """Create the training step of a configuration.
+
+    Args:
+        config:     Name of the configuration, such as 'config-f'.
+        resolution: Of the images.
+        minibatch:  Images of an iteration.
+        precision:  As --precision of run_training.py.
+        options:    More options of configs.training_run, such as fmap_base.
+
+    Returns:
+        (TrainStep, learning rate).
+    """
     from training import configs
     from training.step.train_step import TrainStep
 
-    kwargs = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch, **options).run_func_kwargs
+    kwargs = configs.training_run('none', config=config, minibatch_size=minibatch, minibatch_gpu=minibatch,
+                                  **options).run_func_kwargs
     G, D = (make_network(key, config, resolution, **options) for key in 'GD')
     losses = [{**kwargs[key]} for key in ('G_loss_args', 'D_loss_args')]
     names = [args.pop('func_name').split('.')[-1] for args in losses]
-    trainer = TrainStep(G, D, G.clone('Gs'), *names, *losses, G_opt_args=kwargs.G_opt_args, D_opt_args=kwargs.D_opt_args,
-                        lazy_regularization=kwargs.get('lazy_regularization', True), precision=precision)
+    trainer = TrainStep(
+        G, D, G.clone('Gs'), *names, *losses, G_opt_args=kwargs.G_opt_args, D_opt_args=kwargs.D_opt_args,
+        lazy_regularization=kwargs.get('lazy_regularization', True), precision=precision)
     return trainer, kwargs.sched_args['G_lrate_base']
 
 
-def phase_functions(trainer, lrate, resolution, minibatch, part=None, stage=None):
-    """The phases that a trainer has, as functions without arguments.
+def phase_functions(trainer: Any, lrate: float, resolution: int, minibatch: int, part: int | None = None,
+                    stage: Any = None) -> dict[str, Callable[[], None]]:
+    """The phases of a training step as functions to be timed.
 
     Args:
-        resolution: Of the reals.
+        trainer:    TrainStep.
+        lrate:      Learning rate.
+        resolution: Of the real images.
         minibatch:  Images of an iteration.
-        part:       Images of it that are handled at a time. None = all.
-        stage:      What `trainer.set_lod` returned.
+        part:       Images that are processed at a time. None = the whole minibatch.
+        stage:      What `trainer.set_lod` returned. None = full resolution.
+
+    Returns:
+        {phase: function without arguments}.
     """
     import tensorflow as tf
     part = part or minibatch
@@ -41,11 +74,11 @@ def phase_functions(trainer, lrate, resolution, minibatch, part=None, stage=None
     labels = tf.zeros([minibatch, 0])
     names = [name for name in trainer.phases(0) if name in PHASES]
 
-    def phase_function(name):
+    def phase_function(name: str) -> Callable[[], None]:
         images = [] if name.startswith('G') else [reals, labels]
 
-        def function():
+        def function() -> None:
             for value in trainer.run(name, part, minibatch // part, lrate, *images, stage=stage).values():
-                value.numpy()  # Done when the numbers are there.
+                value.numpy()  # Waits until the phase is done.
         return function
     return {name: phase_function(name) for name in names}

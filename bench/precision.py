@@ -1,21 +1,25 @@
-"""The runs of `make demo-precision`: the distance that training reaches in each precision, over several seeds, and how long it takes."""
+"""The runs of `make demo-precision`: the metric that training reaches in each precision, over several seeds."""
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import timing
 from training.run import report
 
-COLUMNS = {'name': 's', 'kimg': 'g', 'seeds': 'd', 'mean': '.1f', 'spread': '.1f', 'least': '.1f', 'greatest': '.1f', 'sec_per_kimg': '.2f',
-           'time_ratio': '.2f'}
+COLUMNS = {'name': 's', 'kimg': 'g', 'seeds': 'd', 'mean': '.1f', 'spread': '.1f', 'least': '.1f', 'greatest': '.1f',
+           'sec_per_kimg': '.2f', 'time_ratio': '.2f'}
 
 
-def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def main(argv: Sequence[str], prog: str) -> None:
+    """Run the page."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
-    parser.add_argument('--runs', help='folder with the folders of the runs, at any depth', default='.demo/precision', metavar='DIR')
+    parser.add_argument('--runs', help='folder that contains the runs, at any depth', default='.demo/precision',
+                        metavar='DIR')
     parser.add_argument('--metric', help='what to compare', default='fd_efficientnet1k', metavar='NAME')
     args = parser.parse_args(argv)
 
@@ -29,17 +33,25 @@ def main(argv, prog):
     rows = []
     for precision, results in sorted(runs.items(), key=lambda item: item[0] != 'float32'):
         kimg, values, seconds = zip(*results)
-        rows.append({'name': f'{args.metric}/{precision}', 'kimg': max(kimg), 'seeds': len(values), 'mean': statistics.mean(values),
-                     'spread': statistics.stdev(values) if len(values) > 1 else None, 'least': min(values), 'greatest': max(values),
-                     'sec_per_kimg': statistics.median(seconds)})
+        rows.append({'name': f'{args.metric}/{precision}', 'kimg': max(kimg), 'seeds': len(values),
+                     'mean': statistics.mean(values), 'spread': statistics.stdev(values) if len(values) > 1 else None,
+                     'least': min(values), 'greatest': max(values), 'sec_per_kimg': statistics.median(seconds)})
         rows[-1]['time_ratio'] = rows[-1]['sec_per_kimg'] / rows[0]['sec_per_kimg']
     timing.report(rows, COLUMNS, args.json)
 
 
-def read_run(run_dir, metric):
-    """(precision, kimg at the end, the metric there, median of the seconds per kimg)."""
+def read_run(run_dir: Path, metric: str) -> tuple[str, float, float, float]:
+    """Read the results of a run.
+
+    Args:
+        run_dir: Folder of the run.
+        metric:  Name of a metric that it computed.
+
+    Returns:
+        (precision, kimg of the last value of the metric, that value, median of the seconds per kimg).
+    """
     options = json.loads((run_dir / 'submit_config.json').read_text())['run_func_kwargs']
     lines = report.read_stats(run_dir)
     kimg, value = [(line['kimg'], line[f'Metrics/{metric}']) for line in lines if f'Metrics/{metric}' in line][-1]
-    return options.get('precision', 'float32'), kimg, value, statistics.median(line['Timing/sec_per_kimg'] for line in lines if
-                                                                               'Timing/sec_per_kimg' in line)
+    seconds = statistics.median(line['Timing/sec_per_kimg'] for line in lines if 'Timing/sec_per_kimg' in line)
+    return options.get('precision', 'float32'), kimg, value, seconds

@@ -1,4 +1,5 @@
-"""How soon the commands answer, in seconds from their start: --help, the first picture from a pickle, the first step of training."""
+"""How soon the commands respond, in seconds from their start: --help, the first image from a pickle, the first step of
+training."""
 
 import argparse
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import limits, networks, timing
@@ -16,27 +18,27 @@ COMMANDS = ('dataset_tool', 'run_training', 'run_generator', 'run_projector', 'r
 ROOT = Path(__file__).parents[1]
 
 
-def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def main(argv: Sequence[str], prog: str) -> None:
+    """Run the page."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
-    parser.add_argument('--rounds', help='times each command is started', type=int, default=3, metavar='N')
-    parser.add_argument('--config', help='configuration whose picture is made', default='config-f', metavar='NAME')
-    parser.add_argument('--resolution', help='resolution of the pictures', type=int, default=256, metavar='N')
+    parser.add_argument('--rounds', help='how often each command is started', type=int, default=3, metavar='N')
+    parser.add_argument('--config', help='configuration whose image is generated', default='config-f', metavar='NAME')
+    parser.add_argument('--resolution', help='resolution of the images', type=int, default=256, metavar='N')
     parser.add_argument('--training-config', help='configuration that is trained', default='config-e', metavar='NAME')
     parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
-    parser.add_argument('--minibatch', help='images of a minibatch in training, in one part', type=int, default=4, metavar='N')
+    parser.add_argument('--minibatch', help='images of a minibatch in training, processed at once', type=int, default=4,
+                        metavar='N')
+    parser.add_argument('--training-flags', help='more flags of run_training.py, separated by spaces', default='',
+                        metavar='FLAGS')
     args = parser.parse_args(argv)
 
     print(timing.machine())
     with tempfile.TemporaryDirectory() as work:
         millions = save_networks(f'{work}/network.pkl', args.config, args.resolution)
         save_dataset(f'{work}/data', args.training_resolution)
-        cases = [(f'startup/help/{name}', [f'{name}.py', '--help'], None, 0.5) for name in COMMANDS]
-        cases.append((f'startup/first picture/{args.config}/{args.resolution}', [
-            'run_generator.py', 'generate-images', f'--network={work}/network.pkl', '--seeds=1', f'--result-dir={work}/results'], None, 8))
-        cases.append((f'startup/first step/{args.training_config}/{args.training_resolution}/mb{args.minibatch}', [
-            'run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results', f'--config={args.training_config}',
-            f'--minibatch-size={args.minibatch}', f'--minibatch-gpu={args.minibatch}', '--metrics=none'], 'Compiled in', 25))
+        cases = cases_of(args, work)
         found = {name: [] for name, *_ in cases}
         for _ in range(args.rounds):
             for name, command, until, _aim in cases:
@@ -44,18 +46,52 @@ def main(argv, prog):
     rows = []
     for name, _command, _until, aim in cases:
         times, cpu = zip(*found[name])
-        rows.append({'name': name, 'median_s': statistics.median(times), 'best_s': min(times), 'cpu_s': min(cpu), 'aim_s': aim})
+        rows.append({'name': name, 'median_s': statistics.median(times), 'best_s': min(times), 'cpu_s': min(cpu),
+                     'aim_s': aim})
     timing.report(rows, COLUMNS, args.json, before=('startup', 'best_s'))
     rate = limits.matmul_rate(timing.interleaved(limits.matmuls(['float32']), 5), 'float32')
     print(f'The generator has {millions:.1f} million parameters. Matrix products, float32: {rate:.0f} GFLOP/s. '
-          'cpu_s: seconds of both the processor and the system, of all cores together.')
+          'cpu_s: CPU seconds, user and system, of all cores.')
 
 
-def seconds_of(command, until=None):
-    """(seconds, seconds of processors) from the start of a command to its end, or to the line that begins with `until`."""
+def cases_of(args: argparse.Namespace, work: str) -> list[tuple[str, list[str], str | None, float]]:
+    """The commands to be timed.
+
+    Args:
+        args: Flags of the page.
+        work: Folder with network.pkl and the dataset `data`.
+
+    Returns:
+        [(name of the row, command, beginning of the line to wait for or None = the end, seconds to aim for)].
+    """
+    images = ['run_generator.py', 'generate-images', f'--network={work}/network.pkl', '--seeds=1',
+              f'--result-dir={work}/results']
+    training = ['run_training.py', '--dataset=data', f'--data-dir={work}', f'--result-dir={work}/results',
+                f'--config={args.training_config}', f'--minibatch-size={args.minibatch}',
+                f'--minibatch-gpu={args.minibatch}', '--metrics=none', *args.training_flags.split()]
+    first_step = f'startup/first step/{args.training_config}/{args.training_resolution}/mb{args.minibatch}'
+    return [*((f'startup/help/{name}', [f'{name}.py', '--help'], None, 0.5) for name in COMMANDS),
+            (f'startup/first picture/{args.config}/{args.resolution}', images, None, 8),
+            (first_step, training, 'Compiled in', 25)]
+
+
+def seconds_of(command: Sequence[str], until: str | None = None) -> tuple[float, float]:
+    """Time a command of the project.
+
+    Args:
+        command: Script and its arguments.
+        until:   Stop it when it prints a line that begins with this. None = wait for its end.
+
+    Returns:
+        (seconds, CPU seconds of all cores).
+
+    Raises:
+        RuntimeError: The command failed, or ended without such a line.
+    """
     start, start_cpu = time.perf_counter(), os.times()
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+        assert process.stdout is not None  # It is a pipe.
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -67,18 +103,34 @@ def seconds_of(command, until=None):
         seconds = time.perf_counter() - start
         process.kill()
     end_cpu = os.times()
-    return seconds, end_cpu.children_user + end_cpu.children_system - start_cpu.children_user - start_cpu.children_system
+    user, system = (getattr(end_cpu, key) - getattr(start_cpu, key) for key in ('children_user', 'children_system'))
+    return seconds, user + system
 
 
-def save_networks(path, config, resolution):
-    """Write a pickle with random weights; returns millions of parameters of its generator."""
+def save_networks(path: str, config: str, resolution: int) -> float:
+    """Write a pickle of networks with random weights.
+
+    Args:
+        path:       File to write.
+        config:     Configuration of the networks.
+        resolution: Of their images.
+
+    Returns:
+        Number of the generator's parameters, in millions.
+    """
     from training import misc
     G, D = (networks.make_network(key, config, resolution) for key in 'GD')
     misc.save_pkl((G, D, G.clone('Gs')), path)
     return sum(var.shape.num_elements() for var in G.trainables.values()) / 1e6
 
 
-def save_dataset(folder, resolution):
+def save_dataset(folder: str, resolution: int) -> None:
+    """Write a dataset of 1000 images of noise.
+
+    Args:
+        folder:     Folder to write.
+        resolution: Of the images.
+    """
     import numpy as np
 
     from training.data import dataset_writer

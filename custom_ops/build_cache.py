@@ -1,9 +1,11 @@
-"""The folders that hold finished builds of the native operations, and failed ones with their causes.
+"""The cache folders that hold finished builds of the native operations, and failed builds with their causes.
 
-A cache folder holds one folder per build, named by its key (custom_ops/build.py): the library, build.json and log.txt. It appears
-there whole, by a rename. There are up to three cache folders: the one that STYLEGAN2_OPS_CACHE names, the one beside the sources, and
-the user's. A process looks into all of them, builds in the first that it can write to, and leaves a copy in the user's, where processes
-with other folders find it. A lock in the user's folder lets one of them build while the others wait.
+A cache folder contains one folder per build, named by the build's key (custom_ops/build.py), with the library,
+build.json and log.txt. A build is made in a temporary folder and renamed, so it is always complete. There are up to
+three cache folders: the one that STYLEGAN2_OPS_CACHE names, the one beside the sources, and the user's. A process looks
+in all of them, builds in the first that it can write to, and leaves a copy in the user's, where other checkouts find
+it. If STYLEGAN2_OPS_CACHE is set, the library is always loaded from that folder: a build found elsewhere is copied to
+it. A lock in the user's folder makes processes that start together share one build.
 """
 
 import contextlib
@@ -15,13 +17,14 @@ import re
 import shutil
 import sys
 import tempfile
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from dnnlib import cli
 
 SOURCES = pathlib.Path(__file__).parent / 'native'
 LIBRARY = 'stylegan2_ops.so'
-_KEPT_BUILDS = 8  # In one cache folder, which machines with different CPUs may share.
+_KEPT_BUILDS = 8  # Per cache folder: machines with different CPUs may share one.
 
 
 class BuildError(cli.UserError):
@@ -29,52 +32,74 @@ class BuildError(cli.UserError):
 
 
 class Wanted(NamedTuple):
-    """What a process needs: the build of this key, or another that serves it as well."""
-    key: str          # Of all that the build depends on.
-    cpu: str          # Of what its CPU part depends on.
-    cuda: str | None  # Of what its CUDA part depends on but the architectures, or of why there is none; None = none is wanted.
-    archs: list       # GPU architectures.
+    """The build that a process needs: the one with this key, or another that serves as well."""
+    key: str          # Hash of everything that the build depends on.
+    cpu: str          # Hash of everything that its CPU part depends on.
+    cuda: str | None  # Hash of what its CUDA part depends on except the architectures, or of the reason why it cannot
+    #                   be built. None = no CUDA part is wanted.
+    archs: list[str]  # GPU architectures.
 
 
-def _chosen_root():
+def _chosen_root() -> pathlib.Path | None:
     chosen = os.environ.get('STYLEGAN2_OPS_CACHE')
     return pathlib.Path(chosen).expanduser().absolute() if chosen else None
 
 
-def _user_root():
-    return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')).absolute() / 'stylegan2-tf2'
+def _user_root() -> pathlib.Path:
+    cache_home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    return pathlib.Path(cache_home).absolute() / 'stylegan2-tf2'
 
 
-def _roots():
-    """Where builds may be, the first choice first."""
+def _roots() -> list[pathlib.Path]:
+    """All cache folders, in order of preference."""
     return list(dict.fromkeys(filter(None, [_chosen_root(), SOURCES / '_build', _user_root()])))
 
 
-def writable_root():
-    """Where to build: in the folder that the environment names, else in the first that can be written to."""
+def writable_root() -> pathlib.Path:
+    """Choose the cache folder to build in, and create it.
+
+    Returns:
+        The folder that STYLEGAN2_OPS_CACHE names; if it is not set, the first cache folder that can be written to.
+
+    Raises:
+        BuildError: That folder, or each of them, cannot be written to.
+    """
+    chosen = _chosen_root()
+    if chosen:
+        try:
+            _prepare(chosen)
+            return chosen
+        except OSError as err:
+            raise BuildError(f'STYLEGAN2_OPS_CACHE names {chosen}, which cannot be written to: {_reason(err)}',
+                             'Name a folder that you can write to with STYLEGAN2_OPS_CACHE, or unset it.') from err
     causes = []
-    for root in [_chosen_root()] if _chosen_root() else _roots():
+    for root in _roots():
         try:
             _prepare(root)
             return root
         except OSError as err:
             causes.append(f'{root} ({_reason(err)})')
-    raise BuildError(f'there is no folder to build in: {", ".join(causes)}', 'Name one that you can write to with STYLEGAN2_OPS_CACHE.')
+    raise BuildError(f'there is no folder to build in: {", ".join(causes)}',
+                     'Name one that you can write to with STYLEGAN2_OPS_CACHE.')
 
 
-def _prepare(root):
-    """Make a cache folder; OSError where it cannot be written to."""
+def _prepare(root: pathlib.Path) -> None:
+    """Create a cache folder. Raises OSError if it cannot be written to."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=root):
         pass
 
 
 @contextlib.contextmanager
-def locked(root):
-    """One build at a time in a cache folder, and one for each user."""
+def locked(root: pathlib.Path) -> Iterator[None]:
+    """Hold the locks of a cache folder and of the user's: one build at a time in each.
+
+    Args:
+        root: What `writable_root` returned.
+    """
     with contextlib.ExitStack() as stack:
-        if root.resolve() != _user_root().resolve():  # Two names of one folder must not wait for each other.
-            with contextlib.suppress(OSError):  # A home that cannot be written to: the lock of `root` must do.
+        if root.resolve() != _user_root().resolve():  # Locking one folder twice would wait for ever.
+            with contextlib.suppress(OSError):  # If the user's folder cannot be written to, the lock of `root` must do.
                 _prepare(_user_root())
                 stack.enter_context(_lock(_user_root()))
         stack.enter_context(_lock(root))
@@ -82,14 +107,17 @@ def locked(root):
 
 
 @contextlib.contextmanager
-def _lock(root):
-    """The lock goes with the process; where the file system has none, the rename still holds."""
-    import fcntl  # Linux only, like the builds; this module is loaded elsewhere too.
+def _lock(root: pathlib.Path) -> Iterator[None]:
+    """Lock a folder until the context, or the process, ends.
+
+    A file system without locks is no error: several processes may then build, and the last rename wins.
+    """
+    import fcntl  # Imported late: it exists on Linux only, and this module is imported elsewhere too.
     with open(root / '.lock', 'a', encoding='utf-8') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print('Another process builds the custom ops: waiting for it ...', file=sys.stderr, flush=True)
+            print('Another process is building the custom ops: waiting for it ...', file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as err:
             if err.errno not in (errno.ENOLCK, errno.ENOTSUP):
@@ -97,11 +125,22 @@ def _lock(root):
         yield
 
 
-def look_up(wanted, retry):
-    """Path of a finished library, or None. Raises the BuildError of a failed build, unless it is to be tried again."""
+def look_up(wanted: Wanted, retry: bool) -> pathlib.Path | None:
+    """Look for a finished build in all cache folders.
+
+    Args:
+        wanted: The build that is needed.
+        retry:  Treat failed builds, and builds whose CUDA part failed, as if they were not there?
+
+    Returns:
+        Path of the library, or None if there is none.
+
+    Raises:
+        BuildError: Only a failed build was found. This is its error.
+    """
     failure = None
     for root in _roots():
-        for folder in sorted(_builds(root), key=lambda folder: folder.name != wanted.key):  # The very build first.
+        for folder in sorted(_builds(root), key=lambda folder: folder.name != wanted.key):  # An exact match first.
             info = _info(folder)
             if info is None or not (folder.name == wanted.key or _serves(info, wanted)):
                 continue
@@ -109,50 +148,68 @@ def look_up(wanted, retry):
                 failure = failure or BuildError(*info['error'])
             elif (folder / LIBRARY).is_file() and not (retry and info['cuda_error']):
                 with contextlib.suppress(OSError):
-                    os.utime(folder)  # Builds that are in use stay, see remove_old.
+                    os.utime(folder)  # Marks the build as used, so that remove_old keeps it.
                 return folder / LIBRARY
     if failure and not retry:
         raise failure
     return None
 
 
-def _info(folder):
-    """What build.json says; None where it cannot be read."""
+def _info(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The contents of build.json, or None if it cannot be read."""
     try:
         return json.loads((folder / 'build.json').read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
 
 
-def _serves(info, wanted):
-    """Is it the same on the CPU, and does it hold all the architectures? Without a GPU, CUDA kernels do no harm."""
+def _serves(info: dict[str, Any], wanted: Wanted) -> bool:
+    """Does a build have the same CPU part, and all wanted architectures? CUDA kernels do no harm without a GPU."""
     if 'error' in info or info.get('cpu') != wanted.cpu:
         return False
-    return wanted.cuda is None or (bool(wanted.archs) and info['cuda'] == wanted.cuda and set(wanted.archs) <= set(info['archs']))
+    if wanted.cuda is None:
+        return True
+    return bool(wanted.archs) and info['cuda'] == wanted.cuda and set(wanted.archs) <= set(info['archs'])
 
 
-def last_times(archs):
-    """{source: seconds, ..., 'all': seconds} of the last build for these GPU architectures; {} where none is left."""
-    infos = [info for root in _roots() for info in map(_info, _builds(root)) if info and 'error' not in info and info.get('archs') == archs]
+def last_times(archs: list[str]) -> dict[str, float]:
+    """How long the latest build for these GPU architectures took.
+
+    Args:
+        archs: Compute capabilities, such as ['80', '90'].
+
+    Returns:
+        {source: seconds, ..., 'all': seconds}; {} if there is no such build.
+    """
+    infos = [info for root in _roots() for info in map(_info, _builds(root))
+             if info and 'error' not in info and info.get('archs') == archs]
     return max(infos, key=lambda info: info['time'], default={}).get('times', {})
 
 
-def is_in_place(path):
-    """Does the library lie where this process wants it: anywhere, or in the folder that the environment names?"""
+def is_in_place(path: pathlib.Path) -> bool:
+    """Is a library where this process wants it: in the folder that STYLEGAN2_OPS_CACHE names, or anywhere if unset?"""
     return _chosen_root() in (None, path.parents[1])
 
 
-def share(path, root):
-    """Copy a finished build to `root`, if the environment names that, and to the user's folder. The caller holds the locks.
+def share(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Copy a finished build to the user's folder, and to the one that STYLEGAN2_OPS_CACHE names.
 
-    Returns: the library's path in the folder where this process wants it.
+    The caller holds the locks.
+
+    Args:
+        path: The library of the build.
+        root: What `writable_root` returned.
+
+    Returns:
+        The library's path in the folder where this process wants it.
     """
-    with contextlib.suppress(OSError):  # The user's folder may be full or not writable.
+    with contextlib.suppress(OSError):  # The user's folder may be full or read-only.
         _copy(path.parent, _user_root())
     return path if is_in_place(path) else _copy(path.parent, root) / LIBRARY
 
 
-def _copy(folder, root):
+def _copy(folder: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Copy the folder of a build to another cache folder, unless it is there. Returns the copy's path."""
     target = root / folder.name
     if not (target / LIBRARY).exists():
         shutil.rmtree(target, ignore_errors=True)  # A build that failed there.
@@ -166,8 +223,8 @@ def _copy(folder, root):
     return target
 
 
-def _builds(root, temporary=False):
-    """Folders of builds in a cache folder, the latest used first."""
+def _builds(root: pathlib.Path, temporary: bool = False) -> list[pathlib.Path]:
+    """Folders of the builds in a cache folder, the most recently used first; `temporary`: unfinished ones too."""
     pattern = r'[0-9a-f]{20}(\.tmp-.*)?' if temporary else r'[0-9a-f]{20}'
     found = []
     with contextlib.suppress(OSError):
@@ -175,19 +232,26 @@ def _builds(root, temporary=False):
             if re.fullmatch(pattern, folder.name):
                 with contextlib.suppress(OSError):
                     found.append((folder.stat().st_mtime, folder))
-    return [folder for _time, folder in sorted(found, reverse=True)]
+    return [folder for _mtime, folder in sorted(found, reverse=True)]
 
 
-def remove_old(root):
-    """Keep the builds used last. We hold the lock: what is temporary was left by a process that was killed."""
+def remove_old(root: pathlib.Path) -> None:
+    """Remove all but the most recently used builds, and what killed processes left.
+
+    The caller holds the lock of `root`, so no temporary folder belongs to a running build.
+    """
     kept = _builds(root)[:_KEPT_BUILDS]
     for folder in _builds(root, temporary=True):
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def clean():
-    """Remove all builds, good and failed; returns the folders that held some."""
+def clean() -> list[str]:
+    """Remove all builds, finished and failed.
+
+    Returns:
+        The cache folders that contained builds.
+    """
     emptied = []
     for root in _roots():
         builds = _builds(root, temporary=True)
@@ -202,13 +266,22 @@ def clean():
     return emptied
 
 
-def _reason(err):
+def _reason(err: OSError) -> str:
     return err.strerror or str(err)
 
 
-def os_error(err, root):
-    """BuildError from the OSError that ended a build."""
+def os_error(err: OSError, root: pathlib.Path) -> BuildError:
+    """Turn the OSError that ended a build into an error with a remedy.
+
+    Args:
+        err:  The error.
+        root: The cache folder of the build.
+
+    Returns:
+        The BuildError to raise.
+    """
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return BuildError(f'no space left to build the custom ops in {root} or {tempfile.gettempdir()}',
-                          'Free some, or name another folder with STYLEGAN2_OPS_CACHE.')
-    return BuildError(f'cannot build the custom ops in {root}: {_reason(err)}', 'Name another folder with STYLEGAN2_OPS_CACHE.')
+                          'Free some space, or name another folder with STYLEGAN2_OPS_CACHE.')
+    return BuildError(f'cannot build the custom ops in {root}: {_reason(err)}',
+                      'Name another folder with STYLEGAN2_OPS_CACHE.')

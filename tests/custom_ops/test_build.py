@@ -32,7 +32,8 @@ case "$*" in
   *) echo "$*" >> "{calls}"; {compile} ;;
 esac
 '''
-TOO_NEW = 'echo "host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions later than 13 are not supported!" >&2; exit 1'
+TOO_NEW = ('echo "host_config.h:143:2: error: #error -- unsupported GNU version! '
+           'gcc versions later than 13 are not supported!" >&2; exit 1')
 FAKE_OBJECT = 'for last; do :; done; echo "int of_cuda;" | g++ -x c++ -fPIC -c - -o "$last"'
 
 
@@ -49,7 +50,10 @@ def gpus(monkeypatch, seen=(), there=()):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with native/ (the sources), cache/ (the user's) and bin/ (first on the PATH); `compiled()` are the commands run so far."""
+    """A folder with native/ (the sources), cache/ (the user's) and bin/ (first on the PATH).
+
+    `compiled()` returns the commands that the compilers were run with so far; `nvcc()` installs a stand-in for nvcc.
+    """
     native, bin_dir, calls = tmp_path / 'native', tmp_path / 'bin', tmp_path / 'calls'
     native.mkdir()
     bin_dir.mkdir()
@@ -122,7 +126,8 @@ def test_the_real_sources_compile_for_other_cpus(arch):
     recipe = build._recipe(None)
     flags = [flag.replace('=native', f'={arch}') for flag in recipe.compile_flags]
     for name in ('cpu_upfirdn.cc', 'cpu_upfirdn_fast.cc', 'cpu_bias_act.cc', 'cpu_curves.cc'):
-        done = subprocess.run([*recipe.cxx, *flags, '-fsyntax-only', str(build_cache.SOURCES / name)], capture_output=True, text=True)
+        done = subprocess.run([*recipe.cxx, *flags, '-fsyntax-only', str(build_cache.SOURCES / name)],
+                              capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
@@ -171,8 +176,8 @@ def add_nvcc_and_gpu(home, monkeypatch):
     gpus(monkeypatch, seen=[90])
 
 
-@pytest.mark.parametrize('change', [change_source, add_header, change_flags, change_level, change_tensorflow, change_compiler, change_cpu,
-                                    add_nvcc_and_gpu])
+@pytest.mark.parametrize('change', [change_source, add_header, change_flags, change_level, change_tensorflow,
+                                    change_compiler, change_cpu, add_nvcc_and_gpu])
 def test_the_key_changes_with_all_that_the_build_depends_on(home, monkeypatch, change):
     before = key()
     (home.native / 'notes.txt').write_text('no source')
@@ -202,13 +207,16 @@ def test_the_key_changes_with_nvcc_its_host_compiler_and_the_gpus(home, monkeypa
 @pytest.mark.slow
 def test_processes_that_start_together_share_one_build_even_if_their_caches_differ(home):
     script(home.bin / 'g++', (home.bin / 'g++').read_text().replace(' ;;\nesac', '; sleep 2 ;;\nesac'))
-    code = ('import pathlib, sys\nfrom custom_ops import build, build_cache\nbuild_cache.SOURCES = pathlib.Path(sys.argv[1])\n'
-            'print(build.build())')
+    code = ('import pathlib, sys\nfrom custom_ops import build, build_cache\n'
+            'build_cache.SOURCES = pathlib.Path(sys.argv[1])\nprint(build.build())')
     caches = [home.native / '_build', home.native / '_build', home.path / 'mine']
     envs = [{}, {}, {'STYLEGAN2_OPS_CACHE': str(caches[-1])}]
+
+    def run(env):
+        return subprocess.run([sys.executable, '-c', code, home.native], cwd=ROOT, env={**os.environ, **env},
+                              capture_output=True, text=True)
     with concurrent.futures.ThreadPoolExecutor(len(envs)) as pool:
-        runs = list(pool.map(lambda env: subprocess.run([sys.executable, '-c', code, home.native], cwd=ROOT, env={**os.environ, **env},
-                                                        capture_output=True, text=True), envs))
+        runs = list(pool.map(run, envs))
     assert [run.returncode for run in runs] == [0] * len(runs), runs
     assert len(home.compiled()) == 2
     assert sum('Building' in run.stderr for run in runs) == 1
@@ -238,11 +246,12 @@ def test_builds_used_last_are_kept_and_what_a_killed_process_left_is_removed(hom
     names = [f'{i:020x}' for i in range(build_cache._KEPT_BUILDS + 3)]
     for age, name in enumerate(names):
         (root / name).mkdir(parents=True)
-        os.utime(root / name, (10 ** 9 - age,) * 2)
+        os.utime(root / name, (10 ** 9 - age, 10 ** 9 - age))
     (root / f'{names[0]}.tmp-x').mkdir()
     (root / 'notes').mkdir()
     path = build.build()
-    assert set(os.listdir(root)) == {*names[:build_cache._KEPT_BUILDS], 'notes', '.lock', pathlib.Path(path).parent.name}
+    kept = names[:build_cache._KEPT_BUILDS]
+    assert set(os.listdir(root)) == {*kept, 'notes', '.lock', pathlib.Path(path).parent.name}
 
 
 def test_clean_empties_both_folders_of_builds_and_of_nothing_else(home, capsys):
@@ -292,7 +301,7 @@ def test_no_folder_at_all_is_explained(home):
 def test_a_failure_is_remembered_explained_and_tried_again_by_the_command_only(home, capsys):
     (home.native / 'op.cc').write_text('int broken = "text";\n')
     err = fails()
-    assert 'invalid conversion' in err.fact and build._AGAIN in err.remedy
+    assert 'invalid conversion' in err.fact and compilers.RETRY_COMMAND in err.remedy
     log, = (home.native / '_build').glob('*/log.txt')
     assert str(log) in err.remedy and 'invalid conversion' in log.read_text() and '-march=native' in log.read_text()
     commands = home.compiled()
@@ -301,7 +310,8 @@ def test_a_failure_is_remembered_explained_and_tried_again_by_the_command_only(h
     assert command() == 1
     assert capsys.readouterr().err.splitlines()[2:] == f'Error: {err}'.splitlines()  # After the two lines of progress.
     assert len(home.compiled()) == len(commands) + 1
-    script(home.bin / 'g++', (home.bin / 'g++').read_text().replace('exec', 'set -- "$@" -fpermissive; exec'))  # The cause goes away.
+    # The cause goes away.
+    script(home.bin / 'g++', (home.bin / 'g++').read_text().replace('exec', 'set -- "$@" -fpermissive; exec'))
     assert command() == 0
     assert build.build()
 
@@ -309,7 +319,8 @@ def test_a_failure_is_remembered_explained_and_tried_again_by_the_command_only(h
 def test_verbose_prints_the_commands(home, capsys):
     assert command('--verbose') == 0
     out = capsys.readouterr().out
-    assert '-march=native' in out and '-shared' in out and out.splitlines()[-2].endswith('stylegan2_ops.so: kernels for CPU')
+    assert '-march=native' in out and '-shared' in out
+    assert out.splitlines()[-2].endswith('stylegan2_ops.so: kernels for CPU')
 
 
 def test_without_compiler_the_package_is_named_and_nothing_is_remembered(home, monkeypatch):
@@ -330,7 +341,8 @@ def test_missing_headers_and_missing_sources(home, monkeypatch):
 
 def test_a_full_disk_is_named_and_not_remembered(home):
     good = (home.bin / 'g++').read_text()
-    script(home.bin / 'g++', good.replace('exec', 'case "$*" in *-c*) echo "error: No space left on device" >&2; exit 1;; esac; exec'))
+    full = 'case "$*" in *-c*) echo "error: No space left on device" >&2; exit 1;; esac; exec'
+    script(home.bin / 'g++', good.replace('exec', full))
     err = fails()
     assert 'no space left' in err.fact and 'STYLEGAN2_OPS_CACHE' in err.remedy
     assert os.listdir(home.native / '_build') == ['.lock']
@@ -348,8 +360,9 @@ def test_a_full_disk_is_named_and_not_remembered(home):
     ('', 'failed', 'log.txt'),
 ])
 def test_known_causes_have_their_remedies(output, fact, remedy):
-    err = build._explain(f'first line\n{output}\nlast line', pathlib.Path('/cache/log.txt'))
-    assert fact in err.fact and remedy in err.remedy and '/cache/log.txt' in err.remedy and build._AGAIN in err.remedy
+    err = compilers.explain_failure(f'first line\n{output}\nlast line', pathlib.Path('/cache/log.txt'))
+    assert fact in err.fact and remedy in err.remedy
+    assert '/cache/log.txt' in err.remedy and compilers.RETRY_COMMAND in err.remedy
 
 
 # ---- CUDA ----
@@ -393,7 +406,8 @@ def test_where_nvidia_smi_is_silent_tensorflow_tells_the_architecture(home, monk
     assert build.describe(build.build())['archs'] == ['90']
     monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: {})
     info = build.describe(build.build())
-    assert info['archs'] == [] and 'no GPU here tells its architecture' in info['cuda_error'][0] and '--arch=80,90' in info['cuda_error'][1]
+    fact, remedy = info['cuda_error']
+    assert info['archs'] == [] and 'no GPU here tells its architecture' in fact and '--arch=80,90' in remedy
 
 
 def test_cuda_without_any_gpu_asks_for_the_architecture(home, capsys):
@@ -417,13 +431,15 @@ def test_arch_all_compiles_for_every_architecture(home):
     assert build.describe(path)['archs'] == ['80', '90']
     nvcc_command, = (line for line in home.compiled() if '-gencode' in line)
     assert gencodes(home) == [
-        '-gencode=arch=compute_80,code=sm_80', '-gencode=arch=compute_90,code=sm_90', '-gencode=arch=compute_90,code=compute_90']
+        '-gencode=arch=compute_80,code=sm_80', '-gencode=arch=compute_90,code=sm_90',
+        '-gencode=arch=compute_90,code=compute_90']
     assert 'tensorflow/include' not in nvcc_command and 'fast' not in nvcc_command
     cc_command, = (line for line in home.compiled() if 'op.cc.o' in line and '-c' in line.split())
     assert '-DSTYLEGAN2_CUDA=1' in cc_command
     link = home.compiled()[-1].split()
     places = [next(i for i, word in enumerate(link) if name in word)
-              for name in ('gpu_kernels.cu.o', '-lcudart_static', '-Wl,--exclude-libs,ALL', 'tensorflow_framework', '-Wl,-z,defs')]
+              for name in ('gpu_kernels.cu.o', '-lcudart_static', '-Wl,--exclude-libs,ALL', 'tensorflow_framework',
+                           '-Wl,-z,defs')]
     assert places == sorted(places) and f'-L{home.path / "lib"}' in link
 
 
@@ -435,7 +451,8 @@ def test_a_host_compiler_too_new_for_nvcc_leaves_the_cpu_part_and_names_the_reme
     shown = capsys.readouterr().err
     assert 'only those for the CPU' in shown and 'unsupported GNU version' in shown and 'NVCC_CCBIN' in shown
     info = build.describe(path)
-    assert info['archs'] == [] and 'too new for this nvcc' in info['cuda_error'][0] and 'NVCC_CCBIN' in info['cuda_error'][1]
+    fact, remedy = info['cuda_error']
+    assert info['archs'] == [] and 'too new for this nvcc' in fact and 'NVCC_CCBIN' in remedy
     assert '-DSTYLEGAN2_CUDA' not in [line for line in home.compiled() if '-c' in line.split()][-1]
     commands = len(home.compiled())
     assert build.build() == path and len(home.compiled()) == commands  # Not tried again by itself ...
@@ -506,7 +523,8 @@ def test_what_is_compiled_and_how_long_it_took_last_time(home, capsys):
     first = capsys.readouterr().err.splitlines()
     assert len(first) == 4 and first[-1].startswith('Built the custom ops in ')
     assert [line.split(':')[0] for line in first[1:3]] == ['  1 of 2', '  2 of 2']
-    assert {line.split(': ')[1].split(',')[0] for line in first[1:3]} == {'op.cc', 'more.cc'} and 'last time' not in ''.join(first)
+    assert {line.split(': ')[1].split(',')[0] for line in first[1:3]} == {'op.cc', 'more.cc'}
+    assert 'last time' not in ''.join(first)
     build_json, = (home.native / '_build').glob('*/build.json')
     info = json.loads(build_json.read_text())
     assert set(info['times']) == {'op.cc', 'more.cc', 'all'} and 0 < info['times']['op.cc'] <= info['times']['all']

@@ -123,7 +123,8 @@ def test_wrong_numbers_are_found_before_they_are_used(wrong, monkeypatch):
 
     def off(*args, **kwargs):
         result = getattr(real, wrong)(*args, **kwargs)
-        return tf.nest.map_structure(lambda y: y * tf.cast(1.02, y.dtype), tuple(result) if wrong.endswith('grad') else result)
+        return tf.nest.map_structure(lambda y: y * tf.cast(1.02, y.dtype),
+                                     tuple(result) if wrong.endswith('grad') else result)
     stand_in = types.SimpleNamespace(**{name: getattr(real, name) for name in OPS})
     monkeypatch.setattr(tf, 'load_op_library', lambda path: stand_in)
     monkeypatch.setattr(loader, '_choice', None)
@@ -152,7 +153,8 @@ def test_an_operation_that_is_missing_is_no_crash(monkeypatch):
 
 
 def test_with_a_gpu_a_library_for_the_cpu_alone_is_not_used(monkeypatch, tmp_path):
-    (tmp_path / 'build.json').write_text('{"archs": [], "cuda_error": ["the host compiler is too new for this nvcc", "Set NVCC_CCBIN"]}')
+    (tmp_path / 'build.json').write_text(
+        '{"archs": [], "cuda_error": ["the host compiler is too new for this nvcc", "Set NVCC_CCBIN"]}')
     monkeypatch.setattr(build, 'build', lambda: str(tmp_path / 'stylegan2_ops.so'))
     monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind: ['GPU:0'])
     module, (text,) = warned(loader.library)

@@ -1,5 +1,8 @@
 """The pages of measurements: what they time, print and keep."""
 
+import contextlib
+import functools
+import io
 import json
 import os
 import subprocess
@@ -9,14 +12,57 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from bench import costs, demo, generator, growth, kernels, limits, metrics, networks, ops, projector, stages, startup, timing, training
+from bench import (
+    costs,
+    demo,
+    generator,
+    growth,
+    kernels,
+    limits,
+    metrics,
+    networks,
+    ops,
+    projector,
+    stages,
+    startup,
+    timing,
+    training,
+)
 from tests import ROOT
+
+NARROW = dict(fmap_base=64, fmap_max=16, latent_size=16, mapping_layers=1)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Pages measure networks with few feature maps, which are built, traced and run in a fraction of the time."""
+    monkeypatch.setattr(networks, 'make_network', functools.partial(networks.make_network, **NARROW))
+
+
+@pytest.fixture
+def short_limit(monkeypatch):
+    """The machine's limit comes from small matrix products."""
+    monkeypatch.setattr(limits, '_SIZES', (256, 512))
+    limits.rate_of_other_kernels.cache_clear()
+    yield
+    limits.rate_of_other_kernels.cache_clear()
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, short_limit):
+    """What pages run in processes of their own runs in this one, in which TensorFlow has been imported already."""
+    def run(program, *arguments, env=None):
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+            patch.setattr(sys, 'argv', ['-c', *arguments])
+            exec(program, {})
+        return printed.getvalue().splitlines()[-1]
+    monkeypatch.setattr(timing, 'in_own_process', run)
 
 
 def test_interleaved_calls_each_function_in_turn():
     calls = []
     times = timing.interleaved({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, rounds=3)
-    assert calls == ['a', 'b'] * 4  # One round is not timed.
+    assert calls == ['a', 'b'] * 4  # The first round is not timed.
     assert set(times) == {'a', 'b'} and all(median >= best >= 0 for median, best in times.values())
 
 
@@ -33,12 +79,20 @@ def test_report_prints_a_table_and_keeps_the_rows(tmp_path, capsys):
     assert json.loads((tmp_path / 'new' / 'rows.json').read_text()) == rows
 
 
+def test_a_process_of_its_own_has_its_arguments_and_environment_and_its_last_line_counts():
+    program = 'import os, sys; print("first"); print(os.getpid(), os.getcwd(), *sys.argv[1:], os.environ.get("ONLY"))'
+    pid, *others = timing.in_own_process(program, 'a', 'b', env={'ONLY': 'this'}).split(' ')
+    assert int(pid) != os.getpid() and others == [str(ROOT), 'a', 'b', 'this']
+
+
 def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ops, 'SHAPE', (1, 16, 8, 8))
+    # Large enough for one activation in each function that is traced; of small ones there are 256 (ops.repeats).
+    monkeypatch.setattr(ops, 'SHAPE', (1, 16, 256, 256))
     ops.main(['--rounds', '3', '--json', str(tmp_path / 'ops.json')], 'bench')
     rows = json.loads((tmp_path / 'ops.json').read_text())
     names = [row['name'] for row in rows]
-    assert {'upfirdn_2d/up2/NHWC/float32', 'fused_bias_act/backward/NCHW/bfloat16', 'styled_bias_act/forward/NHWC/bfloat16'} <= set(names)
+    assert {'upfirdn_2d/up2/NHWC/float32', 'fused_bias_act/backward/NCHW/bfloat16',
+            'styled_bias_act/forward/NHWC/bfloat16'} <= set(names)
     assert len(names) == 22
     for row in rows:
         assert {'name', 'median_ms', 'best_ms', 'copy_best_ms', 'ratio_copy', 'ref_best_ms', 'ratio_ref'} <= set(row)
@@ -78,7 +132,7 @@ def test_shapes_of_config_f():
 
 
 def test_the_limit_is_the_fastest_matrix_product_of_both_sets_of_kernels(monkeypatch):
-    times = {'matmul/float32/1024': (9.0, 4.0), 'matmul/float32/2048': (99.0, 40.0)}  # 537 and 429 GFLOP/s at their best
+    times = {'matmul/float32/1024': (9.0, 4.0), 'matmul/float32/2048': (99.0, 40.0)}  # Best: 537 and 429 GFLOP/s.
     monkeypatch.setattr(limits, 'rate_of_other_kernels', lambda dtype: 100.0)
     assert limits.matmul_rate(times, 'float32') == pytest.approx(2 * 1024 ** 3 / 4e6)
     monkeypatch.setattr(limits, 'rate_of_other_kernels', lambda dtype: 1000.0)
@@ -88,7 +142,11 @@ def test_the_limit_is_the_fastest_matrix_product_of_both_sets_of_kernels(monkeyp
 def test_the_other_kernels_are_measured_in_a_process_of_their_own(monkeypatch):
     from dnnlib import onednn
     seen = []
-    monkeypatch.setattr(timing, 'in_own_process', lambda program, dtype, env: seen.append(env['TF_ENABLE_ONEDNN_OPTS']) or '123.5')
+
+    def in_own_process(program, dtype, env):
+        seen.append(env['TF_ENABLE_ONEDNN_OPTS'])
+        return '123.5'
+    monkeypatch.setattr(timing, 'in_own_process', in_own_process)
     for is_on in (True, False):
         monkeypatch.setattr(onednn, 'is_on', lambda is_on=is_on: is_on)
         limits.rate_of_other_kernels.cache_clear()
@@ -107,36 +165,50 @@ def test_the_machine_is_told_with_its_kernels():
 def test_what_training_cannot_do_without():
     """Bytes of a tiny network, counted by hand."""
     trainer, _ = networks.make_trainer('config-f', 8, 4, fmap_base=32, fmap_max=8, latent_size=8, mapping_layers=1)
-    # Const 4x4x8. 4x4/Conv: 8 -> 8, kept: scaled input, result, activation. ToRGB 4x4: scaled input, 3 channels. 8x8/Conv0_up: scaled
-    # input at 4x4, result and activation at 8x8. 8x8/Conv1: three times 8x8x8. ToRGB: 8x8x8 and 8x8x3.
+    # Const 4x4x8. 4x4/Conv: 8 -> 8, kept: scaled input, result, activation. ToRGB 4x4: scaled input, 3 channels.
+    # 8x8/Conv0_up: scaled input at 4x4, result and activation at 8x8. 8x8/Conv1: three times 8x8x8.
+    # ToRGB: 8x8x8 and 8x8x3.
     assert costs.kept_bytes(trainer.G.components.synthesis) == 4 * (
         3 * 128 + 128 + 48 + 128 + 2 * 512 + 3 * 512 + 512 + 192)
     # FromRGB 8x8: 3 -> 8. Conv0: 8x8x8 twice. Conv1_down: filtered 8x8x8, 4x4x8. Skip likewise. 4x4/Conv: 9 -> 8.
     assert costs.kept_bytes(trainer.D) == 4 * (192 + 512 + 1024 + 640 + 640 + 144 + 128)
-    params = {net.name: 4 * sum(var.shape.num_elements() for var in net.trainables.values()) for net in (trainer.G, trainer.D)}
+    params = {net.name: 4 * sum(var.shape.num_elements() for var in net.trainables.values())
+              for net in (trainer.G, trainer.D)}
     kept = 4 * (costs.kept_bytes(trainer.G.components.synthesis) + costs.kept_bytes(trainer.D))
     assert costs.training_bytes(trainer, 4) == 5 * params['G'] + 3 * params['D'] + kept  # G_train needs the most here
 
 
 @pytest.mark.slow
-def test_the_page_of_training(tmp_path, capsys):
+def test_the_page_of_training(tmp_path, capsys, monkeypatch, narrow, short_limit):
+    """The peak memory of one kind is measured in a process of its own, and stands for those of the others."""
+    first_answers = {}
+
+    def once_for_each_program(program, *arguments, run=timing.in_own_process, **kwargs):
+        if program not in first_answers:
+            first_answers[program] = run(program, *arguments, **kwargs)
+        return first_answers[program]
+    monkeypatch.setattr(timing, 'in_own_process', once_for_each_program)
     path = tmp_path / 'rows.json'
     training.main(['--cases=config-f/8/mb8', '--impls=native,ref', '--rounds=1', '--layers', f'--json={path}'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
-    assert list(rows)[:5] == [f'training/config-f/8/mb8/float32{phase}' for phase in ('/G_train', '/G_reg', '/D_train', '/D_reg', '')]
+    assert list(rows)[:5] == [
+        f'training/config-f/8/mb8/float32{phase}' for phase in ('/G_train', '/G_reg', '/D_train', '/D_reg', '')]
     assert len(rows) == 20 and 'training/config-f/8/mb8/bfloat16/ref/D_reg' in rows
     for name, row in rows.items():
-        assert row['traces'] == 1 and row['fraction_of_bound'] == pytest.approx(row['gflop'] / row['matmul_gflops'] / row['best_ms'] * 1e3)
+        bound_ms = row['gflop'] / row['matmul_gflops'] * 1e3
+        assert row['traces'] == 1 and row['fraction_of_bound'] == pytest.approx(bound_ms / row['best_ms'])
         first = rows[name.replace('/ref', '').replace('bfloat16', 'float32')]
         assert row['speedup'] == first['best_ms'] / row['best_ms']
     iteration = rows['training/config-f/8/mb8/float32']
-    phases = costs.average({phase: rows[f'training/config-f/8/mb8/float32/{phase}']['best_ms'] for phase in networks.PHASES})
-    assert iteration['best_ms'] > phases and iteration['memory_ratio'] == iteration['peak_mb'] / iteration['least_mb'] > 0
+    phases = costs.average(
+        {phase: rows[f'training/config-f/8/mb8/float32/{phase}']['best_ms'] for phase in networks.PHASES})
+    assert iteration['best_ms'] > phases
+    assert iteration['memory_ratio'] == iteration['peak_mb'] / iteration['least_mb'] > 0
     assert '8x8/Conv1' in capsys.readouterr().out  # --layers
 
 
 @pytest.mark.slow
-def test_the_page_of_the_generator(tmp_path):
+def test_the_page_of_the_generator(tmp_path, narrow, in_this_process):
     path = tmp_path / 'rows.json'
     generator.main(['--cases=config-e/16/b2', '--rounds=2', f'--json={path}'], 'bench')
     single, half = json.loads(path.read_text())
@@ -147,7 +219,8 @@ def test_the_page_of_the_generator(tmp_path):
 
 
 def test_the_page_of_kernels(tmp_path, monkeypatch):
-    printed = {'0': [{'/a': 200.0, '/b': 50.0}, {'/a': 100.0, '/b': 60.0}], '1': [{'/a': 80.0, '/b': 70.0}, {'/a': 90.0, '/b': 100.0}]}
+    printed = {'0': [{'/a': 200.0, '/b': 50.0}, {'/a': 100.0, '/b': 60.0}],
+               '1': [{'/a': 80.0, '/b': 70.0}, {'/a': 90.0, '/b': 100.0}]}
 
     def in_own_process(program, case, rounds, env):
         assert env['ONEDNN_MAX_CPU_ISA'] == 'AVX2' and case == 'training/demo/32/mb8'
@@ -157,39 +230,41 @@ def test_the_page_of_kernels(tmp_path, monkeypatch):
     path = tmp_path / 'rows.json'
     kernels.main(['--cases=training/demo/32/mb8', '--isa=AVX2', f'--json={path}'], 'bench')
     a, b = json.loads(path.read_text())
-    assert a == {'name': 'training/demo/32/mb8/a', 'off_ms': 100, 'on_ms': 80, 'on_over_off': 1.25, 'matmul_gflops': 100,
-                 'off_fraction': 0.4, 'on_fraction': 0.5}
+    assert a == {'name': 'training/demo/32/mb8/a', 'off_ms': 100, 'on_ms': 80, 'on_over_off': 1.25,
+                 'matmul_gflops': 100, 'off_fraction': 0.4, 'on_fraction': 0.5}
     assert b['on_over_off'] == pytest.approx(50 / 70)
 
 
-def test_what_the_page_of_kernels_times(capsys):
+def test_what_the_page_of_kernels_times(capsys, narrow, short_limit):
     kernels.print_times('generator/config-e/16/b1', '1')
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found['best_ms']) == set(found['gflop']) == {'', '/traced'} and found['rate'] > 1
 
 
 @pytest.mark.slow
-def test_the_page_of_startup(tmp_path):
+def test_the_page_of_startup(tmp_path, narrow, in_this_process):
     path = tmp_path / 'rows.json'
-    startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}'], 'bench')
+    startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}',
+                  '--training-flags=--fmap-base=64 --fmap-max=16 --latent-size=16 --mapping-layers=1'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
                          'startup/first step/config-e/8/mb4'}
     assert rows['startup/help/run_training']['best_s'] < rows['startup/first picture/config-f/8']['best_s']
 
 
-def test_a_command_that_fails_is_not_timed():
+def test_a_command_that_fails_is_not_timed(tmp_path):
     with pytest.raises(RuntimeError, match='nothing.pkl'):
-        startup.seconds_of(['run_generator.py', 'generate-images', '--network=nothing.pkl', '--seeds=1'])
+        startup.seconds_of(['dataset_tool.py', 'create_from_hdf5', str(tmp_path), 'nothing.pkl'])
 
 
 @pytest.mark.slow
-def test_the_page_of_growth(tmp_path, monkeypatch):
+def test_the_page_of_growth(tmp_path, monkeypatch, narrow, in_this_process):
     monkeypatch.setattr(growth, 'SERIES', {'resolution': [(8, 64, 4), (16, 64, 4)], 'minibatch': [(8, 64, 4)]})
     path = tmp_path / 'rows.json'
     growth.main(['--rounds=1', f'--json={path}', f'--plot={tmp_path / "plot.svg"}'], 'bench')
     small, large, other = json.loads(path.read_text())
-    assert large['work_growth'] == large['gflop'] / small['gflop'] > 1 and small['time_growth'] == other['work_growth'] == 1
+    assert large['work_growth'] == large['gflop'] / small['gflop'] > 1
+    assert small['time_growth'] == other['work_growth'] == 1
     circles = xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot().findall('.//{*}circle')
     assert len(circles) == 5  # Three rows, and the ends of the line where time grows as the work does.
 
@@ -197,33 +272,39 @@ def test_the_page_of_growth(tmp_path, monkeypatch):
 def test_figures_kept_stand_beside_new_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(timing, 'FIGURES', tmp_path)
     (tmp_path / 'page.json').write_text(json.dumps([{'name': 'x', 'ratio': 0.5}]))
-    timing.report([{'name': 'x', 'ratio': 0.7}, {'name': 'new', 'ratio': 0.9}], {'name': 's', 'ratio': '.1f', 'before': '.1f'},
-                  before=('page', 'ratio'))
+    timing.report([{'name': 'x', 'ratio': 0.7}, {'name': 'new', 'ratio': 0.9}],
+                  {'name': 's', 'ratio': '.1f', 'before': '.1f'}, before=('page', 'ratio'))
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ['name', 'ratio', 'before'], ['x', '0.7', '0.5'], ['new', '0.9']]
 
 
 @pytest.mark.slow
-def test_the_page_of_the_projector(tmp_path, capsys):
+def test_the_page_of_the_projector(tmp_path, capsys, narrow, in_this_process):
     path = tmp_path / 'p.json'
     projector.main(['--rounds=3', '--resolution=8', '--minibatch=1,2', '--distance=pixel', f'--json={path}'], 'bench')
     rows = json.loads(path.read_text())
     assert [row['name'] for row in rows] == ['projector/pixel/8/b1', 'projector/pixel/8/b2']
-    assert all(row['ratio'] == row['step_best_ms'] / row['bare_best_ms'] and row['step_best_ms'] <= row['step_ms'] for row in rows)
-    assert rows[1]['gflop'] == pytest.approx(2 * rows[0]['gflop'], rel=1e-3) and all(0 < row['fraction_of_bound'] < 1 for row in rows)
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ['name', *(row['name'] for row in rows)]
+    for row in rows:
+        assert row['ratio'] == row['step_best_ms'] / row['bare_best_ms'] and row['step_best_ms'] <= row['step_ms']
+        assert 0 < row['fraction_of_bound'] < 1
+    assert rows[1]['gflop'] == pytest.approx(2 * rows[0]['gflop'], rel=1e-3)
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in table] == ['name', *(row['name'] for row in rows)]
 
 
 @pytest.mark.slow
-def test_the_page_of_metrics(tmp_path, capsys):
-    metrics.main(['--rounds', '1', '--images', '16', '--resolution', '8', '--networks', 'efficientnet_lite0', '--features', '50',
-                  '--json', str(tmp_path / 'rows.json')], 'bench')
+def test_the_page_of_metrics(tmp_path, capsys, narrow, in_this_process):
+    metrics.main(['--rounds', '1', '--images', '16', '--resolution', '8', '--networks', 'efficientnet_lite0',
+                  '--features', '50', '--json', str(tmp_path / 'rows.json')], 'bench')
     one_pass, half, single, plain = json.loads((tmp_path / 'rows.json').read_text())
-    assert one_pass['both_per_s'] == pytest.approx(1 / (1 / one_pass['generator_per_s'] + 1 / one_pass['network_per_s']))
+    both_per_s = 1 / (1 / one_pass['generator_per_s'] + 1 / one_pass['network_per_s'])
+    assert one_pass['both_per_s'] == pytest.approx(both_per_s)
     assert one_pass['ratio'] == pytest.approx(one_pass['evaluation_per_s'] / one_pass['both_per_s'])
-    assert one_pass['fraction_of_bound'] == pytest.approx(one_pass['evaluation_per_s'] * one_pass['gflop'] / one_pass['matmul_gflops'])
+    fraction = one_pass['evaluation_per_s'] * one_pass['gflop'] / one_pass['matmul_gflops']
+    assert one_pass['fraction_of_bound'] == pytest.approx(fraction)
     assert 0 < one_pass['fraction_of_bound'] < 1
-    assert [row['name'] for row in (one_pass, half)] == ['metrics/config-f/8/efficientnet_lite0', 'metrics/distances/float16 in blocks/50']
+    assert one_pass['name'] == 'metrics/config-f/8/efficientnet_lite0'
+    assert half['name'] == 'metrics/distances/float16 in blocks/50'
     for row in (half, single, plain):
         assert row['seconds'] > 0 and row['peak_mb'] >= row['start_mb'] > 0
         assert row['ratio'] == row['seconds'] / plain['seconds']
@@ -234,16 +315,19 @@ def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
     from metrics.precision_recall import knn_precision_recall
     monkeypatch.setattr(metrics, 'DIMS', 20)
     ref, eval_ = metrics.random_features(60, 'float32')
-    for ours, plain in zip(knn_precision_recall(ref, eval_, [3], exact=True), metrics.plain_precision_recall(ref, eval_, 3)):
+    for ours, plain in zip(knn_precision_recall(ref, eval_, [3], exact=True),
+                           metrics.plain_precision_recall(ref, eval_, 3)):
         assert 0 < plain.mean() < 1 and (ours[:, 0] == plain).all()
 
 
 @pytest.mark.slow
 def test_the_page_of_stages(tmp_path, capsys):
     """The coarse stage takes less time than the fine one, whatever else the machine does."""
-    stages.main(['--rounds', '1', '--configs', 'config-d', '--json', str(tmp_path / 'rows.json')], 'bench')
+    stages.main(['--rounds', '1', '--configs', 'config-d', '--fmap-max', '128', '--json', str(tmp_path / 'rows.json')],
+                'bench')
     coarse, middle, fine = json.loads((tmp_path / 'rows.json').read_text())
-    assert [row['name'] for row in (coarse, middle, fine)] == [f'config-d/32/stage {size}x{size}' for size in (8, 16, 32)]
+    assert [row['name'] for row in (coarse, middle, fine)] == [
+        f'config-d/32/stage {size}x{size}' for size in (8, 16, 32)]
     assert coarse['time_ratio'] < 0.8 and fine['time_ratio'] == 1 and coarse['memory_mb'] < fine['memory_mb']
 
 
@@ -255,23 +339,26 @@ def test_pages_are_listed_and_others_refused():
 
 
 def test_the_curve_for_the_docs(tmp_path):
-    lines = [{'kimg': 1.0, 'Loss/G/loss': 2.0}, {'kimg': 1.0, 'Metrics/fid1k': 300.0}, {'kimg': 2.0, 'Metrics/fid1k': 200.0}]
+    lines = [{'kimg': 1.0, 'Loss/G/loss': 2.0}, {'kimg': 1.0, 'Metrics/fid1k': 300.0},
+             {'kimg': 2.0, 'Metrics/fid1k': 200.0}]
     (tmp_path / 'stats.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     plot = str(ROOT / 'docs' / 'plot.py')
     command = [sys.executable, plot, str(tmp_path / 'out.svg'), str(tmp_path)]
-    done = subprocess.run([*command, 'Metrics/fid1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    env = {**os.environ, 'PYTHONPATH': os.getcwd()}
+    done = subprocess.run([*command, 'Metrics/fid1k'], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout) == (0, 'Metrics/fid1k over kimg: 300.0 at 1, 200.0 at 2\n')
     picture = xml.etree.ElementTree.parse(tmp_path / 'out.svg').getroot()
     assert picture.tag == '{http://www.w3.org/2000/svg}svg' and len(picture.findall('.//{*}circle')) == 2
-    done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()})
+    done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and 'no Metrics/is1k' in done.stderr
 
 
 def test_measures_of_thumbnails_tell_varied_faces_from_alike_ones_and_do_not_see_grain():
     rng = np.random.RandomState(0)
     reals = np.repeat(np.repeat(rng.uniform(50, 200, [40, 3, 8, 8]), 4, axis=2), 4, axis=3)
-    grain = np.tile(np.float32([[20, -20], [-20, 20]]), [16, 16])
+    grain = np.tile(np.array([[20, -20], [-20, 20]], np.float32), [16, 16])
     same = demo.thumbnail_measures(reals, reals + grain)
-    assert (same['thumbnails/precision'], same['thumbnails/recall']) == (1, 1) and abs(same['thumbnails/variety'] - 1) < 1e-3
+    assert (same['thumbnails/precision'], same['thumbnails/recall']) == (1, 1)
+    assert abs(same['thumbnails/variety'] - 1) < 1e-3
     alike = demo.thumbnail_measures(reals, reals[:1] + 0.1 * (reals - reals[:1]))
     assert alike['thumbnails/recall'] < 0.1 and abs(alike['thumbnails/variety'] - 0.1) < 1e-3
