@@ -157,7 +157,7 @@ def verify(tfrecord_dir):
 def _write(tfrecord_dir, source, force):
     """Make a dataset of a dataset_writer.Source."""
     print(f'Creating dataset "{tfrecord_dir}"', flush=True)
-    dataset_writer.keep_freed_memory()
+    dataset_writer.tune_malloc()
     added = left_out = 0
     with contextlib.closing(dataset_writer.write_source(tfrecord_dir, source, force)) as results:
         for result in _progress(results, source.expected_images):

@@ -78,12 +78,12 @@ class Measure:
             if progress.iteration % 25 == 0:
                 self._rate = reference_gflops()
             start = time.process_time()
-            stats = run()
-            [value.numpy() for phase in stats for value in phase.values()]  # Done when the numbers are there.
+            results = run()
+            [value.numpy() for result in results for value in result.stats.values()]  # Done when the numbers are there.
             seconds = time.process_time() - start
             self._work += seconds * self._rate
             self._seconds += seconds
-            return stats
+            return results
         iterations.run = run_and_count
         return iterations
 

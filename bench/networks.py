@@ -45,7 +45,7 @@ def phase_functions(trainer, lrate, resolution, minibatch, part=None, stage=None
         images = [] if name.startswith('G') else [reals, labels]
 
         def function():
-            for value in trainer.run(name, part, minibatch // part, lrate, *images, stage=stage).values():
+            for value in trainer.run(name, part, minibatch // part, lrate, *images, stage=stage).stats.values():
                 value.numpy()  # Done when the numbers are there.
         return function
     return {name: phase_function(name) for name in names}

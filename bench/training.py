@@ -22,9 +22,9 @@ def main(argv, prog):
     parser.add_argument('--layers', help='print the work of each layer', action='store_true')
     args = parser.parse_args(argv)
 
-    from training.step.devices import run_operations_in_turn
+    from training.step.devices import limit_inter_op_threads
     print(timing.machine())
-    run_operations_in_turn()  # As training does.
+    limit_inter_op_threads()  # As training does.
     rows = []
     kinds = [(precision, impl) for precision in args.precisions.split(',') for impl in args.impls.split(',')]
     for case in args.cases.split(','):
@@ -95,8 +95,8 @@ def print_peak(case, precision, impl):
     """Print the MB that training takes at its peak, in a process of its own, beyond what TensorFlow takes by itself."""
     import tensorflow as tf
 
-    from training.step.devices import run_operations_in_turn
-    run_operations_in_turn()  # As training does.
+    from training.step.devices import limit_inter_op_threads
+    limit_inter_op_threads()  # As training does.
     config, resolution, minibatch = parse(case)
     tf.constant(0)
     before = timing.peak_memory()

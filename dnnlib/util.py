@@ -2,6 +2,7 @@
 
 import hashlib
 import html.parser
+import importlib
 import itertools
 import os
 import posixpath
@@ -27,6 +28,19 @@ class EasyDict(dict):
 
     def __delattr__(self, name):
         del self[name]
+
+
+def get_obj_by_name(name: str) -> Any:
+    """Import 'package.module.object' and return the object.
+
+    Args:
+        name: Dotted name. It must not come from a file or another untrusted source, because importing runs code.
+
+    Raises:
+        ImportError, AttributeError: There is no such module or object.
+    """
+    module, _, attribute = name.rpartition('.')
+    return getattr(importlib.import_module(module), attribute)
 
 
 # ----------------------------------------------------------------------------

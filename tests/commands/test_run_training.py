@@ -102,7 +102,7 @@ def test_several_gpus_and_workers(home, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 1}}))
     run_training.main(['--dataset=ds', '--num-gpus=4'])
-    assert home.calls[1] == {**home.calls[0], 'run_dir': None, 'on_end': None}
+    assert home.calls[1] == {**home.calls[0], 'run_dir': None, 'on_start': None, 'on_end': None}
     assert capsys.readouterr().out == 'Worker 1 of 2: training, and leaving the report to the chief.\n'
     assert os.listdir('results') == ['00000-stylegan2-ds-4gpu-config-f']
 
@@ -111,7 +111,7 @@ def test_submit_config_holds_the_arguments_of_the_loop(home):
     run_training.main(['--dataset=ds', '--gamma=3', '--max-minutes=5'])
     call, = home.calls
     config = json.loads((home.path / call['run_dir'] / 'submit_config.json').read_text())
-    others = {'run_dir', 'num_gpus', 'resume', 'settings', 'on_end', 'started'}
+    others = {'run_dir', 'num_gpus', 'resume', 'settings', 'on_start', 'on_end', 'started', 'make_evaluation'}
     assert config['run_func_kwargs'] == json.loads(json.dumps({key: call[key] for key in call if key not in others}))
 
 
@@ -168,6 +168,35 @@ def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
     run_training.main(['--dataset=ds', '--num-gpus=4', f'--resume={folder}'])
     call, = home.calls
     assert call['run_dir'] == folder and call['num_gpus'] == 4 and call['resume']
+
+
+def test_another_number_of_gpus_is_not_named_as_the_difference(home, stopped):
+    folder = stopped()
+    with pytest.raises(cli.UserError, match='was made with no --lrate, this command has --lrate=0.001'):
+        run_training.main(['--dataset=ds', '--num-gpus=4', '--lrate=0.001', f'--resume={folder}'])
+
+
+def test_a_resume_that_the_training_loop_refuses_leaves_the_files_of_the_run(home, stopped, monkeypatch):
+    folder = home.path / stopped('--total-kimg=8')
+    (folder / '_finished.txt').write_text('All 8 kimg are done.\n')
+    names = 'submit_config.json', 'submit_config.txt', '_finished.txt'
+    before = [(folder / name).read_text() for name in names]
+
+    def refuse(**kwargs):
+        raise cli.UserError('the checkpoint does not fit', 'Give another.')
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', refuse)
+    with pytest.raises(cli.UserError, match='does not fit'):
+        run_training.main(['--dataset=ds', f'--resume={folder}', '--total-kimg=9'])
+    assert [(folder / name).read_text() for name in names] == before
+
+    def stop(on_start, **kwargs):
+        on_start()
+        raise cli.Stopped
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', stop)
+    with pytest.raises(cli.Stopped):
+        run_training.main(['--dataset=ds', f'--resume={folder}', '--total-kimg=9'])
+    assert not (folder / '_finished.txt').exists()
+    assert json.loads((folder / 'submit_config.json').read_text())['run_func_kwargs']['total_kimg'] == 9
 
 
 def test_a_checkpoint_begins_a_new_run(home, stopped):

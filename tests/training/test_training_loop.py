@@ -263,7 +263,7 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(data_dir, tmp_path, monk
     def full(*args):
         raise OSError(28, os.strerror(28))
     monkeypatch.setattr(os, 'replace', full)
-    with snapshot.keep_going('net.pkl'):
+    with snapshot.tolerate_write_errors('net.pkl'):
         snapshots.save_networks(nets, 'net.pkl')
     assert 'net.pkl was not written' in capsys.readouterr().out
     with pytest.raises(UserError, match='No space left'):

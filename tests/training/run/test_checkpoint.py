@@ -16,8 +16,8 @@ import tensorflow as tf
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoints, Progress
-from training.run.snapshot import keep_going
+from training.run.checkpoint import Checkpoints, RunProgress
+from training.run.snapshot import tolerate_write_errors
 
 DESC = 'stylegan2-ds-1gpu-config-f'
 
@@ -44,7 +44,7 @@ def make_run(run_dir, value=1.0, part='a', facts=None, **kwargs):
 
 
 def progress(nimg):
-    return Progress(cur_nimg=nimg, tick_start_nimg=0, sched_nimg=0, iteration=nimg // 4, cur_tick=2)
+    return RunProgress(cur_nimg=nimg, tick_start_nimg=0, sched_nimg=0, iteration=nimg // 4, cur_tick=2)
 
 
 def save(run, *numbers):
@@ -64,7 +64,7 @@ def test_everything_comes_back(tmp_path):
     np.random.seed(6)
     np.random.randn()  # leaves half of a pair of Gaussians behind
     tf.random.set_global_generator(tf.random.Generator.from_seed(7))
-    before = Progress(1234567, 1230000, 1234560, iteration=99, cur_tick=3)
+    before = RunProgress(1234567, 1230000, 1234560, iteration=99, cur_tick=3)
     run.checkpoints.save(before)
     assert names(tmp_path) == ['kimg-001234.567']
 
@@ -75,7 +75,7 @@ def test_everything_comes_back(tmp_path):
     found = checkpoint.find(str(tmp_path), str(tmp_path), DESC)
     assert (found.path, found.run_dir, found.note) == (str(tmp_path / 'checkpoints' / 'kimg-001234.567'), str(tmp_path), '')
     other.checkpoints.restore(found.path, found.state)
-    assert Progress(**found.state['progress']) == before
+    assert RunProgress(**found.state['progress']) == before
     np.testing.assert_array_equal(other.var, np.float32([0.1, 0.1]))
     assert other.part.value == {'x': [1 / 3, 1e-300]}
     assert draw() == drawn
@@ -150,7 +150,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, capfd, limit
     with capfd.disabled(), files_limited_to(limit), pytest.raises(UserError, match=expected) as err:
         save(run, 8)
     assert 'free space' in err.value.remedy and names(tmp_path) == ['kimg-000000.004']
-    with keep_going('the checkpoint'):
+    with tolerate_write_errors('the checkpoint'):
         raise err.value
     assert 'the checkpoint was not written' in capfd.readouterr().out
     assert not run.checkpoints.wanted(progress(8)) and run.checkpoints.wanted(progress(8), now=True)  # at the next occasion

@@ -18,7 +18,7 @@ from dnnlib.cli import UserError
 from tests.training.test_training_loop import data_dir  # noqa: F401  A fixture.
 from training import configs
 from training.run import charts, report
-from training.run.snapshot import keep_going
+from training.run.snapshot import tolerate_write_errors
 
 HOSTILE = '<script>document.title = "broken"</script><img src="https://example.com/x.png"> "quoted" & \'more\''
 
@@ -248,7 +248,7 @@ def test_it_appears_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / 'run', [tick(0, Loss__G__loss=1.0)])
     before = saved(folder)
     monkeypatch.setattr(report, '_settings', lambda *args: 1 / 0)
-    with keep_going('report.html', Exception):
+    with tolerate_write_errors('report.html', Exception):
         saved(folder)
     assert capsys.readouterr().out == 'Note: report.html was not written: division by zero\n'
     assert (folder / 'report.html').read_text() == before

@@ -20,7 +20,7 @@ from tests.training.run.test_resume import ROOT, assert_same_run, command
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training.data import dataset_writer
 from training.dataset import TFRecordDataset
-from training.step.devices import ALONE, Cluster, Devices, WorkerLost, find_cluster, membership, run_operations_in_turn
+from training.step.devices import ALONE, Cluster, Devices, WorkerLost, find_cluster, limit_inter_op_threads, worker_context
 
 NAME = '00000-stylegan2-tiny-2gpu-config-f'
 FLAGS = ['--num-gpus=2', '--g-loss=G_logistic_ns', '--d-loss=D_logistic']  # These have two phases only: less to compile.
@@ -157,11 +157,11 @@ def test_only_as_many_devices_as_there_are():
 
 def test_a_lost_worker_is_named_once_and_other_errors_are_left_alone(capsys):
     lost = tf.errors.UnavailableError(None, None, 'Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\nmore')
-    with pytest.raises(WorkerLost, match='a worker of the cluster has gone: Connection reset by peer\n'), membership(Cluster(2, 0)):
+    with pytest.raises(WorkerLost, match='a worker of the cluster has gone: Connection reset by peer\n'), worker_context(Cluster(2, 0)):
         raise lost
-    with pytest.raises(tf.errors.UnavailableError), membership(ALONE):  # There it is something else.
+    with pytest.raises(tf.errors.UnavailableError), worker_context(ALONE):  # There it is something else.
         raise lost
-    with pytest.raises(cli.UserError, match='mine'), membership(Cluster(2, 1)):
+    with pytest.raises(cli.UserError, match='mine'), worker_context(Cluster(2, 1)):
         print('not to be seen')
         raise cli.UserError('mine')
     assert capsys.readouterr().out == 'Worker 1 of 2: training, and leaving the report to the chief.\n'
@@ -257,7 +257,7 @@ def test_operations_of_wide_networks_run_in_turn_on_few_cores(monkeypatch, cores
     monkeypatch.delenv('TF_NUM_INTEROP_THREADS', raising=False)
     if environment:
         monkeypatch.setenv('TF_NUM_INTEROP_THREADS', environment)
-    run_operations_in_turn(fmap_base)
+    limit_inter_op_threads(fmap_base)
     assert asked == expected
 
 
@@ -267,10 +267,10 @@ def test_operations_run_in_turn_if_tensorflow_has_not_computed_anything_yet():
 import os
 os.cpu_count = lambda: 2
 import tensorflow as tf
-from training.step.devices import run_operations_in_turn
-run_operations_in_turn()
+from training.step.devices import limit_inter_op_threads
+limit_inter_op_threads()
 print(tf.config.threading.get_inter_op_parallelism_threads(), tf.constant(1).numpy())
-run_operations_in_turn()  # Too late, and no error.
+limit_inter_op_threads()  # Too late, and no error.
 """
     done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ['1', '1'] and done.returncode == 0, done.stderr
