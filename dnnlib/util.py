@@ -9,6 +9,7 @@ import posixpath
 import re
 import time
 import urllib.parse
+from typing import Any
 
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar, format_time  # noqa: F401  The original has format_time here.

@@ -74,7 +74,7 @@ class Option(NamedTuple):
 GROUPS: dict[str, tuple[Option, ...]] = {
     'what to train': (
         Option('dataset', str, None, ('dataset_args.tfrecord_dir',), 'NAME',
-               'dataset to train on, a folder in --data-dir', shown='required'),
+               'dataset to train on, a folder in --data-dir (required)'),
         Option('data_dir', str, 'datasets', ('data_dir',), 'DIR', 'where the datasets are', may_change=True),
         Option('result_dir', str, 'results', (), 'DIR', 'where runs make their folders', may_change=True),
         Option('config', str, 'config-f', (), 'NAME', 'configuration, see below'),
@@ -107,8 +107,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                shown='no limit', may_change=True),
         Option('num_gpus', cli.positive_int, 1, (), 'N', 'number of GPUs, on all machines that TF_CONFIG names',
                may_change=True),
-        Option('impl', cli.OPS_IMPLS, None, ('impl',), 'NAME', cli.IMPL_HELP, shown='$STYLEGAN2_OPS or auto',
-               may_change=True),
+        Option('impl', cli.OPS_IMPLS, None, ('impl',), 'NAME', f'{cli.IMPL_HELP}; see docs/ops.md',
+               shown='$STYLEGAN2_OPS or auto', may_change=True),
         Option('precision', tuple(PRECISIONS), None, ('precision',), 'NAME',
                f'precision of the four highest resolutions while training: {", ".join(PRECISIONS)}; '
                'see docs/precision.md', shown='float32',
