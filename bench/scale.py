@@ -1,7 +1,7 @@
 """What 8, 64 and 512 accelerators would give, reckoned from floating-point work, bytes and the speed of the reader.
 
-The work is counted and the reader is measured on this machine. What is said of the accelerators is assumed, by the flags below.
-"""
+The work is counted and the reader is measured on this machine. What is said of the accelerators is assumed, by the
+flags below. """
 
 import argparse
 import math
@@ -16,7 +16,8 @@ from bench.networks import PHASES, make_network
 COLUMNS = {'name': 's', 'minibatch': 'd', 'busy': 'd', 'compute_ms': '.0f', 'allreduce_ms': '.1f', 'images_per_s': '.0f', 'speedup': '.1f',
            'days': '.2f', 'updates': '.0f', 'input_gb_per_s': '.2f', 'cores': '.1f'}
 ASSUMPTIONS = ('peak', 'utilisation', 'node', 'link', 'network', 'latency', 'cores', 'storage')
-# Days that the original's README gives for 25000 kimg of config-f at 1024x1024 on one V100, and the TFLOP/s of its data sheet.
+# Days that the original's README gives for 25000 kimg of config-f at 1024x1024 on one V100, and the TFLOP/s of its data
+# sheet.
 PUBLISHED_DAYS, PUBLISHED_PEAK = 69 + 23 / 24, 15.7
 
 
@@ -97,8 +98,8 @@ def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
     """Row of the table: training on `number` accelerators.
 
     Args:
-        grow:        Does the minibatch grow, so that each of them has its --minibatch-gpu images? Otherwise it stays, and where
-                     it is too small for two images each (path lengths are of half of them), some are idle.
+        grow:        Does the minibatch grow, so that each of them has its --minibatch-gpu images? Otherwise it stays,
+                     and where it is too small for two images each (path lengths are of half of them), some are idle.
         work:        {phase: FLOP per image}.
         gradients:   {'G': bytes, 'D': bytes}.
         image_bytes: Bytes of an image as it is read.
@@ -120,7 +121,8 @@ def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
 
 
 def all_reduce(size, number, args):
-    """Seconds to add up `size` bytes over `number` accelerators: each sends and receives twice its share, over the slowest link."""
+    """Seconds to add up `size` bytes over `number` accelerators: each sends and receives twice its share, over the
+    slowest link."""
     if number == 1:
         return 0.0
     bandwidth = args.link if number <= args.node else args.network

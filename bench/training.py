@@ -1,5 +1,5 @@
-"""The phases of a training step, and an iteration on the average, against the time that their convolutions and matrix products take at the
-machine's rate."""
+"""The phases of a training step, and an iteration on the average, against the time that their convolutions and matrix
+products take at the machine's rate."""
 
 import argparse
 

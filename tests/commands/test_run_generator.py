@@ -85,7 +85,8 @@ class FakeVar:
 
 
 class FakeGenerator:
-    """4x4 images, 2 layers, latents of 3. The image is the mean of what goes in, plus the noise; calls are kept in `calls`."""
+    """4x4 images, 2 layers, latents of 3. The image is the mean of what goes in, plus the noise; calls are kept in
+    `calls`."""
 
     def __init__(self, channels=3, num_classes=0):
         self.input_shape, self.output_shape = [None, 3], [None, channels, 4, 4]

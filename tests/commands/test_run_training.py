@@ -128,7 +128,8 @@ def test_dry_run_prints_the_configuration_as_json_and_makes_nothing(home, capsys
 
 @pytest.fixture
 def stopped(home):
-    """Function: run_training with these arguments, as if it had been killed with a checkpoint at `nimg`; returns the run's folder."""
+    """Function: run_training with these arguments, as if it had been killed with a checkpoint at `nimg`; returns the
+    run's folder."""
     def stopped(*argv, nimg=8000):
         run_training.main(['--dataset=ds', *argv])
         call = home.calls.pop()

@@ -74,7 +74,8 @@ def color_rules(colors: Iterable[str]) -> str:
 
 # Style of a chart that is a file of its own; on pages the style is that of training/run/page.py.
 _STYLE = ('<style>text {{ font: 11px sans-serif; fill: #555 }} .grid {{ stroke: #e4e4e4 }} '
-          'polyline {{ fill: none; stroke-width: 1.5 }} circle, polygon {{ stroke: none }} {}</style><rect width="100%" height="100%" fill="#fff"/>')
+          'polyline {{ fill: none; stroke-width: 1.5 }} circle, polygon {{ stroke: none }} {}</style>'
+          '<rect width="100%" height="100%" fill="#fff"/>')
 
 
 def save_svg(picture: str, path: str) -> None:

@@ -1,4 +1,5 @@
-"""Checkpoints as files: whole or not at all, checked when read, the last ones kept, and the one before if one is damaged."""
+"""Checkpoints as files: whole or not at all, checked when read, the last ones kept, and the one before if one is
+damaged."""
 
 import contextlib
 import os

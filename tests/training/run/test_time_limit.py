@@ -1,4 +1,5 @@
-"""--max-minutes: when a run ends, what it leaves, and that it goes on from there. Time is made up here: it passes when work is done."""
+"""--max-minutes: when a run ends, what it leaves, and that it goes on from there. Time is made up here: it passes when
+work is done."""
 
 import json
 import types
@@ -91,7 +92,8 @@ TIMES = {(Iterations, 'run'): 10.0, (Snapshots, 'save_fakes'): 3.0, (Snapshots, 
 
 
 def train_in(now, data_dir, run_dir, minutes, resume=None, **kwargs):
-    """A run of at most 128 images in iterations of 4, with a limit that begins now. Returns (seconds that it took, why it ended)."""
+    """A run of at most 128 images in iterations of 4, with a limit that begins now. Returns (seconds that it took, why
+    it ended)."""
     start, reasons = now.seconds, []
 
     def takes(seconds):
@@ -112,7 +114,8 @@ def unlimited(data_dir, tmp_path_factory):
 
 def test_it_ends_in_time_with_all_files_and_goes_on(now, data_dir, unlimited, tmp_path, capsys):
     seconds, reason = train_in(now, data_dir, tmp_path, minutes=3)
-    # The last reports take 5 + 1 + 3 + 2 * 4 = 17 s, an iteration 10 s. Both, a fifth more and 5 s do not fit into what is left.
+    # The last reports take 5 + 1 + 3 + 2 * 4 = 17 s, an iteration 10 s. Both, a fifth more and 5 s do not fit into what
+    # is left.
     assert 180 - 37.4 < seconds - 17 <= 180 - 37.4 + 10
     kimg = reason.split()[8]
     assert reason == (f'The time limit, --max-minutes=3, was reached at kimg {kimg} of 0.128. To go on: the same command with '

@@ -61,8 +61,8 @@ class Two:
 
 @pytest.mark.slow
 def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
-    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on to the end. All is the same as
-    in a run that was never stopped."""
+    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on to the end.
+    All is the same as in a run that was never stopped."""
     never_stopped = Two(data_dir, tmp_path / 'never')
 
     two = Two(data_dir, tmp_path, '--resume=latest')
@@ -170,7 +170,8 @@ def test_a_lost_worker_is_named_once_and_other_errors_are_left_alone(capsys):
 # ---- Random numbers ----
 
 def test_keyed_random_numbers():
-    """A function of key, round, part and name; each of these makes other ones. 1e5 of them: moments within 5 standard errors."""
+    """A function of key, round, part and name; each of these makes other ones. 1e5 of them: moments within 5 standard
+    errors."""
     def sources(a, b):
         rng = KeyedRandom(tf.constant([a, b], tf.int64))
         return [rng, rng.at(0), rng.at(1), rng.at(1).at(0), rng.child('G0'), rng.child('G1'), rng.child('G0').at(tf.constant(1))]
@@ -204,7 +205,8 @@ def numbered(tmp_path_factory):
 
 
 def minibatches(folder, count, rows=None, start=0, before=lambda: None, **kwargs):
-    """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read yet."""
+    """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read
+    yet."""
     data = TFRecordDataset(str(folder), max_label_size='full', **kwargs)
     before()
     stream = data.iterate(4, mirror_augment=True, seed=5, start=start, rows=rows)
