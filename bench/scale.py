@@ -1,4 +1,4 @@
-"""What 8, 64 and 512 accelerators would give, reckoned from floating-point work, bytes and the speed of the reader.
+"""Estimate of training on 8, 64 and 512 accelerators, from floating-point work, bytes and the speed of the reader.
 
 The work is counted and the reader is measured on this machine. What is said of the accelerators is assumed, by the
 flags below. """
@@ -13,8 +13,9 @@ import numpy as np
 from bench import costs, timing
 from bench.networks import PHASES, make_network
 
-COLUMNS = {'name': 's', 'minibatch': 'd', 'busy': 'd', 'compute_ms': '.0f', 'allreduce_ms': '.1f', 'images_per_s': '.0f', 'speedup': '.1f',
-           'days': '.2f', 'updates': '.0f', 'input_gb_per_s': '.2f', 'cores': '.1f'}
+COLUMNS = {'name': 's', 'minibatch': 'd', 'busy': 'd', 'compute_ms': '.0f', 'allreduce_ms': '.1f',
+           'images_per_s': '.0f', 'speedup': '.1f', 'days': '.2f', 'updates': '.0f', 'input_gb_per_s': '.2f',
+           'cores': '.1f'}
 ASSUMPTIONS = ('peak', 'utilisation', 'node', 'link', 'network', 'latency', 'cores', 'storage')
 # Days that the original's README gives for 25000 kimg of config-f at 1024x1024 on one V100, and the TFLOP/s of its data
 # sheet.
@@ -22,24 +23,32 @@ PUBLISHED_DAYS, PUBLISHED_PEAK = 69 + 23 / 24, 15.7
 
 
 def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows of the last table to this file', metavar='FILE')
-    parser.add_argument('--config', help='configuration: config-f or config-e', choices=['config-f', 'config-e'], default='config-f')
+    parser.add_argument('--config', help='configuration: config-f or config-e', choices=['config-f', 'config-e'],
+                        default='config-f')
     parser.add_argument('--resolution', help='resolution of the images', type=int, default=1024, metavar='N')
     parser.add_argument('--accelerators', help='numbers of accelerators', default='8,64,512', metavar='LIST')
     parser.add_argument('--minibatch', help='images of a minibatch', type=int, default=32, metavar='N')
-    parser.add_argument('--minibatch-gpu', help='images an accelerator handles at a time', type=int, default=4, metavar='N')
+    parser.add_argument('--minibatch-gpu', help='images an accelerator handles at a time', type=int, default=4,
+                        metavar='N')
     parser.add_argument('--total-kimg', help='length of the training', type=float, default=25000, metavar='KIMG')
-    parser.add_argument('--reader-images', help='images that the reader is timed on', type=int, default=400, metavar='N')
+    parser.add_argument('--reader-images', help='images that the reader is timed on', type=int, default=400,
+                        metavar='N')
     group = parser.add_argument_group('assumptions, not measured')
     group.add_argument('--peak', help='TFLOP/s of an accelerator in float32', type=float, default=19.5, metavar='X')
-    group.add_argument('--utilisation', help='share of that which training reaches', type=float, default=0.4, metavar='X')
+    group.add_argument('--utilisation', help='share of that which training reaches', type=float, default=0.4,
+                       metavar='X')
     group.add_argument('--node', help='accelerators in a machine', type=int, default=8, metavar='N')
-    group.add_argument('--link', help='GB/s of an accelerator to the others in its machine', type=float, default=300, metavar='X')
-    group.add_argument('--network', help='GB/s of an accelerator to other machines', type=float, default=25, metavar='X')
+    group.add_argument('--link', help='GB/s of an accelerator to the others in its machine', type=float, default=300,
+                       metavar='X')
+    group.add_argument('--network', help='GB/s of an accelerator to other machines', type=float, default=25,
+                       metavar='X')
     group.add_argument('--latency', help='microseconds of a step of an all-reduce', type=float, default=20, metavar='X')
     group.add_argument('--cores', help='CPU cores per accelerator', type=float, default=16, metavar='X')
-    group.add_argument('--storage', help='GB/s of the storage that all machines read from', type=float, default=10, metavar='X')
+    group.add_argument('--storage', help='GB/s of the storage that all machines read from', type=float, default=10,
+                       metavar='X')
     args = parser.parse_args(argv)
 
     print(timing.machine())
@@ -47,10 +56,12 @@ def main(argv, prog):
     products = costs.products_of(G, D)
     costs.report_layers(products)
     costs.report_phases(products)
-    gradients = {name: 4 * sum(int(np.prod(var.shape)) for var in net.trainables.values()) for name, net in (('G', G), ('D', D))}
+    gradients = {name: 4 * sum(int(np.prod(var.shape)) for var in net.trainables.values())
+                 for name, net in (('G', G), ('D', D))}
     activations = costs.activation_bytes(G, D)
-    print(f'\nGradients: G {gradients["G"] / 1e6:.1f} MB, D {gradients["D"] / 1e6:.1f} MB. Outputs of all layers, which the backward pass '
-          f'needs: {activations / 1e9:.2f} GB per image, {args.minibatch_gpu * activations / 1e9:.1f} GB for {args.minibatch_gpu}.')
+    print(f'\nGradients: G {gradients["G"] / 1e6:.1f} MB, D {gradients["D"] / 1e6:.1f} MB. '
+          f'Outputs of all layers, which the backward pass needs: {activations / 1e9:.2f} GB per image, '
+          f'{args.minibatch_gpu * activations / 1e9:.1f} GB for {args.minibatch_gpu}.')
     reader = measure_reader(args.resolution, args.reader_images)
     image_bytes = 3 * args.resolution ** 2
     print(f'Reader, measured, from files that are in memory: {reader["per_s"]:.0f} images/s; per second of a core '
@@ -64,7 +75,8 @@ def main(argv, prog):
     print('Assumed: ' + ', '.join(f'--{name}={getattr(args, name):g}' for name in ASSUMPTIONS) + '\n')
     cases = [(number, grow) for number in map(int, args.accelerators.split(',')) for grow in (False, True)]
     rows = [reckon(number, grow, args, work, gradients, image_bytes, reader['per_core_s']) for number, grow in cases]
-    rows = [row for i, row in enumerate(rows) if row not in rows[:i]]  # Where the minibatch need not grow, the two are the same.
+    # If the minibatch need not grow, both cases give the same row.
+    rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
     timing.report(rows, COLUMNS, args.json)
     print()
     for limit, number in what_breaks(args, work, gradients, image_bytes, reader['per_core_s']).items():
@@ -82,17 +94,19 @@ def measure_reader(resolution, count, minibatch=8):
         for _ in dataset_writer.write_source(f'{folder}/data', dataset_writer.Source(
                 (3, resolution, resolution), range(64), lambda number: pictures[number % 4], 64)):
             pass
-        minibatches = TFRecordDataset(f'{folder}/data', prefetch_mb=64).iterate(minibatch)  # Little is read before the time starts.
+        # Little is read before the time starts.
+        minibatches = TFRecordDataset(f'{folder}/data', prefetch_mb=64).iterate(minibatch)
         for _ in range(4):
             next(minibatches)
         start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(max(count // minibatch, 1)):
             next(minibatches)
         images = max(count // minibatch, 1) * minibatch
-        return {'per_s': images / (time.perf_counter() - start), 'per_core_s': images / (time.process_time() - start_cpu)}
+        return {'per_s': images / (time.perf_counter() - start),
+                'per_core_s': images / (time.process_time() - start_cpu)}
 
 
-# ---- The reckoning ----
+# ---- The estimate ----
 
 def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
     """Row of the table: training on `number` accelerators.
@@ -135,7 +149,8 @@ def what_breaks(args, *measured):
     for number in (2 ** k for k in range(17)):
         kept, grown = (reckon(number, grow, args, *measured) for grow in (False, True))
         for limit, met in {
-                'The minibatch is too small for --minibatch-gpu images on each': number * args.minibatch_gpu > args.minibatch,
+                'The minibatch is too small for --minibatch-gpu images on each':
+                    number * args.minibatch_gpu > args.minibatch,
                 'The minibatch is too small for 2 images on each: some are idle': kept['busy'] < number,
                 'All-reduce takes as long as computing, minibatch kept': kept['allreduce_ms'] >= kept['compute_ms'],
                 'All-reduce takes as long as computing, minibatch grown': grown['allreduce_ms'] >= grown['compute_ms'],

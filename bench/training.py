@@ -5,19 +5,23 @@ import argparse
 
 from bench import costs, limits, networks, timing
 
-COLUMNS = {'name': 's', 'median_ms': '.0f', 'best_ms': '.0f', 'gflop': '.0f', 'matmul_gflops': '.0f', 'fraction_of_bound': '.3f',
-           'before': '.3f', 'speedup': '.2f', 'traces': 'd', 'peak_mb': '.0f', 'least_mb': '.0f', 'memory_ratio': '.2f'}
+COLUMNS = {'name': 's', 'median_ms': '.0f', 'best_ms': '.0f', 'gflop': '.0f', 'matmul_gflops': '.0f',
+           'fraction_of_bound': '.3f', 'before': '.3f', 'speedup': '.2f', 'traces': 'd', 'peak_mb': '.0f',
+           'least_mb': '.0f', 'memory_ratio': '.2f'}
 CASES = ','.join(f'{config}/{resolution}/mb{minibatch}'
                  for resolution in (64, 128) for minibatch in (8, 32) for config in ('config-e', 'config-f'))
 PART = 8  # Images handled at a time, of larger minibatches.
 
 
 def main(argv, prog):
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--rounds', help='times each phase is timed', type=int, default=3, metavar='N')
-    parser.add_argument('--cases', help='CONFIG/RESOLUTION/mbMINIBATCH, with commas between', default=CASES, metavar='LIST')
-    parser.add_argument('--precisions', help='as --precision of run_training.py', default='float32,bfloat16', metavar='LIST')
+    parser.add_argument('--cases', help='CONFIG/RESOLUTION/mbMINIBATCH, with commas between', default=CASES,
+                        metavar='LIST')
+    parser.add_argument('--precisions', help='as --precision of run_training.py', default='float32,bfloat16',
+                        metavar='LIST')
     parser.add_argument('--impls', help='forms of the custom ops: native, ref', default='native', metavar='LIST')
     parser.add_argument('--layers', help='print the work of each layer', action='store_true')
     args = parser.parse_args(argv)
@@ -52,16 +56,20 @@ def measure(case, kinds, rounds, layers=False):
         costs.report_layers(products)
     flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})
     least = costs.training_bytes(trainer, part) / 2 ** 20
-    times = timing.interleaved({**functions, **limits.matmuls(dict.fromkeys(PRECISIONS[precision] for precision, _ in kinds))}, rounds)
+    matmuls = limits.matmuls(dict.fromkeys(PRECISIONS[precision] for precision, _ in kinds))
+    times = timing.interleaved({**functions, **matmuls}, rounds)
     rows, first = [], None
     for kind in kinds:
-        kind_rows = rows_of(kind, times, flop, limits.matmul_rate(times, PRECISIONS[kind[0]]), trainers[kind].num_traces())
-        peak = float(timing.in_own_process('import sys; from bench import training; training.print_peak(*sys.argv[1:])', case, *kind))
+        kind_rows = rows_of(kind, times, flop, limits.matmul_rate(times, PRECISIONS[kind[0]]),
+                            trainers[kind].num_traces())
+        peak = float(timing.in_own_process('import sys; from bench import training; training.print_peak(*sys.argv[1:])',
+                                           case, *kind))
         kind_rows['iteration'].update(peak_mb=peak, least_mb=least, memory_ratio=peak / least)
         first = first or kind_rows
         for phase, row in kind_rows.items():
             precision, impl = kind
-            name = '/'.join(['training', case, precision] + [impl] * (impl != 'native') + [phase] * (phase != 'iteration'))
+            details = [impl] * (impl != 'native') + [phase] * (phase != 'iteration')
+            name = '/'.join(['training', case, precision, *details])
             rows.append({'name': name, **row, 'speedup': first[phase]['best_ms'] / row['best_ms']})
     return rows
 
@@ -70,7 +78,8 @@ def rows_of(kind, times, flop, rate, traces):
     """{phase: row} of one kind, and 'iteration': the average of what an iteration takes, the update of Gs included."""
     rows = {phase: {'median_ms': times[kind, phase][0], 'best_ms': times[kind, phase][1], 'gflop': flop[phase] / 1e9,
                     'traces': next(count for spec, count in traces.items() if spec[0] == phase)} for phase in flop}
-    total = {key: costs.average({phase: row[key] for phase, row in rows.items()}) for key in ('median_ms', 'best_ms', 'gflop')}
+    total = {key: costs.average({phase: row[key] for phase, row in rows.items()})
+             for key in ('median_ms', 'best_ms', 'gflop')}
     for key, milliseconds in zip(('median_ms', 'best_ms'), times[kind, 'Gs_update']):
         total[key] += milliseconds
     rows['iteration'] = {**total, 'traces': max(traces.values())}
@@ -83,7 +92,8 @@ def traced_phases(config, resolution, minibatch, part, precision, impl):
     """(TrainStep, {phase: function}), traced with this precision and this form of the ops."""
     import custom_ops
     trainer, lrate = networks.make_trainer(config, resolution, minibatch, precision)
-    phases = {**networks.phase_functions(trainer, lrate, resolution, minibatch, part), 'Gs_update': lambda: trainer.update_Gs(0.999)}
+    phases = {**networks.phase_functions(trainer, lrate, resolution, minibatch, part),
+              'Gs_update': lambda: trainer.update_Gs(0.999)}
     custom_ops.set_impl(impl)
     for function in phases.values():
         function()

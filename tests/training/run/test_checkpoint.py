@@ -39,8 +39,8 @@ class Part:
 def make_run(run_dir, value=1.0, part='a', facts=None, **kwargs):
     var = tf.Variable([value, value])
     run = types.SimpleNamespace(var=var, part=Part(part), dir=pathlib.Path(run_dir))
-    run.checkpoints = Checkpoints(str(run_dir), {'G': {'64x64/Conv0/weight': var}}, {'part': run.part}, facts or {'data': [3, 8, 8]},
-                                  {'settings': None}, **kwargs)
+    run.checkpoints = Checkpoints(str(run_dir), {'G': {'64x64/Conv0/weight': var}}, {'part': run.part},
+                                  facts or {'data': [3, 8, 8]}, {'settings': None}, **kwargs)
     return run
 
 
@@ -70,11 +70,13 @@ def test_everything_comes_back(tmp_path):
     assert names(tmp_path) == ['kimg-001234.567']
 
     def draw():
-        return random.random(), np.random.randn(3).tolist(), tf.random.get_global_generator().normal([3]).numpy().tolist()
+        generator = tf.random.get_global_generator()
+        return random.random(), np.random.randn(3).tolist(), generator.normal([3]).numpy().tolist()
     drawn = draw()
     other = make_run(tmp_path / 'other', 5.0)
     found = checkpoint.find(str(tmp_path), str(tmp_path), DESC)
-    assert (found.path, found.run_dir, found.note) == (str(tmp_path / 'checkpoints' / 'kimg-001234.567'), str(tmp_path), '')
+    assert found.path == str(tmp_path / 'checkpoints' / 'kimg-001234.567')
+    assert (found.run_dir, found.note) == (str(tmp_path), '')
     other.checkpoints.restore(found.path, found.state)
     assert RunProgress(**found.state['progress']) == before
     np.testing.assert_array_equal(other.var, np.float32([0.1, 0.1]))
@@ -84,8 +86,8 @@ def test_everything_comes_back(tmp_path):
 
 def test_checksums_are_those_of_sha256sum(tmp_path):
     save(make_run(tmp_path), 4)
-    done = subprocess.run(['sha256sum', '--strict', '-c', 'sha256sums.txt'], cwd=tmp_path / 'checkpoints' / 'kimg-000000.004',
-                          capture_output=True, text=True)
+    done = subprocess.run(['sha256sum', '--strict', '-c', 'sha256sums.txt'],
+                          cwd=tmp_path / 'checkpoints' / 'kimg-000000.004', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()[::2]) == ['state.json:', 'variables.data-00000-of-00001:', 'variables.index:']
 
@@ -102,7 +104,8 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.time, 'time', lambda: now[0])
     run = make_run(tmp_path, minutes=2.0)
     wanted = run.checkpoints.wanted
-    assert not wanted(progress(4)) and wanted(progress(4), now=True) and wanted(progress(8))  # and still, until there is one
+    # It stays wanted until it is written.
+    assert not wanted(progress(4)) and wanted(progress(4), now=True) and wanted(progress(8))
     save(run, 8)
     assert not wanted(progress(8), now=True) and wanted(progress(12))
     save(run, 12)
@@ -114,8 +117,8 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
 
 # ---- Whole or not at all ----
 
-@pytest.mark.parametrize('place', ['training.run.checkpoint.file_sha256', 'training.run.checkpoint._sync', 'json.dump', 'os.replace',
-                                   'tensorflow.train.Checkpoint.write'])
+@pytest.mark.parametrize('place', ['training.run.checkpoint.file_sha256', 'training.run.checkpoint._sync', 'json.dump',
+                                   'os.replace', 'tensorflow.train.Checkpoint.write'])
 def test_one_that_breaks_off_leaves_nothing_and_takes_nothing(tmp_path, monkeypatch, place):
     run = make_run(tmp_path)
     save(run, 4, 8)
@@ -154,7 +157,8 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, capfd, limit
     with tolerate_write_errors('the checkpoint'):
         raise err.value
     assert 'the checkpoint was not written' in capfd.readouterr().out
-    assert not run.checkpoints.wanted(progress(8)) and run.checkpoints.wanted(progress(8), now=True)  # at the next occasion
+    # It is tried again at the next occasion.
+    assert not run.checkpoints.wanted(progress(8)) and run.checkpoints.wanted(progress(8), now=True)
     save(run, 8)
     assert names(tmp_path) == ['kimg-000000.004', 'kimg-000000.008']
 
@@ -242,7 +246,8 @@ def test_a_run_goes_on_in_its_folder_and_a_checkpoint_begins_a_new_one(tmp_path)
     save(make_run(tmp_path / 'run'), 4, 8)
     older = tmp_path / 'run' / 'checkpoints' / 'kimg-000000.004'
     found = checkpoint.find(f'{tmp_path / "run"}/', '', DESC)
-    assert (found.path, found.run_dir) == (str(tmp_path / 'run' / 'checkpoints' / 'kimg-000000.008'), str(tmp_path / 'run'))
+    assert (found.path, found.run_dir) == (str(tmp_path / 'run' / 'checkpoints' / 'kimg-000000.008'),
+                                           str(tmp_path / 'run'))
     for path in (older, older / 'state.json', older / 'variables.index'):
         assert checkpoint.find(str(path), '', DESC)[::2] == (str(older), None)
 
@@ -304,5 +309,6 @@ def test_what_came_after_it_is_dropped_from_the_files_that_grow(tmp_path):
     assert (tmp_path / 'metric-ppl.txt').exists()  # Only the run itself goes back.
     run.checkpoints.restore(found.path, found.state)
     assert (tmp_path / 'stats.jsonl').read_text() == stats_then and events.read_bytes() == events_then
-    assert (tmp_path / 'metric-fid50k.txt').read_text() == 'first\n' and (tmp_path / 'log.txt').read_text() == 'first\nsecond\n'
+    assert (tmp_path / 'metric-fid50k.txt').read_text() == 'first\n'
+    assert (tmp_path / 'log.txt').read_text() == 'first\nsecond\n'
     assert list(tmp_path.glob('events*')) == [events] and not (tmp_path / 'metric-ppl.txt').exists()
