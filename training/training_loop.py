@@ -45,7 +45,7 @@ _GO_ON, _END, _STOP = range(3)
 
 
 def training_loop(
-        run_dir: str | None                = '.',        # Folder of the results. None = none, for workers but the chief.
+        run_dir: str | None                = '.',        # Folder of the results. None = for other workers.
         data_dir: str | None               = None,       # Parent of dataset_args.tfrecord_dir. None = working folder.
         G_args: dict | None                = None,       # func_name and settings of the generator.
         D_args: dict | None                = None,       # func_name and settings of the discriminator.

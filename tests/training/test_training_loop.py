@@ -321,6 +321,29 @@ def test_metrics_are_computed_at_every_snapshot_and_do_not_change_training(
     assert (tmp_path / 'network-snapshot-000000.pkl').exists()
 
 
+def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
+    """The loop asks it before training whether it can, and then for values at each snapshot."""
+    calls = []
+
+    class Evaluation:
+        def __init__(self, metric_arg_list, seed):
+            calls.append(([args['name'] for args in metric_arg_list], seed))
+
+        def check(self, Gs, dataset):
+            calls.append((Gs.name, dataset.shape))
+
+        def load_networks(self):
+            calls.append('load')
+
+        def run(self, name, Gs, *args, **kwargs):
+            calls.append(name)
+            return {'Metrics/brightness': 0.5}
+    train_here(data_dir, tmp_path, ['fid16'], make_evaluation=Evaluation)
+    assert calls == [(['fid16'], 1000), ('Gs', [3, 8, 8]), 'load', *['network-snapshot-000000.pkl'] * 3]
+    stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert [line['Metrics/brightness'] for line in stats if 'Metrics/brightness' in line] == [0.5] * 3
+
+
 def test_a_metric_that_fails_does_not_end_the_run(
         data_dir, tmp_path, stub_networks, monkeypatch, capsys):  # noqa: F811
     from metrics.frechet_inception_distance import FD

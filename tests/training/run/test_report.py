@@ -230,7 +230,7 @@ def test_a_damaged_picture_is_left_out(tmp_path):
 def test_settings_are_listed_and_escaped(tmp_path):
     settings = {'run_name': HOSTILE, HOSTILE: 1,
                 'run_func_kwargs': {'total_kimg': 60.0, 'G_args': {'fmap_base': 1024, 'x': None},
-                                                                    'D_args': {}, 'list': [1, 2]}}
+                                    'D_args': {}, 'list': [1, 2]}}
     page = saved(make_run(tmp_path / 'run', [tick(12, **{f'Metrics__{HOSTILE}': 1.0})], settings=settings))
     for name, value in {'G_args.fmap_base': '1024', 'G_args.x': 'null', 'D_args': '{}', 'list': '[1, 2]',
                         'total_kimg': '60.0'}.items():
