@@ -1,5 +1,4 @@
-"""Command line: pictures from a trained network, by seed, from projected images, or by mixing the styles of two of
-them."""
+"""Command line: pictures from a trained network, by seed, from projected images, or by mixing two styles."""
 
 from __future__ import annotations
 
@@ -208,8 +207,7 @@ def style_mixing_example(
 # ---- Parts of them ----
 
 def coarse_layers(num_layers: int) -> list[int]:
-    """Layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, or that share of fewer
-    layers."""
+    """Layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, or that share."""
     return list(range(max(round(num_layers * 7 / 18), 1)))
 
 

@@ -135,8 +135,10 @@ def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
 
 
 def all_reduce(size, number, args):
-    """Seconds to add up `size` bytes over `number` accelerators: each sends and receives twice its share, over the
-    slowest link."""
+    """Seconds to sum `size` bytes over `number` accelerators.
+
+    Each accelerator sends and receives twice its share, over the slowest link.
+    """
     if number == 1:
         return 0.0
     bandwidth = args.link if number <= args.node else args.network

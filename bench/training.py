@@ -1,5 +1,8 @@
-"""The phases of a training step, and an iteration on the average, against the time that their convolutions and matrix
-products take at the machine's rate."""
+"""Times of the phases of a training step, compared with the time that their matrix products alone would take.
+
+That is the time of all convolutions and matrix products at the machine's rate. A row for the iteration averages over
+its phases.
+"""
 
 import argparse
 

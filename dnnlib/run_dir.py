@@ -77,8 +77,7 @@ class RunDir:
             self.begin()
 
     def begin(self) -> None:
-        """Write submit_config.* and remove the _finished.txt of an earlier run in this folder, unless that is done
-        already."""
+        """Write submit_config.*, and remove _finished.txt of an earlier run. Only the first call has an effect."""
         if self._begun:
             return
         self._begun = True
@@ -119,8 +118,7 @@ class RunDir:
 
 
 class _Tee:
-    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not
-    logged.
+    """A text stream that also writes to the log at once, except progress bars, which redraw their line with \\r.
 
     While the disk is full, lines wait in memory: they are not worth the end of a long run.
     """

@@ -1,5 +1,7 @@
-"""The configurations of the paper (Karras et al. 2020, table 1 and figure 8) as one table, and the arguments of the
-training loop that follow from a configuration and the options of training/options.py."""
+"""The configurations of the paper (Karras et al. 2020, table 1 and figure 8) as one table.
+
+`training_run` turns a configuration and the options of training/options.py into arguments of the training loop.
+"""
 
 from __future__ import annotations
 

@@ -224,8 +224,7 @@ def apply_options(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def changeable_arguments() -> set[str]:
-    """Arguments of the training loop that a resumed run may change, such as 'total_kimg' and
-    'sched_args.tick_kimg_base'."""
+    """Arguments of the training loop that a resumed run may change, such as 'sched_args.tick_kimg_base'."""
     places = {place for option in OPTIONS if option.may_change for place in option.sets}
     return places | {re.sub('_base$', '_dict', place) for place in places}
 

@@ -104,10 +104,9 @@ def training_loop(
 
     Raises:
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native
-                   custom
-            ops, metrics or a precision are asked for and cannot be used; training has diverged; memory is too small; or
-            there are fewer devices than asked for.
-        Stopped: The run was asked to stop, and a checkpoint is written.
+                   custom ops, metrics or a precision are asked for and cannot be used; training has diverged; memory
+                   is too small; or there are fewer devices than asked for.
+        Stopped:   The run was asked to stop, and a checkpoint is written.
     """
     args = EasyDict(locals())
     return Run(args).train()
@@ -144,8 +143,7 @@ class Run:
     # ---- Setup ----
 
     def _start_tensorflow(self) -> None:
-        """Choose devices, random numbers, custom ops and precision. This must come before TensorFlow computes
-        anything."""
+        """Choose devices and random numbers. This must come before TensorFlow computes anything."""
         args = self._args
         if args.num_gpus == 1:
             limit_inter_op_threads((args.G_args or {}).get('fmap_base'))
@@ -194,8 +192,7 @@ class Run:
         D.print_layers()
 
     def _make_evaluation(self) -> Any:
-        """What computes the metrics, with all that it needs, so that mistakes show before training. None = train
-        without."""
+        """Make what computes the metrics, and load all that it needs before training starts. None = train without."""
         args = self._args
         make = args.make_evaluation or get_obj_by_name(_DEFAULT_EVALUATION)
         try:
@@ -254,8 +251,7 @@ class Run:
             keep=args.keep_checkpoints, minutes=args.checkpoint_minutes)
 
     def _start_or_resume(self) -> None:
-        """Restore the checkpoint if there is one, and write the first pictures. Errors of the user come before any
-        file."""
+        """Restore the checkpoint if there is one, then write the first pictures."""
         if self._checkpoint_path is not None:
             self._checkpoints.restore(self._checkpoint_path, self._resumed)
         if self._args.on_start is not None:
@@ -307,8 +303,10 @@ class Run:
         return self._Gs
 
     def _collect_results(self) -> None:
-        """Read the results of the iterations since the last call. Within iterations, nothing waits for a device to read
-        them."""
+        """Read the results of the iterations since the last call.
+
+        Reading waits for the device, so it is done here instead of within iterations.
+        """
         for result in self._pending:
             for tag, moments in result.stats.items():
                 self._summaries.add_moments(tag, moments.numpy())

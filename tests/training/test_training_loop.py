@@ -58,8 +58,7 @@ def arguments(data_dir, result_dir, *args, dataset='tiny'):
 
 
 def train(*args, **kwargs):
-    """run_training.py with these `arguments` in this process, which saves the seconds that TensorFlow takes to
-    start."""
+    """run_training.py with these `arguments` in this process, where TensorFlow is loaded already."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exited:
         cli.run(run_training.main, arguments(*args, **kwargs))

@@ -92,10 +92,11 @@ def swatch(style: int, dotted: bool = False) -> str:
 
 
 def thin_out(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """Reduce the points of a long curve: it is cut into pieces, and the lowest and the highest point of each piece are
-    kept.
+    """Reduce the points of a long curve.
 
-    The last point of the curve is kept too.
+    The curve is cut into pieces. The lowest and the highest point of each piece are kept, and the last point of the
+    curve.
+
     """
     if len(points) <= _MOST_POINTS:
         return points
@@ -146,8 +147,7 @@ def _draw(curve: Curve, x_axis: _Axis, y_axis: _Axis, top: float) -> str:
 
 
 class _Axis:
-    """Maps values between `low` and `high` to coordinates between `start` and `end`, on a logarithmic scale if
-    `log`."""
+    """Maps values from `low` to `high` to coordinates from `start` to `end`, logarithmically if `log`."""
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool):
         self._log = log

@@ -341,8 +341,7 @@ def _sizes(run_dir: str) -> dict[str, int]:
 
 
 def _shorten(run_dir: str, sizes: dict[str, int]) -> None:
-    """Cut the files that the run appends to back to what `_sizes` returned, and delete those that did not exist
-    then."""
+    """Cut the files that the run appends to back to these sizes, and delete those that are not listed."""
     for name, size in _sizes(run_dir).items():
         path = os.path.join(run_dir, name)
         if name not in sizes:

@@ -1,5 +1,4 @@
-"""The time of a run: training and reports measured apart, an estimate of what is left, and when to end to stay within a
-limit."""
+"""The time of a run: how long training and reports take, how much is left, and when to end to stay within a limit."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ def fits(seconds: float, left: float) -> bool:
 
 
 class Clock:
-    """Measures training and maintenance (reports, snapshots and checkpoints) apart, and remembers how long each part
-    took.
+    """Measures training and maintenance (reports, snapshots, checkpoints) apart, and remembers how long they took.
 
     Args:
         start:    time.monotonic() at which the run began. A resumed run continues its clock with `set_state`.
@@ -108,8 +106,7 @@ class Clock:
         return seconds_for(reports, self._took, self._guesses) <= self._deadline - time.monotonic()
 
     def time_to_go_on(self, reports: Sequence[str]) -> bool:
-        """Is there time, with a reserve, for another training step and then these reports? True if there is no
-        limit."""
+        """Is there time, with a reserve, for another training step and these reports? True if there is no limit."""
         first = max(self._took.get(_FIRST_STEP, [0.0]))
         # Most of a first step is usually compilation.
         step = max((seconds for seconds, _ in self._steps), default=first / 4)
@@ -117,8 +114,7 @@ class Clock:
         return self._deadline is None or fits(seconds, self._deadline - time.monotonic())
 
     def left(self, num_images: int) -> float | None:
-        """Estimate of the seconds that the run still takes: to show so many images, or until its limit. None = not
-        known."""
+        """Estimate of the seconds until so many images are shown, or until the limit. None = not known."""
         if num_images <= 0:
             return 0.0
         limit = [] if self._deadline is None else [max(self._deadline - time.monotonic(), 0.0)]
@@ -143,8 +139,7 @@ class Clock:
                 'took': self._took}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned. The time in between does not count, and the deadline stays that of this
-        process."""
+        """Restore what `state` returned. The time in between does not count, and the deadline does not change."""
         now = time.monotonic()
         self._start, self._tick_start = now - state['total'], now - state['tick']
         self._maintenance = state['maintenance']

@@ -1,5 +1,4 @@
-"""The HTML of pages about runs: single files without scripts and without links to other files, with a dark color
-scheme."""
+"""The HTML of pages about runs: single files without scripts or external parts, also for dark color schemes."""
 
 from __future__ import annotations
 

@@ -259,8 +259,7 @@ def _points(lines: Iterable[dict[str, Any]], tag: str, x: str = 'kimg') -> list[
 # ---- Snapshots ----
 
 def choose_pictures(names: Iterable[str]) -> list[str]:
-    """Choose the grids to show: the reals, the fakes of the start, and about a dozen of the numbered fakes, with the
-    last one.
+    """Choose the grids to show: the reals, the first fakes, and about a dozen of the numbered fakes with the last one.
 
     It takes every 2nd, 4th, 8th, ... of the numbered ones: as the run goes on, the pictures shown are ones shown
     before, and the last one, which is new.

@@ -198,8 +198,7 @@ class Devices:
         return self._strategy.experimental_distribute_values_from_function(part)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call function(*args) on each device at the same time. Of an argument that `split` made, each device sees its
-        part.
+        """Call function(*args) on each device at the same time. Each device sees its part of what `split` made.
 
         Returns:
             The results of all devices, as an argument for another `run`. `local_result` takes those of one device.
@@ -221,8 +220,7 @@ class Devices:
         return tf.distribute.get_replica_context().replica_id_in_sync_group
 
     def sum(self, nest: Any) -> Any:
-        """Sum a nest of tensors over all devices. All devices must make this call, and not inside a loop or a
-        branch."""
+        """Sum a nest of tensors over all devices, each of which must call this outside of loops and branches."""
         import tensorflow as tf
         if self._strategy is None:
             return nest

@@ -1,5 +1,4 @@
-"""Checkpoints as files: whole or not at all, checked when read, the last ones kept, and the one before if one is
-damaged."""
+"""Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
 import contextlib
 import os

@@ -58,8 +58,7 @@ def test_many_in_a_row_end_the_run():
 
 @pytest.mark.slow
 def test_reals_that_are_not_finite(data_dir, tmp_path, monkeypatch, capsys):
-    """For a while they cost D's updates and are counted; for good they end the run. The last checkpoint is from
-    before."""
+    """Some of them skip updates of D and are counted; many end the run, whose last checkpoint is from before."""
     poison = tf.Variable(False)
     process_reals = misc.process_reals
 
@@ -121,8 +120,7 @@ def test_the_size_that_is_proposed_is_one_that_works(size, part, expected):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(data_dir, tmp_path, capsys):
-    """No file can grow from the second tick to the fourth. The run goes on, all files are whole, and it can be gone on
-    with."""
+    """No file can grow from the second tick to the fourth. The run continues, and all files are complete."""
     with contextlib.ExitStack() as full:
         def hook(count):
             if count == 4:
@@ -148,9 +146,8 @@ def test_a_disk_that_is_full_for_a_while(data_dir, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_transfer_with_frozen_layers_and_going_on_without_the_pickle(data_dir, tmp_path, capsys):
-    """From a pickle without labels to a dataset with labels, killed, and gone on with when the pickle is there no
-    more."""
+def test_transfer_with_frozen_layers_resumes_without_the_pickle(data_dir, tmp_path, capsys):
+    """From a pickle without labels to a dataset with labels; killed, and resumed after the pickle was deleted."""
     pkl = tmp_path / 'net.pkl'
     before = small_networks()
     misc.save_pkl(before, pkl)

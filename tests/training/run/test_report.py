@@ -24,8 +24,7 @@ HOSTILE = '<script>document.title = "broken"</script><img src="https://example.c
 
 
 def make_run(folder, stats=(), snapshots=(), settings=None, resolution=16):
-    """A run's folder: lines of stats.jsonl (dicts, or text as it is), names of grids of 4x2 images,
-    submit_config.json."""
+    """Folder of a run, made of lines of stats.jsonl (dicts or text), names of grids of 4x2 images, and settings."""
     folder.mkdir(parents=True)
     lines = [line if isinstance(line, str) else json.dumps(line) + '\n' for line in stats]
     (folder / 'stats.jsonl').write_text(''.join(lines))
@@ -405,8 +404,7 @@ def test_a_browser_shows_the_comparison(tmp_path):
 
 @needs_chromium
 def test_the_browser_would_complain(tmp_path):
-    """What the two tests above look for is there when something is wrong; the page's policy keeps a script from
-    running."""
+    """The two tests above would notice errors, and the policy of the page prevents scripts from running."""
     page = saved(make_run(tmp_path / 'run', [tick(0)])).replace('</body>', f'{HOSTILE}</body>')
     (tmp_path / 'bad.html').write_text(page)
     dom, messages = in_browser(tmp_path / 'bad.html', tmp_path, '--dump-dom')

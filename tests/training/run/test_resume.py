@@ -78,8 +78,7 @@ def run(args):
 
 @pytest.mark.slow
 def test_killed_in_every_phase(data_dir, tmp_path):
-    """SIGKILL in the middle of an iteration, of a snapshot, of a checkpoint and at a random moment; SIGTERM; then to
-    the end."""
+    """SIGKILL during an iteration, a snapshot, a checkpoint and at a random moment; SIGTERM; then to the end."""
     count, delay = random.randint(3, 8), random.uniform(0, 100)
     print(f'random moment: before call {count}, {delay} ms late')  # shown if the test fails
     never_stopped = subprocess.Popen(command(data_dir, tmp_path / 'never-stopped'), cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -133,8 +132,10 @@ GROWING = dict(  # Conditional, growing from 4x4 to 8x8 with a fade.
 
 
 def train(data_dir, run_dir, before=None, resume='', **kwargs):
-    """The training loop with GROWING; `before`: {(class, method): function called with how often it was called, before
-    it is}."""
+    """Call the training loop with GROWING.
+
+    `before`: {(class, method): function that is called before each call of the method, with the number of the call}.
+    """
     os.makedirs(run_dir, exist_ok=True)
     if resume is not None:
         found = checkpoint.find(resume or str(run_dir), '', '')
@@ -173,8 +174,7 @@ def growing(data_dir, tmp_path_factory):
 
 @pytest.mark.slow
 def test_stopped_while_growing_and_between_ticks(data_dir, growing, tmp_path):
-    """Also in the middle of what lies between two looks at the schedule, and with a checkpoint after every
-    iteration."""
+    """Also between two updates of the schedule, and with a checkpoint after every iteration."""
     def interrupt(number):
         return lambda count: signal.raise_signal(signal.SIGINT) if count == number else None
 
@@ -193,8 +193,10 @@ def test_stopped_while_growing_and_between_ticks(data_dir, growing, tmp_path):
 
 @pytest.mark.slow
 def test_a_longer_run_and_a_new_one_from_a_checkpoint(data_dir, growing, tmp_path):
-    """A finished run that is given more to do, and a new run that begins with a checkpoint of it, learn as if they had
-    known from the start. How often they report and write checkpoints does not matter."""
+    """A longer run, and a new run from a checkpoint, learn the same as a run of that length from the start.
+
+    How often they report and write checkpoints does not matter.
+    """
     before, branch = tmp_path / 'before', tmp_path / 'branch'
     train(data_dir, before, resume=None, total_kimg=0.080)
     last = max((before / 'checkpoints').iterdir())

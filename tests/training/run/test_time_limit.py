@@ -1,5 +1,4 @@
-"""--max-minutes: when a run ends, what it leaves, and that it goes on from there. Time is made up here: it passes when
-work is done."""
+"""--max-minutes: when a run ends, what it leaves, and that it can be resumed. The clock of these tests is simulated."""
 
 import json
 import types
@@ -94,8 +93,7 @@ TIMES = {(Iterations, 'run'): 10.0, (Snapshots, 'save_fakes'): 3.0, (Snapshots, 
 
 
 def train_in(now, data_dir, run_dir, minutes, resume=None, **kwargs):
-    """A run of at most 128 images in iterations of 4, with a limit that begins now. Returns (seconds that it took, why
-    it ended)."""
+    """Train at most 128 images in iterations of 4, with a limit from now on. Returns (seconds taken, why it ended)."""
     start, reasons = now.seconds, []
 
     def takes(seconds):
