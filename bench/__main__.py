@@ -17,7 +17,7 @@ PAGES = {
     'precision': 'the distance that training in bfloat16 reaches, against float32: the runs of make demo-precision',
     'demo': 'what settings of make demo reach in a number of CPU seconds: distance, precision and recall of the new faces',
     'stages': 'time and memory of progressive growing at each resolution',
-    'scale': 'what many accelerators would give for config-f at 1024x1024, reckoned from its work, bytes and the reader',
+    'scale': 'estimate of config-f at 1024x1024 on many accelerators, from its work, bytes and the reader',
 }
 
 

@@ -1,12 +1,17 @@
 """Estimate of training on 8, 64 and 512 accelerators, from floating-point work, bytes and the speed of the reader.
 
-The work is counted and the reader is measured on this machine. What is said of the accelerators is assumed, by the
-flags below. """
+The work is counted and the reader is measured on this machine. Everything about the accelerators is assumed; the flags
+below change the assumptions.
+"""
+
+from __future__ import annotations
 
 import argparse
 import math
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +27,8 @@ ASSUMPTIONS = ('peak', 'utilisation', 'node', 'link', 'network', 'latency', 'cor
 PUBLISHED_DAYS, PUBLISHED_PEAK = 69 + 23 / 24, 15.7
 
 
-def main(argv, prog):
+def main(argv: Sequence[str], prog: str) -> None:
+    """Print the page with these arguments."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows of the last table to this file', metavar='FILE')
@@ -74,18 +80,18 @@ def main(argv, prog):
               f'{reached / PUBLISHED_PEAK:.0%} of its peak')
     print('Assumed: ' + ', '.join(f'--{name}={getattr(args, name):g}' for name in ASSUMPTIONS) + '\n')
     cases = [(number, grow) for number in map(int, args.accelerators.split(',')) for grow in (False, True)]
-    rows = [reckon(number, grow, args, work, gradients, image_bytes, reader['per_core_s']) for number, grow in cases]
+    rows = [estimate(number, grow, args, work, gradients, image_bytes, reader['per_core_s']) for number, grow in cases]
     # If the minibatch need not grow, both cases give the same row.
     rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
     timing.report(rows, COLUMNS, args.json)
     print()
-    for limit, number in what_breaks(args, work, gradients, image_bytes, reader['per_core_s']).items():
+    for limit, number in find_limits(args, work, gradients, image_bytes, reader['per_core_s']).items():
         print(f'{limit}: {"not up to 65536" if number is None else f"from {number}"} accelerators')
 
 
 # ---- Bytes ----
 
-def measure_reader(resolution, count, minibatch=8):
+def measure_reader(resolution: int, count: int, minibatch: int = 8) -> dict[str, float]:
     """Images per second of the reader, and per second of a core, on random images that the machine holds in memory."""
     from training.data import dataset_writer
     from training.dataset import TFRecordDataset
@@ -94,7 +100,7 @@ def measure_reader(resolution, count, minibatch=8):
         for _ in dataset_writer.write_source(f'{folder}/data', dataset_writer.Source(
                 (3, resolution, resolution), range(64), lambda number: pictures[number % 4], 64)):
             pass
-        # Little is read before the time starts.
+        # A small prefetch buffer, so that little is read before the time starts.
         minibatches = TFRecordDataset(f'{folder}/data', prefetch_mb=64).iterate(minibatch)
         for _ in range(4):
             next(minibatches)
@@ -108,16 +114,22 @@ def measure_reader(resolution, count, minibatch=8):
 
 # ---- The estimate ----
 
-def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
-    """Row of the table: training on `number` accelerators.
+def estimate(number: int, grow: bool, args: Any, work: Mapping[str, float], gradients: Mapping[str, int],
+             image_bytes: float, per_core_s: float) -> dict[str, Any]:
+    """Estimate training on some accelerators.
 
     Args:
-        grow:        Does the minibatch grow, so that each of them has its --minibatch-gpu images? Otherwise it stays,
-                     and where it is too small for two images each (path lengths are of half of them), some are idle.
-        work:        {phase: FLOP per image}.
-        gradients:   {'G': bytes, 'D': bytes}.
-        image_bytes: Bytes of an image as it is read.
+        number:      Number of accelerators.
+        grow:        Does the minibatch grow, so that each accelerator has its --minibatch-gpu images? If not, and if
+                     the minibatch is too small for two images each (path lengths use half of them), some are idle.
+        args:        Values of the flags.
+        work:        Phase -> FLOP per image.
+        gradients:   'G' and 'D' -> bytes.
+        image_bytes: Bytes of an image in the dataset.
         per_core_s:  Images that a core reads per second.
+
+    Returns:
+        Row of the table.
     """
     minibatch = max(args.minibatch, number * args.minibatch_gpu) if grow else args.minibatch
     busy = min(number, minibatch // 2)
@@ -125,7 +137,7 @@ def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
     flop = costs.average(costs.flop_of(images, min(args.minibatch_gpu, images), work))
     compute = flop / (args.peak * 1e12 * args.utilisation)
     reduce = sum(PHASES[phase] * all_reduce(gradients[phase[0]], busy, args) for phase in PHASES)
-    seconds = compute + reduce  # One after the other: nothing is sent while gradients are still being computed.
+    seconds = compute + reduce  # Nothing is sent while gradients are still being computed.
     alone = minibatch / (compute * busy)  # Images per second of one accelerator that does it all.
     rate = minibatch / seconds
     return {'name': f'{number} accelerators', 'minibatch': minibatch, 'busy': busy,
@@ -134,7 +146,7 @@ def reckon(number, grow, args, work, gradients, image_bytes, per_core_s):
             'input_gb_per_s': rate * image_bytes / 1e9, 'cores': rate / per_core_s}
 
 
-def all_reduce(size, number, args):
+def all_reduce(size: float, number: int, args: Any) -> float:
     """Seconds to sum `size` bytes over `number` accelerators.
 
     Each accelerator sends and receives twice its share, over the slowest link.
@@ -145,11 +157,19 @@ def all_reduce(size, number, args):
     return 2 * (number - 1) / number * size / (bandwidth * 1e9) + 2 * math.ceil(math.log2(number)) * args.latency * 1e-6
 
 
-def what_breaks(args, *measured):
-    """{limit: the first power of two of accelerators that meets it, None = none}."""
-    found = {}
+def find_limits(args: Any, *measured: Any) -> dict[str, int | None]:
+    """Find out what limits training on more and more accelerators.
+
+    Args:
+        args:     Values of the flags.
+        measured: Last arguments of `estimate`.
+
+    Returns:
+        Limit -> smallest power of two of accelerators that reaches it. None = none up to 65536.
+    """
+    found: dict[str, int | None] = {}
     for number in (2 ** k for k in range(17)):
-        kept, grown = (reckon(number, grow, args, *measured) for grow in (False, True))
+        kept, grown = (estimate(number, grow, args, *measured) for grow in (False, True))
         for limit, met in {
                 'The minibatch is too small for --minibatch-gpu images on each':
                     number * args.minibatch_gpu > args.minibatch,

@@ -4,7 +4,11 @@ That is the time of all convolutions and matrix products at the machine's rate. 
 its phases.
 """
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bench import costs, limits, networks, timing
 
@@ -16,7 +20,8 @@ CASES = ','.join(f'{config}/{resolution}/mb{minibatch}'
 PART = 8  # Images handled at a time, of larger minibatches.
 
 
-def main(argv, prog):
+def main(argv: Sequence[str], prog: str) -> None:
+    """Print the page with these arguments."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
@@ -39,14 +44,25 @@ def main(argv, prog):
     timing.report(rows, COLUMNS, args.json, before=('training', 'fraction_of_bound'))
 
 
-def parse(case):
+def parse(case: str) -> tuple[str, int, int]:
+    """'config-f/64/mb8' -> (configuration, resolution, minibatch)."""
     config, resolution, minibatch = case.split('/')
     return config, int(resolution), int(minibatch[2:])
 
 
-def measure(case, kinds, rounds, layers=False):
-    """Rows of a case, for each kind (precision, form of the ops). 'speedup' is over the first kind."""
-    from training.configs import PRECISIONS
+def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bool = False) -> list[dict[str, Any]]:
+    """Measure a case.
+
+    Args:
+        case:   As for `parse`.
+        kinds:  (precision, form of the custom ops) of each training step to measure.
+        rounds: Number of times that each phase is timed.
+        layers: Print the work of each layer?
+
+    Returns:
+        Rows of the table. 'speedup' is relative to the first kind.
+    """
+    from training.options import PRECISIONS
     config, resolution, minibatch = parse(case)
     part = min(minibatch, PART)
     functions, trainers = {}, {}
@@ -77,7 +93,8 @@ def measure(case, kinds, rounds, layers=False):
     return rows
 
 
-def rows_of(kind, times, flop, rate, traces):
+def rows_of(kind: tuple[str, str], times: Mapping[Any, Any], flop: Mapping[str, float], rate: float,
+            traces: Mapping[Any, int]) -> dict[str, dict[str, Any]]:
     """{phase: row} of one kind, and 'iteration': the average of what an iteration takes, the update of Gs included."""
     rows = {phase: {'median_ms': times[kind, phase][0], 'best_ms': times[kind, phase][1], 'gflop': flop[phase] / 1e9,
                     'traces': next(count for spec, count in traces.items() if spec[0] == phase)} for phase in flop}
@@ -91,7 +108,8 @@ def rows_of(kind, times, flop, rate, traces):
     return rows
 
 
-def traced_phases(config, resolution, minibatch, part, precision, impl):
+def traced_phases(config: str, resolution: int, minibatch: int, part: int, precision: str,
+                  impl: str) -> tuple[Any, dict[str, Callable[[], None]]]:
     """(TrainStep, {phase: function}), traced with this precision and this form of the ops."""
     import custom_ops
     trainer, lrate = networks.make_trainer(config, resolution, minibatch, precision)
@@ -104,8 +122,8 @@ def traced_phases(config, resolution, minibatch, part, precision, impl):
     return trainer, phases
 
 
-def print_peak(case, precision, impl):
-    """Print the MB that training takes at its peak, in a process of its own, beyond what TensorFlow takes by itself."""
+def print_peak(case: str, precision: str, impl: str) -> None:
+    """Print the peak memory of training in MB, without that of TensorFlow itself. Call it in a new process."""
     import tensorflow as tf
 
     from training.step.devices import limit_inter_op_threads

@@ -420,7 +420,7 @@ class Run:
             self._summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
 
     def _last_reports(self) -> list[str]:
-        """Names of the reports that the end of the run makes. One that is made twice is there twice."""
+        """Names of the reports that the end of the run makes. One that is made twice is listed twice."""
         args = self._args
         names = ['checkpoint', 'report', 'pickle']
         if args.image_snapshot_ticks is not None:

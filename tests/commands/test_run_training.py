@@ -253,7 +253,7 @@ def test_settings_that_do_not_agree_are_named(home, stopped, before, after, expe
 def test_length_and_reports_may_differ(home, stopped):
     (home.path / 'net.pkl').write_bytes(b'')
     folder = stopped('--tick-kimg=1', '--resume-pkl=net.pkl')
-    os.remove(home.path / 'net.pkl')  # Where the run came from is not needed any more.
+    os.remove(home.path / 'net.pkl')  # The pickle that the run started from is no longer needed.
     shutil.move('datasets', 'elsewhere')
     run_training.main([
         '--dataset=ds', f'--resume={folder}', '--total-kimg=9', '--tick-kimg=0.5', '--image-snapshot-ticks=1',
@@ -272,7 +272,7 @@ def test_a_value_equal_to_the_default_is_the_default(home, stopped):
 
 def test_a_finished_run_wants_a_larger_total(home, stopped):
     folder = stopped('--total-kimg=8')
-    run_training.main(['--dataset=ds', '--total-kimg=8', '--resume=latest'])  # Killed before it had finished: goes on.
+    run_training.main(['--dataset=ds', '--total-kimg=8', '--resume=latest'])  # Killed before it had finished.
     assert home.calls.pop()['run_dir'] == folder and os.path.exists(os.path.join(folder, '_finished.txt'))
     for what in ('latest', folder, f'{folder}/checkpoints/kimg-000008.000'):
         with pytest.raises(cli.UserError, match='--total-kimg=8 is reached already'):

@@ -295,7 +295,7 @@ def test_what_came_after_it_is_dropped_from_the_files_that_grow(tmp_path):
     save(run, 4)
     stats.add('x', 2)
     stats.save(2, tick=2)
-    later = Summaries(str(tmp_path))  # as of a run that was gone on with, and killed again
+    later = Summaries(str(tmp_path))  # As of a run that was resumed and killed again.
     later.add('x', 3)
     later.save(3, tick=3)
     for name in ('metric-fid50k.txt', 'log.txt'):

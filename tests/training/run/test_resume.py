@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and gone on with ends as one that was never stopped: in the same bits."""
+"""A run that is killed anywhere and resumed ends with the same bits as a run that was never stopped."""
 
 import json
 import os

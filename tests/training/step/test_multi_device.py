@@ -106,7 +106,7 @@ def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_the_chief_ends_all_when_its_time_is_over(data_dir, tmp_path):
-    """Here after what is between two looks at the schedule, as there is next to no time."""
+    """There is next to no time, so it ends when the schedule is updated for the first time after the start."""
     (chief, out, err), (worker, worker_out, worker_err) = Two(data_dir, tmp_path, '--max-minutes=0.001').end()
     assert (chief, worker, err, worker_err) == (0, 0, '', '')
     assert 'was reached at kimg 0.016 of 0.128' in out and (tmp_path / NAME / '_finished.txt').read_text() in out
