@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from dnnlib import cli, storage
-from dnnlib.util import format_time
+from dnnlib.progress import format_time
 
 _OWN_FILES = {'submit_config.json', 'submit_config.txt', 'log.txt'}
 

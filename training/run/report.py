@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dnnlib.cli import UserError
-from dnnlib.util import format_time
+from dnnlib.progress import format_time
 from training.run import page
 from training.run.charts import Curve, chart, swatch
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from dnnlib.util import EasyDict, format_time
+from dnnlib.progress import format_time
+from dnnlib.util import EasyDict
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates
 from training.run.snapshot import tolerate_write_errors

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from dnnlib.util import EasyDict, format_time
+from dnnlib.progress import format_time
+from dnnlib.util import EasyDict
 from training import misc
 from training.schedule import training_schedule
 from training.step.devices import Devices
