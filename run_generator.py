@@ -1,79 +1,102 @@
-"""Command line: pictures from a trained network, by seed, from projected images, or by mixing the styles of two of them."""
+"""Command line: pictures from a trained network, by seed, from projected images, or by mixing two styles."""
+
+from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir
-from training.configs import PRECISIONS
+from training.options import PRECISIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from dnnlib.tflib import Network
+
+# Defaults of flags, and of the arguments of the functions that they become.
+_TRUNCATION_PSI = 0.5
+_PRECISION = 'float32'
 
 _EXAMPLES = '''examples:
   # Pictures of cars, one for each of the seeds 6000 to 6025
   python run_generator.py generate-images --network=gdrive:networks/stylegan2-car-config-f.pkl --seeds=6000-6025
 
   # From a network of your own
-  python run_generator.py generate-images --network=results/00000-stylegan2-demo-1gpu-config-f/network-final.pkl --seeds=0-15
+  python run_generator.py generate-images --seeds=0-15 \\
+      --network=results/00000-stylegan2-demo-1gpu-config-f/network-final.pkl
 
-  # A grid of mixed styles: the first layers, which draw what is coarse, take the column's, the others the row's
+  # A grid of mixed styles: the first layers, which draw coarse features, take the column's style, the others the row's
   python run_generator.py style-mixing-example --network=gdrive:networks/stylegan2-ffhq-config-f.pkl \\
       --row-seeds=85,100,75,458,1500 --col-seeds=55,821,1789,293 --truncation-psi=1.0
 
-  # Images that run_projector.py has projected: drawn again, and with the fine styles of two seeds
+  # Images that run_projector.py has projected: generated again, and mixed with the fine styles of two seeds
   python run_generator.py generate-images --network=NETWORK --dlatents=results/00003-project-real-images/dlatents.npz
-  python run_generator.py style-mixing-example --network=NETWORK --row-dlatents=results/00003-project-real-images/dlatents.npz \\
-      --col-seeds=55,821 --col-styles=8-17
+  python run_generator.py style-mixing-example --network=NETWORK --col-seeds=55,821 --col-styles=8-17 \\
+      --row-dlatents=results/00003-project-real-images/dlatents.npz
 '''
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
+    """Parser of the command line.
+
+    A flag with the default SUPPRESS is left out of the result if it is not given: the default is that of the function.
+    """
     parser = argparse.ArgumentParser(
         prog='run_generator.py', description='Pictures from a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+    kwargs: dict[str, Any] = dict(formatter_class=cli.help_formatter, allow_abbrev=False,
+                                  argument_default=argparse.SUPPRESS)
 
-    one = commands.add_parser('generate-images', help='one picture per seed or projected image: seed0000.png, ...',
-                              formatter_class=cli.help_formatter, allow_abbrev=False)
+    one = commands.add_parser(
+        'generate-images', help='one picture per seed or projected image: seed0000.png, ...', **kwargs)
     which = one.add_mutually_exclusive_group(required=True)
     which.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS', help='such as 1,5,7 or 0-9')
     which.add_argument('--dlatents', metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
     one.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
-                     help=f'of the four highest resolutions: {", ".join(PRECISIONS)} (default: float32)')
+                     help=f'precision of the four highest resolutions: {", ".join(PRECISIONS)} (default: {_PRECISION})')
     _add_common_flags(one)
 
-    mix = commands.add_parser('style-mixing-example', help='a grid of pictures that mix two seeds or images each: R-C.png, grid.png',
-                              formatter_class=cli.help_formatter, allow_abbrev=False)
-    for flag, what in (('row', 'row'), ('col', 'column')):
+    mix = commands.add_parser(
+        'style-mixing-example', help='a grid of pictures that mix two seeds or images each: R-C.png, grid.png',
+        **kwargs)
+    for flag, side in (('row', 'row'), ('col', 'column')):
         which = mix.add_mutually_exclusive_group(required=True)
-        which.add_argument(f'--{flag}-seeds', type=cli.seed_range, metavar='SEEDS', help=f'seed of each {what}, such as 1,5,7 or 0-9')
-        which.add_argument(f'--{flag}-dlatents', metavar='FILE', help=f'one {what} for each image of a dlatents.npz')
+        which.add_argument(f'--{flag}-seeds', type=cli.seed_range, metavar='SEEDS',
+                           help=f'seed of each {side}, such as 1,5,7 or 0-9')
+        which.add_argument(f'--{flag}-dlatents', metavar='FILE', help=f'one {side} for each image of a dlatents.npz')
     mix.add_argument('--col-styles', type=cli.num_range, metavar='LAYERS',
-                     help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: 0-6 at 1024x1024, 0-2 at 32x32)")
+                     help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: "
+                          '0-6 at 1024x1024, 0-2 at 32x32)')
     _add_common_flags(mix)
     return parser
 
 
-def _add_common_flags(parser):
+def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
                         help='network pickle: a path, a URL or gdrive:networks/...')
-    parser.add_argument('--truncation-psi', type=cli.finite_float, default=0.5, metavar='PSI',
-                        help='of the seeds: 1 = full variety, towards 0 = closer to the average picture (default: %(default)s)')
-    parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, metavar='N',
+    parser.add_argument('--truncation-psi', type=cli.finite_float, default=_TRUNCATION_PSI, metavar='PSI',
+                        help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture '
+                             '(default: %(default)s)')
+    parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, default=None, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
-    parser.add_argument('--result-dir', default='results', metavar='DIR', help='where each run makes its folder (default: %(default)s)')
-    cli.add_impl_flag(parser)
+    parser.add_argument('--result-dir', default='results', metavar='DIR',
+                        help='where each run makes its folder (default: %(default)s)')
+    cli.add_impl_flag(parser, default=argparse.SUPPRESS)
     cli.add_debug_flag(parser)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
+    """Run the command with these arguments."""
     kwargs = vars(_parser().parse_args(argv))
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
         raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
-    for name in ('impl', 'precision', 'seeds', 'dlatents', 'row_seeds', 'row_dlatents', 'col_seeds', 'col_dlatents',
-                 'col_styles'):
-        if kwargs.get(name, name) is None:
-            del kwargs[name]
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
     with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:
         func(run_dir.path, **kwargs)
@@ -81,20 +104,23 @@ def main(argv):
 
 # ---- The two commands ----
 
-def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_idx=None, impl=None, dlatents=None, precision='float32'):
-    """Write seed%04d.png for each seed; or NAME.png for each projected image, with the noise that was found for it.
+def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = _TRUNCATION_PSI,
+                    class_idx: int | None = None, impl: str | None = None, dlatents: str | None = None,
+                    precision: str = _PRECISION) -> None:
+    """Write seed%04d.png for each seed, or NAME.png for each projected image, with the noise that was found for it.
 
     Args:
         run_dir:        Folder for the pictures.
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        seeds:          List of int, see training.misc.image_of_seed.
+        seeds:          Seeds, see training.misc.image_of_seed.
         truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
-        dlatents:       File of latents, latents/dlatents.py. None = none.
+        dlatents:       File of latents, see latents/dlatents.py. None = none.
         precision:      Key of PRECISIONS.
 
-    Raises: cli.UserError on a file that cannot be read, or a class that the network does not have.
+    Raises:
+        cli.UserError: A file cannot be read, or the network does not have the class.
     """
     import pretrained_networks
     from training import misc
@@ -112,29 +138,32 @@ def generate_images(run_dir, network_pkl, seeds=(), truncation_psi=0.5, class_id
     found = {} if dlatents is None else _projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
         print(f'Generating image of {name} ({idx}/{len(found)}) ...')
-        _save(*_synthesize(Gs, w[None], noises, precision), os.path.join(run_dir, f'{name}.png'))
+        _save(_synthesize(Gs, w[None], noises, precision)[0], os.path.join(run_dir, f'{name}.png'))
 
 
-def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_styles=None, truncation_psi=0.5, class_idx=None, impl=None,
-                         row_dlatents=None, col_dlatents=None):
+def style_mixing_example(
+        run_dir: str, network_pkl: str, row_seeds: Sequence[int] = (), col_seeds: Sequence[int] = (),
+        col_styles: Sequence[int] | None = None, truncation_psi: float = _TRUNCATION_PSI, class_idx: int | None = None,
+        impl: str | None = None, row_dlatents: str | None = None, col_dlatents: str | None = None) -> None:
     """Write R-C.png for each row R and column C, S-S.png for each row and column alone, and grid.png with all of them.
 
-    The picture R-C takes W of C in the layers `col_styles` and W of R in the others. Rows and columns are seeds or projected
-    images. The noise is that of the row's image, as it was found; where the row is a seed, that of the pickle.
+    The picture R-C takes W of C in the layers `col_styles` and W of R in the others. Rows and columns are seeds or
+    projected images. The noise is what was found for the row's image or, if the row is a seed, that of the pickle.
 
     Args:
         run_dir:        Folder for the pictures.
         network_pkl:    Path, URL or 'gdrive:networks/...' of a (G, D, Gs) pickle.
-        row_seeds:      List of int.
-        col_seeds:      List of int.
-        col_styles:     List of int, layers of the synthesis network counted from 0. None = the coarse ones, see coarse_layers.
+        row_seeds:      Seeds of the rows.
+        col_seeds:      Seeds of the columns.
+        col_styles:     Layers of the synthesis network, counted from 0. None = the coarse ones, see coarse_layers.
         truncation_psi: Scale of the deviation from the average in W, for seeds.
         class_idx:      Class to draw. None = a zero label vector.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
-        row_dlatents:   File of latents that the rows are. None = they are seeds.
-        col_dlatents:   File of latents that the columns are. None = they are seeds.
+        row_dlatents:   File of latents for the rows. None = rows are seeds.
+        col_dlatents:   File of latents for the columns. None = columns are seeds.
 
-    Raises: cli.UserError on a file that cannot be read, a layer or a class that the network does not have.
+    Raises:
+        cli.UserError: A file cannot be read, or the network does not have the layers or the class.
     """
     import numpy as np
     from tqdm import tqdm
@@ -147,23 +176,24 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
     num_layers = Gs.components.synthesis.input_shape[1]
     if col_styles is None:
         col_styles = coarse_layers(num_layers)
-        print(f'Layers with the style of the column: {col_styles[0]}-{col_styles[-1]} of 0-{num_layers - 1} (--col-styles)')
+        print(f'Layers with the style of the column: {col_styles[0]}-{col_styles[-1]} of 0-{num_layers - 1} '
+              '(--col-styles)')
     _check_layers(col_styles, num_layers)
     rows = _styles(Gs, row_seeds, row_dlatents, truncation_psi, label)
     cols = _styles(Gs, col_seeds, col_dlatents, truncation_psi, label)
     if row_dlatents != col_dlatents:  # Images of the same name in two files are two images.
         cols = {f'col_{key}' if key in rows and isinstance(key, str) else key: style for key, style in cols.items()}
-    row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # Seeds may be there twice.
+    row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # A seed may be given twice.
 
     print('Generating images...')
-    pictures = {(key, key): _synthesize(Gs, w[None], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
+    pictures = {(key, key): _synthesize(Gs, w[np.newaxis], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
 
     print('Generating style-mixed images...')
     for row in tqdm(row_keys, disable=None, leave=False, unit='row'):
         w, noises = rows[row]
         mixed = np.stack([w] * len(col_keys))
         mixed[:, col_styles] = np.stack([cols[col][0] for col in col_keys])[:, col_styles]
-        # Where the row is among the columns, its own picture comes once more.
+        # If the row is one of the columns too, this replaces its own picture with an equal one.
         pictures.update(zip([(row, col) for col in col_keys], _synthesize(Gs, mixed, noises)))
 
     print('Saving images...')
@@ -176,69 +206,76 @@ def style_mixing_example(run_dir, network_pkl, row_seeds=(), col_seeds=(), col_s
 
 # ---- Parts of them ----
 
-def coarse_layers(num_layers):
-    """List of the layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, as many of a smaller network."""
+def coarse_layers(num_layers: int) -> list[int]:
+    """Layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, or that share."""
     return list(range(max(round(num_layers * 7 / 18), 1)))
 
 
-def _styles(Gs, seeds, path, truncation_psi, label):
+def _styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi: float,
+            label: np.ndarray | None) -> dict[Any, tuple[np.ndarray, Any]]:
     """{seed: (w [layers, dlatent], None)}, truncated; or {name: (w, noises)} of the images in a file of latents."""
     if path is not None:
         return _projected(Gs, path)
     import numpy as np
     seeds = list(dict.fromkeys(seeds))
     z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
-    w = Gs.components.mapping.run(z, None if label is None else label.repeat(len(seeds), axis=0))  # [seed, layer, dlatent]
+    labels = None if label is None else label.repeat(len(seeds), axis=0)
+    w = Gs.components.mapping.run(z, labels)  # [seed, layer, dlatent]
     w_avg = Gs.get_var('dlatent_avg')
     return {seed: (row, None) for seed, row in zip(seeds, w_avg + (w - w_avg) * truncation_psi)}
 
 
-def _projected(Gs, path):
+def _projected(Gs: Network, path: str) -> dict[Any, tuple[np.ndarray, Any]]:
     """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
     from latents import dlatents
     found = dlatents.load(path, Gs)
     return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
 
 
-def _picture_kwargs(precision='float32'):
+def _picture_kwargs(precision: str = _PRECISION) -> dict[str, Any]:
+    """Arguments of Network.run that make pictures, uint8 [N, H, W, C]."""
     from dnnlib import tflib
-    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True), dtype=PRECISIONS[precision])
+    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True),
+                dtype=PRECISIONS[precision])
 
 
-def _synthesize(Gs, w, noises=None, precision='float32'):
-    """W [N, layers, dlatent] -> list of N pictures, all with these noise maps; None = those of the pickle."""
+def _synthesize(Gs: Network, w: np.ndarray, noises: Any = None, precision: str = _PRECISION) -> list[Image.Image]:
+    """Generate pictures from W [N, layers, dlatent], all with the same noise maps. None = those of the pickle."""
     from training import misc
     with misc.noise_of(Gs, noises):
-        return [_to_pil(image) for image in Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs(precision))]
+        images = Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs(precision))
+    return [_to_pil(image) for image in images]
 
 
-def _one_hot(Gs, class_idx):
-    """Label [1, classes] float32 of a class; None for no class."""
+def _one_hot(Gs: Network, class_idx: int | None) -> np.ndarray | None:
+    """Label [1, classes] float32 of a class. None = no class."""
     if class_idx is None:
         return None
     num_classes = Gs.input_shapes[1][1]
     if num_classes == 0:
         raise cli.UserError(f'--class={class_idx}: this network was trained without labels', 'Leave --class out.')
     if class_idx >= num_classes:
-        raise cli.UserError(f'--class={class_idx}: this network has {num_classes} classes', f'Choose from 0 to {num_classes - 1}.')
+        raise cli.UserError(f'--class={class_idx}: this network has {num_classes} classes',
+                            f'Choose from 0 to {num_classes - 1}.')
     import numpy as np
     return np.eye(num_classes, dtype=np.float32)[[class_idx]]
 
 
-def _check_layers(layers, num_layers):
+def _check_layers(layers: Sequence[int], num_layers: int) -> None:
+    """Raise a UserError if the network does not have all of these layers."""
     if max(layers) >= num_layers:
         raise cli.UserError(f'--col-styles: there is no layer {max(layers)}, this network has {num_layers}',
                             f'Choose from 0 to {num_layers - 1}, for example --col-styles=0-{num_layers // 2}.')
 
 
-def _to_pil(image):
+def _to_pil(image: np.ndarray) -> Image.Image:
     """uint8 [H, W, 1 or 3] -> picture in mode L or RGB."""
     from PIL import Image
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def _grid(pictures, rows, cols):
-    """Columns alone on top, rows alone at the left, mixtures between, a black corner."""
+def _grid(pictures: Mapping[tuple[Any, Any], Image.Image], rows: Sequence[Any], cols: Sequence[Any]) -> Image.Image:
+    """Grid with the columns alone on top, the rows alone at the left, mixtures between them, and a black corner."""
     from PIL import Image
     first = pictures[rows[0], rows[0]]
     canvas = Image.new(first.mode, (first.width * (len(cols) + 1), first.height * (len(rows) + 1)), 'black')
@@ -250,7 +287,7 @@ def _grid(pictures, rows, cols):
     return canvas
 
 
-def _save(picture, path):
+def _save(picture: Image.Image, path: str) -> None:
     with storage.new_file(path) as part:
         picture.save(part, 'png')
 

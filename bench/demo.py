@@ -91,13 +91,13 @@ class Measure:
             if progress.iteration % 25 == 0:
                 self._rate = reference_gflops()
             start = time.process_time()
-            stats = run()
-            for value in (value for phase in stats for value in phase.values()):
+            results = run()
+            for value in (value for result in results for value in result.stats.values()):
                 value.numpy()  # Waits until the phase is done.
             seconds = time.process_time() - start
             self._work += seconds * self._rate
             self._seconds += seconds
-            return stats
+            return results
         iterations.run = run_and_count
         return iterations
 

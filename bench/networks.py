@@ -78,7 +78,7 @@ def phase_functions(trainer: Any, lrate: float, resolution: int, minibatch: int,
         images = [] if name.startswith('G') else [reals, labels]
 
         def function() -> None:
-            for value in trainer.run(name, part, minibatch // part, lrate, *images, stage=stage).values():
+            for value in trainer.run(name, part, minibatch // part, lrate, *images, stage=stage).stats.values():
                 value.numpy()  # Waits until the phase is done.
         return function
     return {name: phase_function(name) for name in names}

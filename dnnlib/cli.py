@@ -117,12 +117,18 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
 
 
 OPS_IMPLS = ('auto', 'native', 'ref')
+IMPL_HELP = 'custom ops: native, ref, or auto = native if they build'
 
 
-def add_impl_flag(parser):
-    """Give `parser` the flag --impl, for `custom_ops.set_impl`; None = not given."""
-    parser.add_argument('--impl', choices=OPS_IMPLS, metavar='NAME',
-                        help='custom ops: native, ref, or auto = native if they build (default: $STYLEGAN2_OPS or auto)')
+def add_impl_flag(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Give `parser` the flag --impl, for `custom_ops.set_impl`.
+
+    Args:
+        parser:  Parser to extend.
+        default: Value if the flag is not given. argparse.SUPPRESS = leave the value out.
+    """
+    parser.add_argument('--impl', choices=OPS_IMPLS, default=default, metavar='NAME',
+                        help=f'{IMPL_HELP} (default: $STYLEGAN2_OPS or auto)')
 
 
 # ---- Argument types: argparse turns their ArgumentTypeError into a usage message and exit code 2 ----

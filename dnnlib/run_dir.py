@@ -1,9 +1,11 @@
 """One run of a command = one numbered folder: results/00000-generate-images and so on.
 
 Files of a finished run: submit_config.json and submit_config.txt (what was asked for), log.txt (everything printed),
-run.txt (when it ran), _finished.txt (there only if the run succeeded; empty, or a line that says why it ended), and what the run
-itself made.
+run.txt (when it ran), _finished.txt (exists only if the run succeeded; empty, or a line that says why it ended), and
+the run's own results.
 """
+
+from __future__ import annotations
 
 import contextlib
 import datetime
@@ -19,59 +21,87 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
 
 from dnnlib import cli, storage
-from dnnlib.util import format_time
+from dnnlib.progress import format_time
 
 _OWN_FILES = {'submit_config.json', 'submit_config.txt', 'log.txt'}
 
 
 class RunDir:
-    """Context manager: makes the run's folder, copies what is printed into its log, notes how the run ended.
+    """Context manager that makes the run's folder, copies what is printed into its log, and notes how the run ended.
+
+    An exception inside the block is written to log.txt and raised again; _finished.txt is then not written. If it is a
+    `cli.UserError` and the run has written no file yet, the folder is removed: a mistyped name leaves nothing behind.
+
+    When a run continues in the folder of an earlier run, submit_config.* and _finished.txt stay as they are until
+    `begin` is called or the block ends without an exception. A run that is refused leaves them untouched.
 
     Args:
-        result_dir: Folder of all runs; made if missing.
+        result_dir: Folder of all runs. It is made if it does not exist.
         desc:       Rest of the folder's name after the number.
         func_name:  Function that runs, 'module.function', for the first and last line of the log.
-        kwargs:     Its arguments, as JSON-able values; written down in submit_config.
-        num_gpus:   Written down in submit_config.
-        path:       Folder of an earlier run to go on in: its log is appended to. None = a new folder.
+        kwargs:     Its arguments, as values for JSON, to write to submit_config.
+        num_gpus:   Number of GPUs, to write to submit_config.
+        path:       Folder of an earlier run to continue in: its log is appended to. None = a new folder.
 
     Attributes:
-        path:   The folder, e.g. 'results/00000-generate-images'.
+        path:   The folder, such as 'results/00000-generate-images'.
         ending: Why the run ended, one line for _finished.txt; '' unless the run sets it.
 
-    An exception inside the block is written to log.txt too and goes on to the caller; _finished.txt then stays absent. If it
-    is a `cli.UserError` and the run has made no file yet, the folder is removed: a mistyped name leaves nothing behind.
-
-    Raises: cli.UserError if the folder cannot be made, or another process is at work in it.
+    Raises:
+        cli.UserError: The folder cannot be made, or another process is working in it.
     """
 
-    def __init__(self, result_dir, desc, func_name, kwargs, num_gpus=1, path=None):
+    def __init__(self, result_dir: str, desc: str, func_name: str, kwargs: Mapping[str, Any], num_gpus: int = 1,
+                 path: str | None = None):
         self._is_new, self.ending = path is None, ''
-        self.path, self._run_id = (path, _leading_number(os.path.basename(path))) if path else _make_numbered_dir(result_dir, desc)
+        if path is None:
+            self.path, self._run_id = _make_numbered_dir(result_dir, desc)
+        else:
+            self.path, self._run_id = path, _leading_number(os.path.basename(path))
         self._func_name = func_name
+        self._config = dict(
+            run_desc=desc, run_dir=self.path, run_id=self._run_id, run_name=os.path.basename(self.path),
+            run_func_name=func_name, run_func_kwargs=dict(kwargs), num_gpus=num_gpus, host_name='localhost',
+            versions=_versions(), command_line=list(sys.argv))
+        self._begun = False
         self._lock = storage.locked(self.path)
         if not self._lock.__enter__():
             self._lock.__exit__(None, None, None)
             raise cli.UserError(f'another process is at work in {self.path}', 'Wait until it has ended, or stop it.')
-        self._write_submit_config(desc, dict(kwargs), num_gpus)
+        if self._is_new:
+            self.begin()
 
-    def __enter__(self):
-        print(f'Local submit - run_dir: {self.path}')
-        self._start = datetime.datetime.now()
+    def begin(self) -> None:
+        """Write submit_config.*, and remove _finished.txt of an earlier run. Only the first call has an effect."""
+        if self._begun:
+            return
+        self._begun = True
+        _write(os.path.join(self.path, 'submit_config.json'), json.dumps(self._config, indent=4) + '\n')
+        _write(os.path.join(self.path, 'submit_config.txt'), pprint.pformat(self._config, indent=4, width=200) + '\n')
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(self.path, '_finished.txt'))
+
+    def __enter__(self) -> RunDir:
+        print(f'Local submit - run_dir: {self.path}')
+        self._start = datetime.datetime.now()
         self._log = open(os.path.join(self.path, 'log.txt'), 'a', encoding='utf-8')
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self._log), _Tee(sys.stderr, self._log)
         print(f'dnnlib: Running {self._func_name}() on localhost...')
         return self
 
-    def __exit__(self, exc_type, exc, tb):
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None,
+                 tb: TracebackType | None) -> None:
         stop = datetime.datetime.now()
         if exc is None:
-            times = dict(task_name=os.path.basename(self.path), host_name='localhost', start_time=str(self._start), stop_time=str(stop))
+            self.begin()
+            times = dict(task_name=os.path.basename(self.path), host_name='localhost', start_time=str(self._start),
+                         stop_time=str(stop))
             _write(os.path.join(self.path, 'run.txt'), pprint.pformat(times, width=200) + '\n')
             print(f'dnnlib: Finished {self._func_name}() in {format_time((stop - self._start).total_seconds())}.')
         elif isinstance(exc, cli.UserError):
@@ -86,32 +116,25 @@ class RunDir:
             shutil.rmtree(self.path)
         self._lock.__exit__(None, None, None)
 
-    def _write_submit_config(self, desc, kwargs, num_gpus):
-        config = dict(
-            run_desc=desc, run_dir=self.path, run_id=self._run_id, run_name=os.path.basename(self.path), run_func_name=self._func_name,
-            run_func_kwargs=kwargs, num_gpus=num_gpus, host_name='localhost', versions=_versions(), command_line=list(sys.argv))
-        _write(os.path.join(self.path, 'submit_config.json'), json.dumps(config, indent=4) + '\n')
-        _write(os.path.join(self.path, 'submit_config.txt'), pprint.pformat(config, indent=4, width=200) + '\n')
-
 
 class _Tee:
-    """A text stream that also writes to the log, at once. Progress bars, which redraw their line with \\r, are not logged.
+    """A text stream that also writes to the log at once, except progress bars, which redraw their line with \\r.
 
-    While a disk is full, lines wait in memory: nobody stops a long run for them.
+    While the disk is full, lines wait in memory: they are not worth the end of a long run.
     """
 
-    def __init__(self, stream, log):
+    def __init__(self, stream: TextIO, log: TextIO):
         self._stream = stream
         self._log = log
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._write(self._stream, text)
-        if '\r' not in text and not self._log.closed:  # closed: a logging handler may outlive the run
+        if '\r' not in text and not self._log.closed:  # A logging handler may outlive the run.
             self._write(self._log, text)
         return len(text)
 
     @staticmethod
-    def _write(stream, text):
+    def _write(stream: TextIO, text: str) -> None:
         try:
             stream.write(text)
             stream.flush()
@@ -119,25 +142,32 @@ class _Tee:
             if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
 
-    def __getattr__(self, name):  # flush, isatty, fileno, encoding, ... are those of the stream
+    def __getattr__(self, name: str) -> Any:  # flush, isatty, fileno, encoding, ... are those of the stream.
         return getattr(self._stream, name)
 
 
-def _make_numbered_dir(result_dir, desc):
-    """Make result_dir/NNNNN-desc, NNNNN = 1 + the largest leading number among the folders there. Returns (path, number).
+def _make_numbered_dir(result_dir: str, desc: str) -> tuple[str, int]:
+    """Make result_dir/NNNNN-desc, where NNNNN is 1 + the largest leading number among the folders there.
 
-    Safe against other processes doing the same: each looks again after its mkdir, and whoever sees a second folder of that
-    number steps back. Of two rivals the later one always sees the earlier, so a number is never kept twice.
+    Other processes may do the same at the same time: each looks again after its mkdir, and one that sees a second
+    folder of that number removes its own and tries again. The later of two processes always sees the folder of the
+    earlier one, so a number is never kept twice.
+
+    Returns:
+        (path, number).
     """
     desc = re.sub(r'[\\/]+', '-', desc)
+    lowest = 0
     try:
         os.makedirs(result_dir, exist_ok=True)
         while True:
-            run_id = max(_leading_numbers(result_dir), default=-1) + 1
+            run_id = max([lowest - 1, *_leading_numbers(result_dir)]) + 1
             path = os.path.join(result_dir, f'{run_id:05d}-{desc}')
             try:
                 os.mkdir(path)
             except FileExistsError:
+                if not os.path.isdir(path):  # A file or a dangling link: it does not count as a run, but is in the way.
+                    lowest = run_id + 1
                 continue
             if _leading_numbers(result_dir).count(run_id) == 1:
                 return path, run_id
@@ -148,20 +178,20 @@ def _make_numbered_dir(result_dir, desc):
                             'Choose a folder you can write to with --result-dir.') from err
 
 
-def _leading_numbers(folder):
+def _leading_numbers(folder: str) -> list[int]:
     with os.scandir(folder) as entries:
         numbers = [_leading_number(entry.name) for entry in entries if entry.is_dir()]
     return [number for number in numbers if number is not None]
 
 
-def _leading_number(name):
+def _leading_number(name: str) -> int | None:
     match = re.match(r'\d+', name)
     return int(match[0]) if match else None
 
 
-def _versions():
-    """{'python': '3.12.1', 'tensorflow': ..., 'numpy': ...}; None = not installed. Imports none of them."""
-    versions = {'python': platform.python_version()}
+def _versions() -> dict[str, str | None]:
+    """{'python': '3.12.1', 'tensorflow': ..., 'numpy': ...}; None = not installed. None of them is imported."""
+    versions: dict[str, str | None] = {'python': platform.python_version()}
     for name in ('tensorflow', 'numpy'):
         try:
             versions[name] = importlib.metadata.version(name)
@@ -170,6 +200,6 @@ def _versions():
     return versions
 
 
-def _write(path, text):
+def _write(path: str, text: str) -> None:
     with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         file.write(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html.parser
+import importlib
 import itertools
 import os
 import posixpath
@@ -31,6 +32,19 @@ class EasyDict(dict):
 
     def __delattr__(self, name: str) -> None:
         del self[name]
+
+
+def get_obj_by_name(name: str) -> Any:
+    """Import 'package.module.object' and return the object.
+
+    Args:
+        name: Dotted name. It must not come from a file or another untrusted source, because importing runs code.
+
+    Raises:
+        ImportError, AttributeError: There is no such module or object.
+    """
+    module, _, attribute = name.rpartition('.')
+    return getattr(importlib.import_module(module), attribute)
 
 
 # ---- Downloads ----

@@ -134,7 +134,7 @@ def together(given, devices, fed, rounds, phases, reals=None):
         if phase == 'Gs_update':
             trainer.update_Gs(0.5)
         else:
-            stats[phase] = trainer.run(phase, PART, rounds, LRATE, *reals)
+            stats[phase] = trainer.run(phase, PART, rounds, LRATE, *reals).stats
     return trainer, stats
 
 

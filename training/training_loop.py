@@ -1,9 +1,12 @@
 """Training: schedule -> steps -> report -> snapshot."""
 
+from __future__ import annotations
+
 import math
 import os
-import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,329 +15,426 @@ from tqdm import tqdm
 import custom_ops
 from dnnlib import tflib
 from dnnlib.cli import StopOnSignal, Stopped, UserError
+from dnnlib.tflib import Network
 from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu, seed_everything
-from dnnlib.util import format_time
+from dnnlib.util import EasyDict, get_obj_by_name
 from training import dataset
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
 from training.nets.transfer import describe, make_networks
-from training.run.checkpoint import Checkpoints, Progress
+from training.run.checkpoint import Checkpoints, RunProgress
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates, out_of_memory
 from training.run.report import Report
-from training.run.snapshot import Snapshots, keep_going
-from training.step.devices import Devices, find_cluster, run_operations_in_turn
+from training.run.snapshot import Snapshots, tolerate_write_errors
+from training.run.tick import guess_durations, report_tick
+from training.step.devices import Devices, find_cluster, limit_inter_op_threads
 from training.step.iteration import Iterations
-from training.step.train_step import TrainStep
+from training.step.train_step import StepResult, TrainStep
 
-# A thousand images, as the original's grids have, take a CPU longer than the first iterations.
+# A CPU takes longer for a thousand images, the size of the original's grids, than for the first iterations.
 _CPU_GRID = {'most': (8, 4)}
 
-# What a worker wants the run to do. Where several differ, the largest number wins.
+# What computes metrics if only metric_arg_list is given, as in notebooks of the original. Imported by name: metrics is
+# built on training, so training does not import it.
+_DEFAULT_EVALUATION = 'metrics.metric_base.MetricGroup'
+
+# What a worker wants the run to do. If workers differ, the largest number wins.
 _GO_ON, _END, _STOP = range(3)
 
 
 def training_loop(
-        run_dir                 = '.',      # Folder of the results. Of several workers only the chief writes there.
-        data_dir                = None,     # Folder that dataset_args.tfrecord_dir is relative to. None = the working folder.
-        G_args                  = None,     # func_name and settings of the generator.
-        D_args                  = None,     # func_name and settings of the discriminator.
-        G_opt_args              = None,     # beta1, beta2, epsilon of the generator's Adam. None = Adam's defaults here.
-        D_opt_args              = None,     # The same for the discriminator.
-        G_loss_args             = None,     # func_name and settings of the generator's loss.
-        D_loss_args             = None,     # func_name and settings of the discriminator's loss.
-        dataset_args            = None,     # Arguments of dataset.load_dataset.
-        sched_args              = None,     # Arguments of training_schedule. None = its defaults.
-        grid_args               = None,     # size and layout of the image grids. None = the defaults of Snapshots.
-        metric_arg_list         = (),       # Arguments of each metric to compute at network snapshots, see metrics.metric_defaults.
-        require_metrics         = True,     # Is a metric that cannot be computed an error? False = train without them, and say so.
-        tf_config               = None,     # 'rnd.np_random_seed': seed of all random numbers. None = random.
-        num_gpus                = 1,        # Number of devices of all workers of TF_CONFIG together (training/step/devices.py).
-        G_smoothing_kimg        = 10.0,     # Half-life of the moving average Gs, in thousands of images.
-        minibatch_repeats       = 4,        # Iterations between two looks at the schedule.
-        lazy_regularization     = True,     # Regularise in separate passes?
-        G_reg_interval          = 4,        # Iterations from one such pass of G to the next.
-        D_reg_interval          = 16,       # The same for D.
-        total_kimg              = 25000,    # Thousands of images to train for.
-        max_minutes             = None,     # Minutes after which the run ends earlier, its last reports included. None = no limit.
-        started                 = None,     # time.monotonic() at which these minutes began. None = now.
-        mirror_augment          = False,    # Flip real images left to right at random?
-        reset_opt_for_new_lod   = True,     # Forget Adam's moments when layers come in or begin to fade in?
-        drange_net              = (-1, 1),  # Range of the images that the networks see.
-        image_snapshot_ticks    = 50,       # Ticks between two fakes*.png. None = never.
-        network_snapshot_ticks  = 50,       # Ticks between two network-snapshot-*.pkl. None = never.
-        checkpoint_ticks        = 10,       # Ticks between two checkpoints; there is one before each network snapshot too.
-        checkpoint_minutes      = 30.0,     # The most minutes between them.
-        keep_checkpoints        = 2,        # Checkpoints that are kept.
-        resume_pkl              = None,     # Network pickle to start from. None = from random weights.
-        resume_kimg             = 0.0,      # Thousands of images it has seen: where the schedule starts.
-        resume_time             = 0.0,      # Seconds it was trained for: where the clock starts.
-        resume                  = None,     # (path of a checkpoint, its state.json) to go on from, in place of resume_*. None = none.
-        freeze_d                = 0,        # Layers of D, counted from the images on, that stay as they are.
-        precision               = 'float32', # Key of configs.PRECISIONS: that of the highest resolutions while training.
-        settings                = None,     # What checkpoints keep of the settings, for who goes on from them to compare.
-        on_end                  = None,     # Function that is called with a sentence saying why training has ended. None = none.
-        impl                    = None):    # Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
-    """Train G, D and Gs; returns Gs.
+        run_dir: str | None                = '.',        # Folder of the results. None = for other workers.
+        data_dir: str | None               = None,       # Parent of dataset_args.tfrecord_dir. None = working folder.
+        G_args: dict | None                = None,       # func_name and settings of the generator.
+        D_args: dict | None                = None,       # func_name and settings of the discriminator.
+        G_opt_args: dict | None            = None,       # Settings of the generator's Adam. None = its defaults.
+        D_opt_args: dict | None            = None,       # The same for the discriminator.
+        G_loss_args: dict | None           = None,       # func_name and settings of the generator's loss.
+        D_loss_args: dict | None           = None,       # func_name and settings of the discriminator's loss.
+        dataset_args: dict | None          = None,       # Arguments of dataset.load_dataset.
+        sched_args: dict | None            = None,       # Arguments of training_schedule. None = its defaults.
+        grid_args: dict | None             = None,       # size, layout of the image grids. None = those of Snapshots.
+        metric_arg_list: Sequence[dict]    = (),         # Arguments of each metric to compute at network snapshots.
+        make_evaluation: Callable | None   = None,       # Called with (metric_arg_list, seed). None = MetricGroup.
+        require_metrics: bool              = True,       # False = train even if a metric cannot be computed.
+        tf_config: dict | None             = None,       # 'rnd.np_random_seed': seed of all random numbers.
+        num_gpus: int                      = 1,          # Devices of all workers together (training/step/devices.py).
+        G_smoothing_kimg: float            = 10.0,       # Half-life of Gs, in thousands of images.
+        minibatch_repeats: int             = 4,          # The schedule is updated every so many iterations.
+        lazy_regularization: bool          = True,       # Regularize in separate passes?
+        G_reg_interval: int                = 4,          # Iterations from one such pass of G to the next.
+        D_reg_interval: int                = 16,         # The same for D.
+        total_kimg: float                  = 25000,      # Thousands of images to train for.
+        max_minutes: float | None          = None,       # Minutes after which the run ends. None = no limit.
+        started: float | None              = None,       # time.monotonic() at which max_minutes begin. None = now.
+        mirror_augment: bool               = False,      # Flip real images left to right at random?
+        reset_opt_for_new_lod: bool        = True,       # Reset Adam when layers are added or begin to fade in?
+        drange_net: tuple                  = (-1, 1),    # Dynamic range of the images that the networks see.
+        image_snapshot_ticks: int | None   = 50,         # Ticks between two fakes*.png. None = never.
+        network_snapshot_ticks: int | None = 50,         # Ticks between two network-snapshot-*.pkl. None = never.
+        checkpoint_ticks: int              = 10,         # Ticks between checkpoints; network snapshots have one too.
+        checkpoint_minutes: float          = 30.0,       # Longest time between two checkpoints.
+        keep_checkpoints: int              = 2,          # Number of checkpoints that are kept.
+        resume_pkl: str | None             = None,       # Network pickle to start from. None = random weights.
+        resume_kimg: float                 = 0.0,        # Thousands of images it has seen: where the schedule starts.
+        resume_time: float                 = 0.0,        # Seconds it was trained for: where the clock starts.
+        resume: tuple | None               = None,       # (checkpoint, its state.json) to continue from.
+        freeze_d: int                      = 0,          # Layers of D nearest to the image that are not trained.
+        precision: str                     = 'float32',  # Key of options.PRECISIONS, for the highest resolutions.
+        settings: dict | None              = None,       # For checkpoints, see checkpoint.settings_of.
+        on_start: Callable | None          = None,       # Called when everything has been checked.
+        on_end: Callable | None            = None,       # Called with a sentence that says why training has ended.
+        impl: str | None                   = None,       # Custom ops: 'auto', 'native', 'ref'. None = as set already.
+        ) -> Network:
+    """Train G, D and their moving average Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
     images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
-    (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint; one of several workers has all
-    of them stop so when they look at the schedule the next time.
+    (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint. If one of
+    several workers gets the signal, all of them stop when the schedule is updated the next time.
 
-    With max_minutes it ends, as if total_kimg were reached, when there is no time for more than the last reports: the checkpoint, the
-    pictures, the pickles and the metrics, which are expected to take as long as they did before. One iteration is made in any case.
-    Metrics for which the time does not suffice are left out, and a note says so.
+    With max_minutes it ends early enough for the last reports: checkpoint, pictures, pickles and metrics, which are
+    expected to take as long as before. At least one iteration is made. Metrics that would take too long are left out,
+    with a note.
+
+    Returns:
+        Gs.
 
     Raises:
-        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native custom ops,
-            metrics or a precision are asked for and cannot be used; training has diverged; memory is too small; or there are fewer
-            devices than asked for.
-        Stopped: It was asked to stop, and a checkpoint is written.
+        UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native
+                   custom ops, metrics or a precision are asked for and cannot be used; training has diverged; memory
+                   is too small; or there are fewer devices than asked for.
+        Stopped:   The run was asked to stop, and a checkpoint is written.
     """
-    start_time = time.monotonic() - resume_time
-    deadline = None if max_minutes is None else (time.monotonic() if started is None else started) + max_minutes * 60
-    if num_gpus == 1:
-        run_operations_in_turn((G_args or {}).get('fmap_base'))  # This and the next before TensorFlow computes anything.
-    devices = Devices(num_gpus, find_cluster())
-    is_chief = devices.cluster.is_chief
-    tflib.init_tf(tf_config)
-    seed = (tf_config or {}).get('rnd.np_random_seed')
-    seed_everything(seed)
-    _report_devices(devices)
-    resume_path, resume_state = resume or (None, {})
+    args = EasyDict(locals())
+    return Run(args).train()
 
-    # ---- The parts: data, networks, what trains them and what reports ----
-    training_set = dataset.load_dataset(data_dir=data_dir, verbose=True, **(dataset_args or {}))
-    facts = {'images': training_set.num_images, 'shape of an image': training_set.shape, 'size of a label': training_set.label_size,
-             'digest of the 4x4 images': training_set.content_digest(training_set.resolution_log2 - 2)}
-    devices.check_same([{**settings['loop_args'], 'data_dir': None} if settings else None, resume_state.get('progress'), facts])
-    data_seed = resume_state.get('data_seed', np.random.randint(1 << 31) if seed is None else seed)
-    data_seed = devices.of_all_workers(data_seed)[0]  # A random one is the chief's.
-    if impl is not None:
-        custom_ops.set_impl(impl)
-    print(custom_ops.impl_report())
-    note = note_slow_precision(precision)
-    if note:
-        print(note)
-    check_precision(precision)
-    with devices.scope():
-        G, D, Gs = make_networks(training_set, G_args or {}, D_args or {}, resume_pkl, resume_state.get('networks'))
-    Gs.may_freeze = False  # Its weights change all the time, and the pictures of a resumed run are to be the same in all bits.
-    metrics = _prepare_metrics(metric_arg_list, require_metrics, seed, Gs, training_set) if is_chief else None
-    G.print_layers()
-    D.print_layers()
-    G_loss_args, D_loss_args = dict(G_loss_args or {}), dict(D_loss_args or {})
-    with devices.scope():
-        trainer = TrainStep(
-            G, D, Gs, G_loss_args.pop('func_name'), D_loss_args.pop('func_name'), G_loss_args, D_loss_args, G_opt_args, D_opt_args,
-            lazy_regularization, G_reg_interval, D_reg_interval, label_table=training_set.labels, freeze_d=freeze_d,
-            precision=precision, devices=devices)
-    print(describe_precision(precision, G))
-    if freeze_d:
-        print(f'Layers of D that stay as they are: {", ".join(trainer.frozen_layers)}')
 
-    first_nimg, total_nimg = round(resume_kimg * 1000), math.ceil(total_kimg * 1000)
-    if first_nimg >= total_nimg:
-        raise UserError(f'--total-kimg={total_kimg:g} is reached already at --resume-kimg={resume_kimg:g}', 'Raise --total-kimg.')
-    progress = Progress(**resume_state.get('progress') or dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg))
-    iterations = Iterations(trainer, training_set, progress, data_seed, sched_args, minibatch_repeats, devices, G_smoothing_kimg,
-                            mirror_augment, drange_net, reset_opt_for_new_lod)
-    on_gpu = has_gpu()
-    grid_args = resume_state.get('grid_args') or {**(grid_args or {}), **({} if on_gpu else _CPU_GRID)}
-    snapshots = Snapshots(run_dir, training_set, Gs, minibatch_size=iterations.sched.minibatch_gpu, seed=data_seed, **grid_args)
-    summaries, skipped = Summaries(run_dir), SkippedUpdates()
-    clock = Clock(start_time, deadline, _first_guesses((G, D, Gs), metric_arg_list, on_gpu))
-    report = Report(run_dir, training_set.resolution)
-    checkpoints = Checkpoints(
-        run_dir, {**trainer.state(), 'grid_latents': snapshots.latents}, {'averages': summaries, 'clock': clock, 'skipped': skipped},
-        facts, notes={'settings': settings, 'networks': describe(G, D), 'data_seed': data_seed, 'grid_args': grid_args},
-        keep=keep_checkpoints, minutes=checkpoint_minutes)
-    if is_chief:
-        snapshots.save_reals()
-    if resume_path is not None:
-        checkpoints.restore(resume_path, resume_state)
-        print(f'Going on from {resume_path}, at kimg {progress.kimg:.1f}.')
-    elif is_chief:
-        with clock.maintenance('pictures'):
-            snapshots.save_fakes(Gs, 'fakes_init.png')
-    pending = []
+class _Due(NamedTuple):
+    """What is due between two iterations."""
+    end: bool       # The end of training.
+    tick: bool      # A tick.
+    networks: bool  # A network snapshot, and metrics.
 
-    def collect():
-        """Take in what the iterations since the last call report: here, so that within them nothing waits for a device."""
-        for tag, moments in (item for phase_stats in pending for item in phase_stats.items()):
-            summaries.add_moments(tag, moments.numpy())
-            skipped.add(tag, moments.numpy())
-        pending.clear()
-        skipped.check(progress.kimg, checkpoints.last)
+
+class Run:
+    """One run of `training_loop`: its parts, and what happens between iterations.
+
+    Args:
+        args: The arguments of `training_loop`, by name.
+    """
+
+    def __init__(self, args: EasyDict):
+        self._args = args
+        now = time.monotonic()
+        self._start_time, self._deadline = now - args.resume_time, None
+        if args.max_minutes is not None:
+            self._deadline = (now if args.started is None else args.started) + args.max_minutes * 60
+        self._checkpoint_path, self._resumed = args.resume or (None, {})
+        self._start_tensorflow()
+        self._open_dataset()
+        self._make_networks()
+        self._make_trainer()
+        self._make_reports()
+        self._start_or_resume()
+
+    # ---- Setup ----
+
+    def _start_tensorflow(self) -> None:
+        """Choose devices and random numbers. This must come before TensorFlow computes anything."""
+        args = self._args
+        if args.num_gpus == 1:
+            limit_inter_op_threads((args.G_args or {}).get('fmap_base'))
+        self._devices = devices = Devices(args.num_gpus, find_cluster())
+        self._is_chief = devices.cluster.is_chief
+        self._has_gpu = has_gpu()
+        tflib.init_tf(args.tf_config)
+        self._seed = (args.tf_config or {}).get('rnd.np_random_seed')
+        seed_everything(self._seed)
+        if devices.number > 1:
+            machines = devices.cluster.workers
+            print(f'Training on {devices.number} devices of {machines} machine{"s" * (machines > 1)}.')
+        if not self._has_gpu:
+            print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
+                  'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
+
+    def _open_dataset(self) -> None:
+        args, devices = self._args, self._devices
+        data = dataset.load_dataset(data_dir=args.data_dir, verbose=True, **(args.dataset_args or {}))
+        self._training_set = data
+        self._facts = {
+            'images': data.num_images, 'shape of an image': data.shape, 'size of a label': data.label_size,
+            'digest of the 4x4 images': data.content_digest(data.resolution_log2 - 2)}
+        loop_args = {**args.settings['loop_args'], 'data_dir': None} if args.settings else None
+        devices.require_equal([loop_args, self._resumed.get('progress'), self._facts])
+        data_seed = np.random.randint(1 << 31) if self._seed is None else self._seed
+        self._data_seed = devices.gather(self._resumed.get('data_seed', data_seed))[0]  # A random one is the chief's.
+
+    def _make_networks(self) -> None:
+        args = self._args
+        if args.impl is not None:
+            custom_ops.set_impl(args.impl)
+        print(custom_ops.impl_report())
+        note = note_slow_precision(args.precision)
+        if note:
+            print(note)
+        check_precision(args.precision)
+        with self._devices.scope():
+            self._networks = make_networks(self._training_set, args.G_args or {}, args.D_args or {}, args.resume_pkl,
+                                           self._resumed.get('networks'))
+        G, D, self._Gs = self._networks
+        # Its weights change all the time, and the pictures of a resumed run must be the same in all bits.
+        self._Gs.may_freeze = False
+        self._evaluation = self._make_evaluation() if self._is_chief and args.metric_arg_list else None
+        G.print_layers()
+        D.print_layers()
+
+    def _make_evaluation(self) -> Any:
+        """Make what computes the metrics, and load all that it needs before training starts. None = train without."""
+        args = self._args
+        make = args.make_evaluation or get_obj_by_name(_DEFAULT_EVALUATION)
+        try:
+            evaluation = make(args.metric_arg_list, self._seed)
+            evaluation.check(self._Gs, self._training_set)
+            evaluation.load_networks()
+        except UserError as err:
+            if args.require_metrics:
+                raise
+            print(f'Note: training without {_names(args.metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
+            return None
+        return evaluation
+
+    def _make_trainer(self) -> None:
+        args = self._args
+        G_loss_args, D_loss_args = dict(args.G_loss_args or {}), dict(args.D_loss_args or {})
+        with self._devices.scope():
+            self._trainer = TrainStep(
+                *self._networks, G_loss=G_loss_args.pop('func_name'), D_loss=D_loss_args.pop('func_name'),
+                G_loss_args=G_loss_args, D_loss_args=D_loss_args,
+                G_opt_args=args.G_opt_args, D_opt_args=args.D_opt_args,
+                lazy_regularization=args.lazy_regularization, G_reg_interval=args.G_reg_interval,
+                D_reg_interval=args.D_reg_interval, label_table=self._training_set.labels, freeze_d=args.freeze_d,
+                precision=args.precision, devices=self._devices)
+        print(describe_precision(args.precision, self._networks[0]))
+        if args.freeze_d:
+            print(f'Layers of D that stay as they are: {", ".join(self._trainer.frozen_layers)}')
+        first_nimg, self._total_nimg = round(args.resume_kimg * 1000), math.ceil(args.total_kimg * 1000)
+        if first_nimg >= self._total_nimg:
+            raise UserError(
+                f'--total-kimg={args.total_kimg:g} is reached already at --resume-kimg={args.resume_kimg:g}',
+                'Raise --total-kimg.')
+        start = dict(cur_nimg=first_nimg, tick_start_nimg=first_nimg, sched_nimg=first_nimg)
+        self._progress = RunProgress(**(self._resumed.get('progress') or start))
+        self._first_nimg = self._progress.cur_nimg
+        self._iterations = Iterations(
+            self._trainer, self._training_set, self._progress, self._data_seed, args.sched_args, args.minibatch_repeats,
+            self._devices, args.G_smoothing_kimg, args.mirror_augment, args.drange_net, args.reset_opt_for_new_lod)
+        self._pending: list[StepResult] = []  # Results of iterations that `_collect_results` has not read yet.
+
+    def _make_reports(self) -> None:
+        args, data = self._args, self._training_set
+        grid_args = self._resumed.get('grid_args') or {**(args.grid_args or {}), **({} if self._has_gpu else _CPU_GRID)}
+        self._snapshots = Snapshots(
+            args.run_dir, data, self._Gs, minibatch_size=self._iterations.sched.minibatch_gpu, seed=self._data_seed,
+            **grid_args)
+        self._summaries, self._skipped = Summaries(args.run_dir), SkippedUpdates()
+        guesses = guess_durations(self._networks, args.metric_arg_list, self._has_gpu)
+        self._clock = Clock(self._start_time, self._deadline, guesses)
+        self._report = Report(args.run_dir, data.resolution)
+        self._checkpoints = Checkpoints(
+            args.run_dir, {**self._trainer.state(), 'grid_latents': self._snapshots.latents},
+            {'averages': self._summaries, 'clock': self._clock, 'skipped': self._skipped}, self._facts,
+            notes={'settings': args.settings, 'networks': describe(*self._networks[:2]), 'data_seed': self._data_seed,
+                   'grid_args': grid_args},
+            keep=args.keep_checkpoints, minutes=args.checkpoint_minutes)
+
+    def _start_or_resume(self) -> None:
+        """Restore the checkpoint if there is one, then write the first pictures."""
+        if self._checkpoint_path is not None:
+            self._checkpoints.restore(self._checkpoint_path, self._resumed)
+        if self._args.on_start is not None:
+            self._args.on_start()
+        if self._is_chief:
+            self._snapshots.save_reals()
+        if self._checkpoint_path is not None:
+            print(f'Going on from {self._checkpoint_path}, at kimg {self._progress.kimg:.1f}.')
+        elif self._is_chief:
+            with self._clock.maintenance('pictures'):
+                self._snapshots.save_fakes(self._Gs, 'fakes_init.png')
 
     # ---- The loop ----
-    limit = '' if max_minutes is None else f', or until {max_minutes:g} minutes are over'
-    print(f'Training for {total_kimg:g} kimg{limit}...\n')
-    last_reports = ['checkpoint', 'report', 'pickle'] + ([] if image_snapshot_ticks is None else ['pictures'])
-    last_reports += [] if network_snapshot_ticks is None else ['pickle'] if metrics is None else ['pickle', 'metrics']
-    first_nimg = progress.cur_nimg
-    # Several workers decide together, when they look at the schedule; and only then has all that runs on a GPU ended: see `collect`.
-    may_end_anywhere = devices.cluster.workers == 1 and not on_gpu
 
-    # On a terminal a bar shows how far it is; elsewhere the tick lines do.
-    bar = tqdm(total=total_nimg, initial=progress.cur_nimg, unit='img', disable=None if is_chief else True, dynamic_ncols=True)
-    try:
-        when = 'after this iteration' if devices.cluster.workers == 1 else 'all workers'
-        with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
-            while True:
-                boundary = iterations.at_boundary()
-                if boundary:
-                    collect()
-                wanted = _STOP if stop.requested else _GO_ON
-                if is_chief and (boundary or may_end_anywhere):
-                    clock.step(progress.cur_nimg, iterations.stages_compiled, iterations.compiles_next())
-                    if metrics is not None and not clock.time_for(last_reports):
-                        metrics = None
-                        last_reports = [name for name in last_reports if name != 'metrics']
-                        tqdm.write(f'Note: {_names(metric_arg_list)} would not be done within --max-minutes={max_minutes:g}: left out.')
-                    if progress.cur_nimg > first_nimg and not clock.time_to_go_on(last_reports):
-                        wanted = max(wanted, _END)
-                if boundary or devices.cluster.workers == 1:
-                    wanted = max(devices.of_all_workers(wanted))
-                else:
-                    wanted = _GO_ON  # Until all workers come to the point where they tell each other.
-                done = wanted == _END or (boundary and progress.cur_nimg >= total_nimg)
-                tick_nimg = progress.cur_nimg - progress.tick_start_nimg
-                is_tick = tick_nimg > 0 and (done or (boundary and (
-                    progress.cur_tick < 0 or tick_nimg >= iterations.sched.tick_kimg * 1000)))
-                saves_networks = is_tick and network_snapshot_ticks is not None and (done or (
-                    (progress.cur_tick + 1) % network_snapshot_ticks == 0 and clock.time_to_go_on(last_reports * 2)))
+    def train(self) -> Network:
+        """Train to the end, and return Gs."""
+        args, alone = self._args, self._devices.cluster.workers == 1
+        limit = '' if args.max_minutes is None else f', or until {args.max_minutes:g} minutes are over'
+        print(f'Training for {args.total_kimg:g} kimg{limit}...\n')
+        when = 'after this iteration' if alone else 'all workers'
+        # On a terminal a bar shows the progress; elsewhere the tick lines do.
+        bar = tqdm(total=self._total_nimg, initial=self._progress.cur_nimg, unit='img',
+                   disable=None if self._is_chief else True, dynamic_ncols=True)
+        try:
+            with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
+                while True:
+                    boundary = self._iterations.schedule_is_due()
+                    if boundary:
+                        self._collect_results()
+                    wanted = self._agree(stop.requested, boundary)
+                    if wanted == _STOP:
+                        self._stop()
+                    due = self._what_is_due(wanted, boundary)
+                    # The checkpoint comes before the reports: a run that is killed while it writes them writes them
+                    # again.
+                    self._save_checkpoint(due)
+                    if due.tick:
+                        self._tick(due)
+                    if due.end:
+                        break
+                    self._pending += self._iterations.run()
+                    self._move(bar)
+        except tf.errors.ResourceExhaustedError as err:
+            sched = self._iterations.sched
+            raise out_of_memory(sched.minibatch_size // args.num_gpus, sched.minibatch_gpu, err) from err
+        finally:
+            bar.close()
+        self._finish()
+        return self._Gs
 
-                # A checkpoint comes before the reports: a run that is killed while it writes them will write them again.
-                if wanted == _STOP:
-                    collect()
-                    if is_chief:
-                        checkpoints.save(progress)
-                    tqdm.write(f'Stopped at kimg {progress.kimg:.1f}, with {checkpoints.last}.')
-                    raise Stopped
-                is_due = is_tick and (done or saves_networks or (progress.cur_tick + 1) % checkpoint_ticks == 0)
-                if is_chief and checkpoints.wanted(progress, is_due) and (done or clock.time_to_go_on(['checkpoint', *last_reports])):
-                    collect()
-                    if not skipped.in_a_row():
-                        with clock.maintenance('checkpoint'), keep_going('the checkpoint'):
-                            checkpoints.save(progress)
+    def _collect_results(self) -> None:
+        """Read the results of the iterations since the last call.
 
-                if is_tick:
-                    progress.cur_tick, progress.tick_start_nimg = progress.cur_tick + 1, progress.cur_nimg
-                if is_tick and is_chief:
-                    collect()
-                    left = clock.left(0 if done else total_nimg - progress.cur_nimg)
-                    tqdm.write(_report_tick(summaries, clock, progress, tick_nimg / 1000.0, iterations.sched, skipped, left))
-                    # Reports draw random numbers too, which must not change what is learned.
-                    with random_state_kept():
-                        if image_snapshot_ticks is not None and (done or (
-                                progress.cur_tick % image_snapshot_ticks == 0 and clock.time_to_go_on(['pictures', *last_reports]))):
-                            name = f'fakes{progress.cur_nimg // 1000:06d}.png'
-                            with clock.maintenance('pictures'), keep_going(name):
-                                snapshots.save_fakes(Gs, name)
-                        if saves_networks:
-                            name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
-                            with clock.maintenance('pickle'), keep_going(name):
-                                snapshots.save_networks((G, D, Gs), name)
-                            if metrics is not None:
-                                with clock.maintenance('metrics'):
-                                    values = metrics.run(name, Gs, run_dir, data_dir, dataset_args, mirror_augment, keep_going=True)
-                                for tag, value in values.items():
-                                    summaries.add(tag, value)
-                                with keep_going('a line of stats.jsonl'):
-                                    summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
-                        # report.html only shows what there is: no mistake in it is worth a run.
-                        with clock.maintenance('report'), keep_going('report.html', Exception):
-                            report.save()
-                if done:
-                    break
-                pending += iterations.run()
-                bar.total = progress.cur_nimg + clock.images_left(total_nimg - progress.cur_nimg)
-                bar.update(progress.cur_nimg - bar.n)
-    except tf.errors.ResourceExhaustedError as err:
-        raise out_of_memory(iterations.sched.minibatch_size // num_gpus, iterations.sched.minibatch_gpu, err) from err
-    finally:
-        bar.close()
-    if is_chief:
-        snapshots.save_networks((G, D, Gs), 'network-final.pkl')
-        ending = f'All {total_kimg:g} kimg are done.'
-        if progress.cur_nimg < total_nimg:
-            ending = (f'The time limit, --max-minutes={max_minutes:g}, was reached at kimg {progress.kimg:.3f} of {total_kimg:g}. '
-                      f'To go on: the same command with --resume={run_dir}')
+        Reading waits for the device, so it is done here instead of within iterations.
+        """
+        for result in self._pending:
+            for tag, moments in result.stats.items():
+                self._summaries.add_moments(tag, moments.numpy())
+            self._skipped.add(result.name, bool(result.skipped.numpy()))
+        self._pending.clear()
+        self._skipped.check(self._progress.kimg, self._checkpoints.last)
+
+    def _agree(self, stop_requested: bool, boundary: bool) -> int:
+        """What all workers do next: _GO_ON, _END or _STOP. `boundary`: is the schedule due?"""
+        alone, progress = self._devices.cluster.workers == 1, self._progress
+        wanted = _STOP if stop_requested else _GO_ON
+        # Several workers agree, and a GPU has finished its work, only when the schedule is due: see `_collect_results`.
+        if self._is_chief and (boundary or (alone and not self._has_gpu)):
+            iterations = self._iterations
+            self._clock.step(progress.cur_nimg, iterations.stages_compiled, iterations.compiles_next())
+            self._drop_metrics_without_time()
+            if progress.cur_nimg > self._first_nimg and not self._clock.time_to_go_on(self._last_reports()):
+                wanted = max(wanted, _END)
+        return max(self._devices.gather(wanted)) if boundary or alone else _GO_ON
+
+    def _what_is_due(self, wanted: int, boundary: bool) -> _Due:
+        args, progress = self._args, self._progress
+        end = wanted == _END or (boundary and progress.cur_nimg >= self._total_nimg)
+        tick_nimg = progress.cur_nimg - progress.tick_start_nimg
+        enough = progress.cur_tick < 0 or tick_nimg >= self._iterations.sched.tick_kimg * 1000
+        tick = tick_nimg > 0 and (end or (boundary and enough))
+        networks = tick and args.network_snapshot_ticks is not None and (end or (
+            (progress.cur_tick + 1) % args.network_snapshot_ticks == 0
+            and self._clock.time_to_go_on(self._last_reports() * 2)))
+        return _Due(end, tick, networks)
+
+    def _move(self, bar: tqdm) -> None:
+        """Move the progress bar. Its end is where the time limit is expected."""
+        nimg = self._progress.cur_nimg
+        bar.total = nimg + self._clock.images_left(self._total_nimg - nimg)
+        bar.update(nimg - bar.n)
+
+    def _stop(self) -> None:
+        self._collect_results()
+        if self._is_chief:
+            self._checkpoints.save(self._progress)
+        tqdm.write(f'Stopped at kimg {self._progress.kimg:.1f}, with {self._checkpoints.last}.')
+        raise Stopped
+
+    def _finish(self) -> None:
+        args, progress = self._args, self._progress
+        if not self._is_chief:
+            return
+        self._snapshots.save_networks(self._networks, 'network-final.pkl')
+        ending = f'All {args.total_kimg:g} kimg are done.'
+        if progress.cur_nimg < self._total_nimg:
+            ending = (f'The time limit, --max-minutes={args.max_minutes:g}, was reached at kimg {progress.kimg:.3f} of '
+                      f'{args.total_kimg:g}. To go on: the same command with --resume={args.run_dir}')
             print(ending)
-        if on_end is not None:
-            on_end(ending)
-    return Gs
+        if args.on_end is not None:
+            args.on_end(ending)
+
+    # ---- Checkpoints and reports ----
+
+    def _save_checkpoint(self, due: _Due) -> None:
+        """Write a checkpoint if it is time for one, unless the last updates were skipped."""
+        args, progress = self._args, self._progress
+        is_due = due.tick and (due.end or due.networks or (progress.cur_tick + 1) % args.checkpoint_ticks == 0)
+        if not self._is_chief or not self._checkpoints.wanted(progress, is_due):
+            return
+        if due.end or self._clock.time_to_go_on(['checkpoint', *self._last_reports()]):
+            self._collect_results()
+            if not self._skipped.in_a_row():
+                with self._clock.maintenance('checkpoint'), tolerate_write_errors('the checkpoint'):
+                    self._checkpoints.save(progress)
+
+    def _tick(self, due: _Due) -> None:
+        """Count a tick, and on the chief make its reports."""
+        progress = self._progress
+        tick_kimg = (progress.cur_nimg - progress.tick_start_nimg) / 1000.0
+        progress.cur_tick, progress.tick_start_nimg = progress.cur_tick + 1, progress.cur_nimg
+        if not self._is_chief:
+            return
+        self._collect_results()
+        left = self._clock.left(0 if due.end else self._total_nimg - progress.cur_nimg)
+        tqdm.write(report_tick(
+            self._summaries, self._clock, progress, tick_kimg, self._iterations.sched, self._skipped, left))
+        # Reports draw random numbers too, which must not change what is learned.
+        with random_state_kept():
+            ticks = self._args.image_snapshot_ticks
+            if ticks is not None and (due.end or (
+                    progress.cur_tick % ticks == 0 and self._clock.time_to_go_on(['pictures', *self._last_reports()]))):
+                name = f'fakes{progress.cur_nimg // 1000:06d}.png'
+                with self._clock.maintenance('pictures'), tolerate_write_errors(name):
+                    self._snapshots.save_fakes(self._Gs, name)
+            if due.networks:
+                self._save_networks()
+            # report.html only shows what there is: an error in it must not end the run.
+            with self._clock.maintenance('report'), tolerate_write_errors('report.html', Exception):
+                self._report.save()
+
+    def _save_networks(self) -> None:
+        """Write a network snapshot, and compute its metrics."""
+        args, progress = self._args, self._progress
+        name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
+        with self._clock.maintenance('pickle'), tolerate_write_errors(name):
+            self._snapshots.save_networks(self._networks, name)
+        if self._evaluation is None:
+            return
+        with self._clock.maintenance('metrics'):
+            values = self._evaluation.run(
+                name, self._Gs, args.run_dir, args.data_dir, args.dataset_args, args.mirror_augment, keep_going=True)
+        for tag, value in values.items():
+            self._summaries.add(tag, value)
+        with tolerate_write_errors('a line of stats.jsonl'):
+            self._summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg)
+
+    def _last_reports(self) -> list[str]:
+        """Names of the reports that the end of the run makes. One that is made twice is listed twice."""
+        args = self._args
+        names = ['checkpoint', 'report', 'pickle']
+        if args.image_snapshot_ticks is not None:
+            names.append('pictures')
+        if args.network_snapshot_ticks is not None:
+            names += ['pickle'] if self._evaluation is None else ['pickle', 'metrics']
+        return names
+
+    def _drop_metrics_without_time(self) -> None:
+        if self._evaluation is not None and not self._clock.time_for(self._last_reports()):
+            self._evaluation = None
+            tqdm.write(f'Note: {_names(self._args.metric_arg_list)} would not be done within '
+                       f'--max-minutes={self._args.max_minutes:g}: left out.')
 
 
-# ---- Parts of it ----
-
-def _report_devices(devices):
-    if devices.number > 1:
-        print(f'Training on {devices.number} devices of {devices.cluster.workers} machine{"s" * (devices.cluster.workers > 1)}.')
-    if not has_gpu():
-        print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
-              'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
-
-
-def _prepare_metrics(metric_arg_list, required, seed, Gs, training_set):
-    """MetricGroup with all that it needs, before any time is spent on training. None = there are no metrics."""
-    if not metric_arg_list:
-        return None
-    from metrics.metric_base import MetricGroup  # Here, for metrics are built on training.
-    try:
-        metrics = MetricGroup(metric_arg_list, seed)
-        metrics.check(Gs, training_set)
-        metrics.load_networks()
-    except UserError as err:
-        if required:
-            raise
-        print(f'Note: training without {_names(metric_arg_list)}. {err.fact}. {err.remedy}'.rstrip('. ') + '.')
-        return None
-    return metrics
-
-
-def _names(metric_arg_list):
+def _names(metric_arg_list: Sequence[dict[str, Any]]) -> str:
     return ', '.join(args['name'] for args in metric_arg_list)
-
-
-def _first_guesses(networks, metric_arg_list, on_gpu):
-    """{name of a report: seconds that it may take}, for Clock: by the size of the networks and the number of images."""
-    gigabytes = sum(var.shape.num_elements() for net in networks for var in net.named_variables().values()) * 4 / 2 ** 30
-    images = sum(args.get('num_images') or args.get('num_samples', 0) for args in metric_arg_list)
-    return {'checkpoint': 1 + 20 * gigabytes, 'pickle': 1 + 10 * gigabytes, 'pictures': 5.0, 'report': 1.0,
-            'metrics': images * (0.01 if on_gpu else 0.04)}
-
-
-def _report_tick(summaries, clock, progress, tick_kimg, sched, skipped, left):
-    """Save the scalars of the tick; returns its line. `left`: seconds that the run still takes, or None."""
-    total_time, tick_time, maintenance = clock.tick()
-    fields = {
-        'Progress/tick': progress.cur_tick, 'Progress/kimg': progress.kimg, 'Progress/lod': sched.lod,
-        'Progress/minibatch': sched.minibatch_size,
-        'Timing/total_sec': total_time, 'Timing/sec_per_tick': tick_time, 'Timing/sec_per_kimg': tick_time / tick_kimg,
-        'Timing/maintenance_sec': maintenance, 'Timing/total_hours': total_time / 3600, 'Timing/total_days': total_time / 86400,
-        'Resources/peak_gpu_mem_gb': _peak_memory() / 2 ** 30, **({} if left is None else {'Timing/left_sec': left})}
-    for tag, value in fields.items():
-        summaries.add(tag, value)
-    with keep_going('a line of stats.jsonl'):
-        summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
-    line = (f'tick {progress.cur_tick:<5d} kimg {progress.kimg:<8.1f} lod {sched.lod:<5.2f} minibatch {sched.minibatch_size:<4d} '
-            f'time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} sec/kimg {tick_time / tick_kimg:<7.2f} '
-            f'maintenance {maintenance:<6.1f} gpumem {fields["Resources/peak_gpu_mem_gb"]:<5.1f} '
-            f'left {"?" if left is None else format_time(left)}')
-    return '\n'.join(filter(None, [line, skipped.report()]))
-
-
-def _peak_memory():
-    """Bytes: of the GPU, or without one the process's resident memory."""
-    if has_gpu():
-        return tf.config.experimental.get_memory_info('GPU:0')['peak']
-    try:
-        import resource  # Not on Windows.
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

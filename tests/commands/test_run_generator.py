@@ -85,21 +85,23 @@ class FakeVar:
 
 
 class FakeGenerator:
-    """4x4 images, 2 layers, latents of 3. The image is the mean of what goes in, plus the noise; calls are kept in `calls`."""
+    """4x4 images, 2 layers, latents of 3. The image is the mean of what goes in, plus the noise; calls are kept in
+    `calls`."""
 
     def __init__(self, channels=3, num_classes=0):
         self.input_shape, self.output_shape = [None, 3], [None, channels, 4, 4]
         self.input_shapes = [[None, 3], [None, num_classes]]
         self.noise = OrderedDict(noise0=FakeVar([1, 1, 4, 4]), noise1=FakeVar([1, 1, 8, 8]))
-        variables = OrderedDict({'noise0': self.noise['noise0'], '4x4/Const/const': FakeVar([1, 3, 4, 4]), 'noise1': self.noise['noise1'],
-                                 '4x4/Conv/noise_strength': FakeVar([])})
+        variables = OrderedDict({'noise0': self.noise['noise0'], '4x4/Const/const': FakeVar([1, 3, 4, 4]),
+                                 'noise1': self.noise['noise1'], '4x4/Conv/noise_strength': FakeVar([])})
         synthesis = types.SimpleNamespace(vars=variables, run=self._synthesize, input_shape=[None, 2, 3])
         self.components = EasyDict(mapping=types.SimpleNamespace(run=self._map), synthesis=synthesis)
         self.calls = []
         self.drawn = []  # (w [N, layers, 3], noise maps) of each evaluation of the synthesis network
 
     def run(self, z, labels, truncation_psi, **kwargs):
-        self.calls.append(types.SimpleNamespace(z=z, labels=labels, psi=truncation_psi, noise=[var.value for var in self.noise.values()]))
+        self.calls.append(types.SimpleNamespace(z=z, labels=labels, psi=truncation_psi,
+                                                noise=[var.value for var in self.noise.values()]))
         return self._synthesize(z[:, np.newaxis], **kwargs)
 
     def _map(self, z, labels):
@@ -122,7 +124,8 @@ class FakeGenerator:
 def Gs(monkeypatch):
     net = FakeGenerator()
     monkeypatch.setattr(pretrained_networks, 'load_networks', lambda path: (None, None, net))
-    monkeypatch.setattr(tflib, 'set_vars', lambda values: [setattr(var, 'value', value) for var, value in values.items()])
+    monkeypatch.setattr(tflib, 'set_vars',
+                        lambda values: [setattr(var, 'value', value) for var, value in values.items()])
     return net
 
 
@@ -143,7 +146,8 @@ def test_the_networks_own_noise_is_put_back(Gs, tmp_path):
 
 
 def test_styles_are_mixed_by_layer_and_the_grid_shows_them_all(Gs, tmp_path):
-    run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1], truncation_psi=0.5)
+    run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1],
+                                       truncation_psi=0.5)
 
     def gray(row, col):
         w = {seed: 1 + (np.random.RandomState(seed).randn(3) + np.array([[0], [10]]) - 1) * 0.5 for seed in (row, col)}
@@ -164,7 +168,8 @@ def test_the_default_of_mixed_layers_scales_with_the_network(resolution, expecte
 
 
 def test_coarse_layers_are_mixed_by_default(Gs, tmp_path, capsys):
-    run_generator.main(['style-mixing-example', '--network=net.pkl', '--row-seeds=1', '--col-seeds=3', f'--result-dir={tmp_path}'])
+    run_generator.main(['style-mixing-example', '--network=net.pkl', '--row-seeds=1', '--col-seeds=3',
+                        f'--result-dir={tmp_path}'])
     assert 'Layers with the style of the column: 0-0 of 0-1 (--col-styles)' in capsys.readouterr().out
     w, _ = Gs.drawn[-1]
     row, col = (1 + (np.random.RandomState(seed).randn(3) + np.array([[0], [10]]) - 1) * 0.5 for seed in (1, 3))
@@ -175,7 +180,8 @@ def test_coarse_layers_are_mixed_by_default(Gs, tmp_path, capsys):
 
 def save_dlatents(path, names, seed):
     rnd = np.random.RandomState(seed)
-    found = Dlatents(names, rnd.randn(len(names), 2, 3).astype(np.float32), [rnd.randn(len(names), 1, size, size) for size in (4, 8)])
+    found = Dlatents(names, rnd.randn(len(names), 2, 3).astype(np.float32),
+                     [rnd.randn(len(names), 1, size, size) for size in (4, 8)])
     found.save(path)
     return found
 
@@ -194,9 +200,10 @@ def test_projected_images_are_drawn_with_their_noise(Gs, tmp_path):
 def test_projected_images_are_mixed_with_seeds(Gs, tmp_path):
     found = save_dlatents(tmp_path / 'd.npz', ['a', 'b'], 0)
     (tmp_path / 'out').mkdir()
-    run_generator.style_mixing_example(str(tmp_path / 'out'), 'net.pkl', row_dlatents=str(tmp_path / 'd.npz'), col_seeds=[3],
-                                       col_styles=[1])
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['3-3.png', 'a-3.png', 'a-a.png', 'b-3.png', 'b-b.png', 'grid.png']
+    run_generator.style_mixing_example(str(tmp_path / 'out'), 'net.pkl', row_dlatents=str(tmp_path / 'd.npz'),
+                                       col_seeds=[3], col_styles=[1])
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        '3-3.png', 'a-3.png', 'a-a.png', 'b-3.png', 'b-b.png', 'grid.png']
     w_seed = 1 + (np.random.RandomState(3).randn(3) + np.array([[0], [10]]) - 1) * 0.5
     w, noise = Gs.drawn[-1]  # The last one is row b.
     np.testing.assert_allclose(w, [[found.w[1, 0], w_seed[1]]], rtol=1e-6)  # The image itself is not truncated.
@@ -218,7 +225,8 @@ def test_projected_images_are_columns_even_if_the_rows_have_the_same_names(Gs, t
 def test_class_becomes_a_one_hot_label_for_every_picture(Gs, tmp_path):
     Gs.input_shapes[1][1] = 4
     run_generator.generate_images(str(tmp_path), 'net.pkl', seeds=[0], class_idx=2)
-    run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1], class_idx=3)
+    run_generator.style_mixing_example(str(tmp_path), 'net.pkl', row_seeds=[1, 2], col_seeds=[3], col_styles=[1],
+                                       class_idx=3)
     assert Gs.calls[0].labels.tolist() == [[0, 0, 1, 0]]
     assert [call.labels.tolist() for call in Gs.calls[1:]] == [[[0, 0, 0, 1]] * 2, [[0, 0, 0, 1]]]  # rows, columns
 
@@ -233,7 +241,8 @@ def test_one_channel_is_written_as_gray(Gs, tmp_path):
 def test_the_form_of_the_custom_ops_is_chosen_kept_and_reported(Gs, tmp_path, capsys):
     custom_ops.set_impl(None)
     try:
-        run_generator.main(['generate-images', '--network=net.pkl', '--seeds=0', '--impl=ref', f'--result-dir={tmp_path}'])
+        run_generator.main(['generate-images', '--network=net.pkl', '--seeds=0', '--impl=ref',
+                            f'--result-dir={tmp_path}'])
     finally:
         custom_ops.set_impl(None)
     assert 'Custom ops: reference (as asked for)' in capsys.readouterr().out.splitlines()
@@ -246,7 +255,8 @@ def test_pictures_in_half_precision_differ_by_less_than_one_sees(tmp_path):
     for precision in ('float32', 'bfloat16', 'mixed_float16'):
         run_generator.main(['generate-images', f'--network={ROOT / "tests" / "data" / "faces32.pkl"}', '--seeds=0-3',
                             f'--precision={precision}', f'--result-dir={tmp_path}'])
-    exact, *others = (np.stack([np.asarray(open_picture(path), np.float32) for path in sorted(folder.glob('seed*.png'))])
+    exact, *others = (np.stack([np.asarray(open_picture(path), np.float32)
+                                for path in sorted(folder.glob('seed*.png'))])
                       for folder in sorted(tmp_path.iterdir()))
     assert exact.std() > 30
     for pictures in others:
@@ -309,12 +319,14 @@ def test_bad_usage_exits_with_2(argv, tmp_path, monkeypatch, capsys):
 # ---- As a command ----
 
 def command(*argv, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / 'run_generator.py'), *argv], capture_output=True, text=True, **kwargs)
+    return subprocess.run([sys.executable, str(ROOT / 'run_generator.py'), *argv], capture_output=True, text=True,
+                          **kwargs)
 
 
 def test_no_subcommand_says_so_and_exits_with_1():
     done = command()
-    assert (done.returncode, done.stdout + done.stderr) == (1, 'Error: missing subcommand.  Re-run with --help for usage.\n')
+    assert done.returncode == 1
+    assert done.stdout + done.stderr == 'Error: missing subcommand.  Re-run with --help for usage.\n'
 
 
 @pytest.mark.parametrize('argv', [[], ['generate-images'], ['style-mixing-example']])

@@ -26,7 +26,8 @@ from training.nets import registry
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
     Gs = make_generator()
-    D = registry.create_network('D', 'D_stylegan2', **{key: TINY[key] for key in ('resolution', 'num_channels', 'label_size', 'fmap_base')})
+    D = registry.create_network('D', 'D_stylegan2',
+                                **{key: TINY[key] for key in ('resolution', 'num_channels', 'label_size', 'fmap_base')})
     path = tmp_path_factory.mktemp('network') / 'tiny.pkl'
     misc.save_pkl((Gs, D, Gs), path)
     return str(path)
@@ -47,7 +48,8 @@ def photos(tmp_path_factory):
 def run(network, tmp_path, command, *flags):
     """Run a command with the pixel distance and few steps; returns the folder of its results."""
     before = set(tmp_path.iterdir())
-    run_projector.main([command, f'--network={network}', f'--result-dir={tmp_path}', '--distance=pixel', '--num-steps=10', *flags])
+    run_projector.main([command, f'--network={network}', f'--result-dir={tmp_path}', '--distance=pixel',
+                        '--num-steps=10', *flags])
     folder, = set(tmp_path.iterdir()) - before
     return folder
 
@@ -74,14 +76,18 @@ def test_generated_images_have_the_originals_files_and_what_comes_next(network, 
     assert sum(line.startswith('Step ') and 'left' in line for line in lines) == 10  # No terminal: lines, not a bar.
 
     with np.load(out / 'dlatents.npz', allow_pickle=False) as found:
-        assert list(found['names']) == ['seed0005', 'seed0003'] and found['w'].shape == (2, 4, 8) and list(found['steps']) == [10, 10]
+        assert list(found['names']) == ['seed0005', 'seed0003']
+        assert found['w'].shape == (2, 4, 8)
+        assert list(found['steps']) == [10, 10]
         assert found['noise2'].shape == (2, 1, 8, 8) and (found['distances'] < found['start_distances']).all()
         settings = dict(network=network, distance='pixel', num_steps=10, wplus=False, init='mean', seed=1000)
         assert json.loads(str(found['settings'])) == settings
 
     # The target is the picture of the seed; the results are drawn again, pixel by pixel, by the generator.
-    run_generator.main(['generate-images', f'--network={network}', '--seeds=3,5', '--truncation-psi=1', f'--result-dir={tmp_path / "g"}'])
-    run_generator.main(['generate-images', f'--network={network}', f'--dlatents={out}/dlatents.npz', f'--result-dir={tmp_path / "g"}'])
+    run_generator.main(['generate-images', f'--network={network}', '--seeds=3,5', '--truncation-psi=1',
+                        f'--result-dir={tmp_path / "g"}'])
+    run_generator.main(['generate-images', f'--network={network}', f'--dlatents={out}/dlatents.npz',
+                        f'--result-dir={tmp_path / "g"}'])
     for seed in ('0003', '0005'):
         target, final = pixels(out / f'seed{seed}-target.png'), pixels(out / f'seed{seed}-final.png')
         assert abs(target - pixels(tmp_path / 'g' / '00000-generate-images' / f'seed{seed}.png')).max() <= 1
@@ -94,21 +100,26 @@ def test_one_at_a_time_is_the_default_and_the_defaults_are_the_originals(network
     calls = []
     monkeypatch.setattr(projection, 'project_generated_images', lambda run_dir, **kwargs: calls.append(kwargs))
     run_projector.main(['project-generated-images', f'--network={network}', f'--result-dir={tmp_path}'])
-    assert calls[0]['seeds'] == [66, 230, 389, 1518] and calls[0]['truncation_psi'] == 1.0 and calls[0]['num_snapshots'] == 5
+    assert calls[0]['seeds'] == [66, 230, 389, 1518]
+    assert calls[0]['truncation_psi'] == 1.0
+    assert calls[0]['num_snapshots'] == 5
     assert calls[0]['num_steps'] == 1000 and calls[0]['minibatch_size'] == 1 and calls[0]['distance'] == 'lpips'
     assert tuple(projector.DISTANCES) == run_projector._DISTANCES
 
 
 def test_the_same_command_gives_the_same_latents(network, tmp_path):
-    found = [np.load(run(network, tmp_path, 'project-generated-images', '--seeds=1', '--num-snapshots=0') / 'dlatents.npz')['w']
+    found = [np.load(run(network, tmp_path, 'project-generated-images', '--seeds=1',
+                         '--num-snapshots=0') / 'dlatents.npz')['w']
              for _ in range(2)]
     np.testing.assert_array_equal(*found)
 
 
 def test_a_last_minibatch_may_be_smaller(network, tmp_path):
-    out = run(network, tmp_path, 'project-generated-images', '--seeds=1-3', '--num-snapshots=0', '--minibatch-size=2', '--wplus')
+    out = run(network, tmp_path, 'project-generated-images', '--seeds=1-3', '--num-snapshots=0', '--minibatch-size=2',
+              '--wplus')
     with np.load(out / 'dlatents.npz') as found:
-        assert list(found['names']) == ['seed0001', 'seed0002', 'seed0003'] and len(found['w']) == len(found['noise0']) == 3
+        assert list(found['names']) == ['seed0001', 'seed0002', 'seed0003']
+        assert len(found['w']) == len(found['noise0']) == 3
         assert (found['w'] != found['w'][:, :1]).any()
     assert 'seed0003-final.png' in names(out)
 
@@ -119,7 +130,8 @@ def test_init_goes_on_from_what_was_found(network, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         start = projector.Projector.start
         patch.setattr(projector.Projector, 'start', lambda self, images, w: (seen.append(w), start(self, images, w)))
-        run(network, tmp_path, 'project-generated-images', '--seeds=1,2', '--num-snapshots=0', f'--init={first}/dlatents.npz')
+        run(network, tmp_path, 'project-generated-images', '--seeds=1,2', '--num-snapshots=0',
+            f'--init={first}/dlatents.npz')
     w = np.load(first / 'dlatents.npz')['w']
     np.testing.assert_array_equal(np.concatenate(seen), w[:, :1])
     with pytest.raises(cli.UserError, match='latents of 2 images, expected 1 or 3'):
@@ -146,7 +158,9 @@ def test_interrupt_keeps_what_was_found_so_far(network, photos, tmp_path, monkey
     out, = tmp_path.iterdir()
     with np.load(out / 'dlatents.npz') as found:
         assert list(found['names']) == ['seed0001', 'seed0002'] and list(found['steps']) == [10, 3]
-    assert 'seed0002-final.png' in names(out) and (out / 'seed0002.mp4').stat().st_size > 0 and not (out / '_finished.txt').exists()
+    assert 'seed0002-final.png' in names(out)
+    assert (out / 'seed0002.mp4').stat().st_size > 0
+    assert not (out / '_finished.txt').exists()
     assert not list(out.glob('*.part'))
     assert 'Stopped at step 3 of 10' in capsys.readouterr().out
     if command == 'detect-generated':
@@ -181,7 +195,8 @@ def test_film_is_an_mp4_with_ffmpeg(tmp_path):
 
 def test_images_of_a_dataset(network, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    dataset_tool.main(['create_from_images', 'datasets/mine', str(photos), '--resolution=8', '--channels=3', '--shuffle=0'])
+    dataset_tool.main(['create_from_images', 'datasets/mine', str(photos), '--resolution=8', '--channels=3',
+                       '--shuffle=0'])
     (tmp_path / 'r').mkdir()
     out = run(network, tmp_path / 'r', 'project-real-images', '--dataset=mine', '--num-images=2', '--num-snapshots=1')
     assert names(out) == sorted(f'image{idx}-{what}.png' for idx in ('0000', '0001')
@@ -201,23 +216,28 @@ def test_images_from_files(network, photos, tmp_path, capsys, kind):
                 archive.write(path, pathlib.Path(path).name)
     (tmp_path / 'r').mkdir()
     paths = {'folder': [str(photos)], 'files': files, 'zip': [str(tmp_path / 'photos.zip')]}[kind]
-    out = run(network, tmp_path / 'r', 'project-real-images', '--num-snapshots=0', '--minibatch-size=3', '--images', *paths)
+    out = run(network, tmp_path / 'r', 'project-real-images', '--num-snapshots=0', '--minibatch-size=3', '--images',
+              *paths)
     assert len(names(out, '-target.png')) == 3
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith('a-wide.png is 30x20: the 20x20 square in its middle is scaled to 8x8.') for line in lines)
-    assert any(line.endswith('c-square.png is 16x16: scaled to 8x8.') for line in lines) and not any('b-gray' in line for line in lines[:8])
+    assert any(line.endswith('c-square.png is 16x16: scaled to 8x8.') for line in lines)
+    assert not any('b-gray' in line for line in lines[:8])
     assert any('Ignored 1 files that are no images: notes.txt' in line for line in lines) == (kind != 'files')
     middle = Image.open(photos / 'a-wide.png').crop((5, 0, 25, 20)).resize((8, 8), Image.Resampling.LANCZOS)
     assert abs(pixels(out / 'image0000-target.png') - np.asarray(middle)).max() <= 1
     with np.load(out / 'dlatents.npz') as found:
-        assert [source.split('/')[-1].split(' ')[-1] for source in found['sources']] == ['a-wide.png', 'b-gray.png', 'c-square.png']
+        sources = [source.split('/')[-1].split(' ')[-1] for source in found['sources']]
+        assert sources == ['a-wide.png', 'b-gray.png', 'c-square.png']
 
 
 def test_faces_are_cut_out_with_align(network, photos, tmp_path, monkeypatch, capsys):
     faces = [np.zeros([68, 2])]
     monkeypatch.setattr(align_faces, 'load_detector', lambda: lambda image: faces if image.size == (30, 20) else [])
-    monkeypatch.setattr(align_faces, 'align_face', lambda image, landmarks, size: Image.new('RGB', (size, size), (1, 2, 3)))
-    out = run(network, tmp_path, 'project-real-images', '--images', str(photos / 'a-wide.png'), '--align', '--num-snapshots=0')
+    monkeypatch.setattr(align_faces, 'align_face',
+                        lambda image, landmarks, size: Image.new('RGB', (size, size), (1, 2, 3)))
+    out = run(network, tmp_path, 'project-real-images', '--images', str(photos / 'a-wide.png'), '--align',
+              '--num-snapshots=0')
     assert (pixels(out / 'image0000-target.png') == [1, 2, 3]).all()
     with pytest.raises(cli.UserError, match='found no face in .*c-square.png'):
         run(network, tmp_path, 'project-real-images', '--images', str(photos / 'c-square.png'), '--align')
@@ -227,7 +247,8 @@ def test_faces_are_cut_out_with_align(network, photos, tmp_path, monkeypatch, ca
 
 def test_detect_generated_reports_and_attributes(network, photos, tmp_path, capsys):
     suspect = str(photos / 'c-square.png')
-    out = run(network, tmp_path, 'detect-generated', '--seeds=1-4', '--images', str(photos), '--image', suspect, '--minibatch-size=8')
+    out = run(network, tmp_path, 'detect-generated', '--seeds=1-4', '--images', str(photos), '--image', suspect,
+              '--minibatch-size=8')
     rows = [line.split(',') for line in (out / 'distances.csv').read_text().splitlines()[1:]]
     assert [row[1] for row in rows] == ['suspect'] + ['generated'] * 4 + ['real'] * 3
     report = json.loads((out / 'detection.json').read_text())
@@ -281,7 +302,8 @@ def test_without_weights_the_error_names_the_other_distances(network, tmp_path, 
     monkeypatch.setattr(feature_networks, 'load', load)
     with pytest.raises(cli.UserError) as caught:
         run(network, tmp_path, 'project-generated-images', '--distance=lpips')
-    assert (caught.value.fact, caught.value.remedy) == ('lpips: no weights', 'Get them. Or take another --distance: vgg-hed or pixel.')
+    assert (caught.value.fact, caught.value.remedy) == ('lpips: no weights',
+                                                        'Get them. Or take another --distance: vgg-hed or pixel.')
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,7 +317,8 @@ def test_images_that_cannot_be_read_are_named(network, tmp_path):
 def test_a_dataset_of_another_size_is_refused(network, tmp_path, photos, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset_tool.main(['create_from_images', 'datasets/large', str(photos), '--resolution=16', '--channels=3'])
-    with pytest.raises(cli.UserError, match='its images are 16x16 with 3 channels, those of the network 8x8 with 3 channels'):
+    with pytest.raises(cli.UserError,
+                       match='its images are 16x16 with 3 channels, those of the network 8x8 with 3 channels'):
         run(network, tmp_path, 'project-real-images', '--dataset=large')
 
 

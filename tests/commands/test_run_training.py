@@ -42,7 +42,8 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
     run_training.main(['--dataset=ds'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('results', '00000-stylegan2-ds-1gpu-config-f')
-    assert (call['num_gpus'], call['total_kimg'], call['mirror_augment'], call['data_dir']) == (1, 25000, False, 'datasets')
+    assert (call['num_gpus'], call['total_kimg']) == (1, 25000)
+    assert (call['mirror_augment'], call['data_dir']) == (False, 'datasets')
     assert (call['image_snapshot_ticks'], call['network_snapshot_ticks'], call['D_loss_args']['gamma']) == (10, 10, 10)
     assert (call['dataset_args'], call['tf_config']) == ({'tfrecord_dir': 'ds'}, {'rnd.np_random_seed': 1000})
     assert not {'impl', 'precision', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
@@ -56,23 +57,26 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
 def test_every_flag_reaches_the_training_loop(home):
     run_training.main([
         '--dataset=ds', '--data-dir=datasets', '--result-dir=out', '--config=config-e-Gskip-Dorig', '--total-kimg=0.5',
-        '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8', '--fmap-base=1024',
-        '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025', '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3',
-        '--network-snapshot-ticks=4', '--tick-kimg=0.1', '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5',
-        '--keep-checkpoints=3', '--precision=mixed_float16', '--max-minutes=7.5', '--resample-kernel=1,2,1'])
+        '--gamma=3', '--mirror-augment=true', '--metrics=none', '--minibatch-size=16', '--minibatch-gpu=8',
+        '--fmap-base=1024', '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025',
+        '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3', '--network-snapshot-ticks=4', '--tick-kimg=0.1',
+        '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5', '--keep-checkpoints=3',
+        '--precision=mixed_float16', '--max-minutes=7.5', '--resample-kernel=1,2,1'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
-    assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024, fmap_max=64,
-                                  latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4, resample_kernel=[1, 2, 1])
-    assert call['D_args'] == dict(func_name='training.networks_stylegan2.D_stylegan2', architecture='orig', fmap_base=1024, fmap_max=64,
+    assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024,
+                                  fmap_max=64, latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4,
                                   resample_kernel=[1, 2, 1])
+    assert call['D_args'] == dict(func_name='training.networks_stylegan2.D_stylegan2', architecture='orig',
+                                  fmap_base=1024, fmap_max=64, resample_kernel=[1, 2, 1])
     assert call['D_loss_args'] == dict(func_name='training.loss.D_logistic_r1', gamma=3)
     assert call['sched_args'] == dict(
-        G_lrate_base=0.0025, G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, minibatch_size_base=16, minibatch_size_dict={},
-        minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
-    expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25, image_snapshot_ticks=3,
-                    network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref', checkpoint_ticks=5, checkpoint_minutes=1.5,
-                    keep_checkpoints=3, precision='mixed_float16', resume=None, max_minutes=7.5)
+        G_lrate_base=0.0025, G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, minibatch_size_base=16,
+        minibatch_size_dict={}, minibatch_gpu_base=8, minibatch_gpu_dict={}, tick_kimg_base=0.1, tick_kimg_dict={})
+    expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25,
+                    image_snapshot_ticks=3, network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref',
+                    checkpoint_ticks=5, checkpoint_minutes=1.5, keep_checkpoints=3, precision='mixed_float16',
+                    resume=None, max_minutes=7.5)
     assert {name: call[name] for name in expected} == expected
     assert 0 <= time.monotonic() - call['started'] < 60
 
@@ -80,7 +84,8 @@ def test_every_flag_reaches_the_training_loop(home):
 def test_an_unknown_precision_is_refused_with_those_there_are(home, capsys):
     with pytest.raises(SystemExit):
         run_training.main(['--dataset=ds', '--precision=float16'])
-    assert re.search(r"--precision: invalid choice: 'float16' \(choose from .?float32.*bfloat16.*mixed_float16", capsys.readouterr().err)
+    assert re.search(r"--precision: invalid choice: 'float16' \(choose from .?float32.*bfloat16.*mixed_float16",
+                     capsys.readouterr().err)
 
 
 def test_resume_flags_reach_the_training_loop(home):
@@ -98,11 +103,13 @@ def refused_after(home, *argv):
 
 def test_several_gpus_and_workers(home, capsys, monkeypatch):
     run_training.main(['--dataset=ds', '--num-gpus=4'])
-    assert home.calls[0]['num_gpus'] == 4 and home.calls[0]['run_dir'] == os.path.join('results', '00000-stylegan2-ds-4gpu-config-f')
+    assert home.calls[0]['num_gpus'] == 4
+    assert home.calls[0]['run_dir'] == os.path.join('results', '00000-stylegan2-ds-4gpu-config-f')
     capsys.readouterr()
-    monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 1}}))
+    monkeypatch.setenv('TF_CONFIG',
+                       json.dumps({'cluster': {'worker': ['a:1', 'b:1']}, 'task': {'type': 'worker', 'index': 1}}))
     run_training.main(['--dataset=ds', '--num-gpus=4'])
-    assert home.calls[1] == {**home.calls[0], 'run_dir': None, 'on_end': None}
+    assert home.calls[1] == {**home.calls[0], 'run_dir': None, 'on_start': None, 'on_end': None}
     assert capsys.readouterr().out == 'Worker 1 of 2: training, and leaving the report to the chief.\n'
     assert os.listdir('results') == ['00000-stylegan2-ds-4gpu-config-f']
 
@@ -111,7 +118,7 @@ def test_submit_config_holds_the_arguments_of_the_loop(home):
     run_training.main(['--dataset=ds', '--gamma=3', '--max-minutes=5'])
     call, = home.calls
     config = json.loads((home.path / call['run_dir'] / 'submit_config.json').read_text())
-    others = {'run_dir', 'num_gpus', 'resume', 'settings', 'on_end', 'started'}
+    others = {'run_dir', 'num_gpus', 'resume', 'settings', 'on_start', 'on_end', 'started', 'make_evaluation'}
     assert config['run_func_kwargs'] == json.loads(json.dumps({key: call[key] for key in call if key not in others}))
 
 
@@ -128,16 +135,19 @@ def test_dry_run_prints_the_configuration_as_json_and_makes_nothing(home, capsys
 
 @pytest.fixture
 def stopped(home):
-    """Function: run_training with these arguments, as if it had been killed with a checkpoint at `nimg`; returns the run's folder."""
+    """Function: run_training with these arguments, as if it had been killed with a checkpoint at `nimg`; returns the
+    run's folder."""
     def stopped(*argv, nimg=8000):
         run_training.main(['--dataset=ds', *argv])
         call = home.calls.pop()
         os.remove(os.path.join(call['run_dir'], '_finished.txt'))
         folder = home.path / call['run_dir'] / 'checkpoints' / f'kimg-{nimg // 1000:06d}.000'
         folder.mkdir(parents=True)
-        (folder / 'state.json').write_text(json.dumps({'format': 1, 'settings': call['settings'], 'progress': {'cur_nimg': nimg}}))
+        (folder / 'state.json').write_text(json.dumps({'format': 1, 'settings': call['settings'],
+                                                       'progress': {'cur_nimg': nimg}}))
         (folder / 'variables.index').write_text('')
-        sums = [f'{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n' for name in ('state.json', 'variables.index')]
+        sums = [f'{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n'
+                for name in ('state.json', 'variables.index')]
         (folder / 'sha256sums.txt').write_text(''.join(sums))
         return call['run_dir']
     return stopped
@@ -160,7 +170,8 @@ def test_latest_without_a_run_begins_one_and_says_so(home, stopped, capsys):
     run_training.main(['--dataset=ds', '--resume=latest'])
     call, = home.calls
     assert call['resume'] is None and call['run_dir'] == os.path.join('results', '00001-stylegan2-ds-1gpu-config-f')
-    assert '--resume=latest: no run stylegan2-ds-1gpu-config-f with a checkpoint in results, a new one begins.' in capsys.readouterr().out
+    expected = '--resume=latest: no run stylegan2-ds-1gpu-config-f with a checkpoint in results, a new one begins.'
+    assert expected in capsys.readouterr().out
 
 
 def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
@@ -170,10 +181,40 @@ def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
     assert call['run_dir'] == folder and call['num_gpus'] == 4 and call['resume']
 
 
+def test_another_number_of_gpus_is_not_named_as_the_difference(home, stopped):
+    folder = stopped()
+    with pytest.raises(cli.UserError, match='was made with no --lrate, this command has --lrate=0.001'):
+        run_training.main(['--dataset=ds', '--num-gpus=4', '--lrate=0.001', f'--resume={folder}'])
+
+
+def test_a_resume_that_the_training_loop_refuses_leaves_the_files_of_the_run(home, stopped, monkeypatch):
+    folder = home.path / stopped('--total-kimg=8')
+    (folder / '_finished.txt').write_text('All 8 kimg are done.\n')
+    names = 'submit_config.json', 'submit_config.txt', '_finished.txt'
+    before = [(folder / name).read_text() for name in names]
+
+    def refuse(**kwargs):
+        raise cli.UserError('the checkpoint does not fit', 'Give another.')
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', refuse)
+    with pytest.raises(cli.UserError, match='does not fit'):
+        run_training.main(['--dataset=ds', f'--resume={folder}', '--total-kimg=9'])
+    assert [(folder / name).read_text() for name in names] == before
+
+    def stop(on_start, **kwargs):
+        on_start()
+        raise cli.Stopped
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', stop)
+    with pytest.raises(cli.Stopped):
+        run_training.main(['--dataset=ds', f'--resume={folder}', '--total-kimg=9'])
+    assert not (folder / '_finished.txt').exists()
+    assert json.loads((folder / 'submit_config.json').read_text())['run_func_kwargs']['total_kimg'] == 9
+
+
 def test_a_checkpoint_begins_a_new_run(home, stopped):
     folder = stopped()
     run_training.main(['--dataset=ds', f'--resume={folder}/checkpoints/kimg-000008.000'])
-    assert home.calls[0]['run_dir'] == os.path.join('results', '00001-stylegan2-ds-1gpu-config-f') and home.calls[0]['resume']
+    assert home.calls[0]['run_dir'] == os.path.join('results', '00001-stylegan2-ds-1gpu-config-f')
+    assert home.calls[0]['resume']
 
 
 def test_a_note_about_damage_is_in_the_log(home, stopped):
@@ -181,7 +222,8 @@ def test_a_note_about_damage_is_in_the_log(home, stopped):
     shutil.copytree(folder / 'checkpoints' / 'kimg-000008.000', folder / 'checkpoints' / 'kimg-000012.000')
     (folder / 'checkpoints' / 'kimg-000012.000' / 'state.json').write_text('{}')
     run_training.main(['--dataset=ds', '--resume=latest'])
-    assert 'kimg-000012.000 is damaged: the checksum of state.json does not match. Going on' in (folder / 'log.txt').read_text()
+    log = (folder / 'log.txt').read_text()
+    assert 'kimg-000012.000 is damaged: the checksum of state.json does not match. Going on' in log
 
 
 @pytest.mark.parametrize('before, after, expected', [
@@ -195,7 +237,8 @@ def test_a_note_about_damage_is_in_the_log(home, stopped):
     ([], ['--g-smoothing-kimg=5'], '--g-smoothing-kimg=5'),
     ([], ['--cond=true'], 'no --cond, this command|--cond=false, this command has --cond=true'),
     ([], ['--d-loss=D_logistic'], 'this command has --d-loss=D_logistic'),
-    (['--resume-pkl=net.pkl'], ['--resume-pkl=net.pkl', '--freeze-d=2'], 'was made with no --freeze-d, this command has --freeze-d=2'),
+    (['--resume-pkl=net.pkl'], ['--resume-pkl=net.pkl', '--freeze-d=2'],
+     'was made with no --freeze-d, this command has --freeze-d=2'),
 ])
 def test_settings_that_do_not_agree_are_named(home, stopped, before, after, expected):
     (home.path / 'net.pkl').write_bytes(b'')
@@ -210,24 +253,26 @@ def test_settings_that_do_not_agree_are_named(home, stopped, before, after, expe
 def test_length_and_reports_may_differ(home, stopped):
     (home.path / 'net.pkl').write_bytes(b'')
     folder = stopped('--tick-kimg=1', '--resume-pkl=net.pkl')
-    os.remove(home.path / 'net.pkl')  # Where the run came from is not needed any more.
+    os.remove(home.path / 'net.pkl')  # The pickle that the run started from is no longer needed.
     shutil.move('datasets', 'elsewhere')
     run_training.main([
-        '--dataset=ds', f'--resume={folder}', '--total-kimg=9', '--tick-kimg=0.5', '--image-snapshot-ticks=1', '--impl=ref',
-        '--network-snapshot-ticks=2', '--metrics=none', '--checkpoint-ticks=1', '--checkpoint-minutes=5', '--keep-checkpoints=9',
-        '--data-dir=elsewhere', '--minibatch-gpu=2', '--resume-pkl=net.pkl', '--max-minutes=60'])
+        '--dataset=ds', f'--resume={folder}', '--total-kimg=9', '--tick-kimg=0.5', '--image-snapshot-ticks=1',
+        '--impl=ref', '--network-snapshot-ticks=2', '--metrics=none', '--checkpoint-ticks=1', '--checkpoint-minutes=5',
+        '--keep-checkpoints=9', '--data-dir=elsewhere', '--minibatch-gpu=2', '--resume-pkl=net.pkl',
+        '--max-minutes=60'])
     assert home.calls[0]['total_kimg'] == 9
 
 
 def test_a_value_equal_to_the_default_is_the_default(home, stopped):
     folder = stopped()
-    run_training.main(['--dataset=ds', f'--resume={folder}', '--gamma=10', '--minibatch-size=32', '--g-loss=G_logistic_ns_pathreg'])
+    run_training.main(['--dataset=ds', f'--resume={folder}', '--gamma=10', '--minibatch-size=32',
+                       '--g-loss=G_logistic_ns_pathreg'])
     assert home.calls
 
 
 def test_a_finished_run_wants_a_larger_total(home, stopped):
     folder = stopped('--total-kimg=8')
-    run_training.main(['--dataset=ds', '--total-kimg=8', '--resume=latest'])  # Killed before it had finished: goes on.
+    run_training.main(['--dataset=ds', '--total-kimg=8', '--resume=latest'])  # Killed before it had finished.
     assert home.calls.pop()['run_dir'] == folder and os.path.exists(os.path.join(folder, '_finished.txt'))
     for what in ('latest', folder, f'{folder}/checkpoints/kimg-000008.000'):
         with pytest.raises(cli.UserError, match='--total-kimg=8 is reached already'):
@@ -237,9 +282,11 @@ def test_a_finished_run_wants_a_larger_total(home, stopped):
 
 
 def test_why_a_run_ended_is_in_its_folder(home, monkeypatch):
-    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', lambda on_end, **kwargs: on_end('The time was over.'))
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop',
+                        lambda on_end, **kwargs: on_end('The time was over.'))
     run_training.main(['--dataset=ds', '--max-minutes=5'])
-    assert (home.path / 'results' / '00000-stylegan2-ds-1gpu-config-f' / '_finished.txt').read_text() == 'The time was over.\n'
+    folder = home.path / 'results' / '00000-stylegan2-ds-1gpu-config-f'
+    assert (folder / '_finished.txt').read_text() == 'The time was over.\n'
 
 
 def test_when_stopped_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
@@ -254,7 +301,9 @@ def test_when_stopped_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
         folder = f'my results/{sorted(os.listdir("my results"))[-1]}'
         assert line == f"To go on: python run_training.py --dataset=ds '--result-dir=my results' '--resume={folder}'"
         log = (home.path / folder / 'log.txt').read_text()
-        assert log.endswith(f'{line}\n') and 'Traceback' not in log and not (home.path / folder / '_finished.txt').exists()
+        assert log.endswith(f'{line}\n')
+        assert 'Traceback' not in log
+        assert not (home.path / folder / '_finished.txt').exists()
 
 
 def test_metrics_come_from_their_table(home):
@@ -262,7 +311,8 @@ def test_metrics_come_from_their_table(home):
     run_training.main(['--dataset=ds', '--metrics=none'])
     run_training.main(['--dataset=ds'])
     asked, none, default = home.calls
-    assert [(args['name'], args['num_images']) for args in asked['metric_arg_list']] == [('is50k', 50000), ('fid5k', 5000)]
+    names = [(args['name'], args['num_images']) for args in asked['metric_arg_list']]
+    assert names == [('is50k', 50000), ('fid5k', 5000)]
     assert none['metric_arg_list'] == [] and [args['name'] for args in default['metric_arg_list']] == ['fid50k']
     # What was asked for is an error if it cannot be had; what is there by default is left out then.
     assert [call.get('require_metrics', True) for call in home.calls] == [True, True, False]
@@ -318,7 +368,8 @@ def test_official_networks_go_by_their_names(home, monkeypatch):
     (home.path / 'cached.pkl').write_bytes(b'')
     monkeypatch.setattr(run_training, 'open_url', open_url)
     run_training.main(['--dataset=ds', f'--resume-pkl={name}'])
-    assert home.calls[0]['resume_pkl'] == str(home.path / 'cached.pkl') and urls[0].endswith('/networks/stylegan2-ffhq-config-f.pkl')
+    assert home.calls[0]['resume_pkl'] == str(home.path / 'cached.pkl')
+    assert urls[0].endswith('/networks/stylegan2-ffhq-config-f.pkl')
     with pytest.raises(cli.UserError, match='no official network of this name'):
         run_training.main(['--dataset=ds', '--resume-pkl=gdrive:networks/stylegan2-ffhq-config-z.pkl'])
 
@@ -350,7 +401,8 @@ def test_dataset_is_required(home, capsys):
 # ---- As a command ----
 
 def command(*argv, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / 'run_training.py'), *argv], capture_output=True, text=True, **kwargs)
+    return subprocess.run([sys.executable, str(ROOT / 'run_training.py'), *argv], capture_output=True, text=True,
+                          **kwargs)
 
 
 def test_mistake_on_the_command_line_is_two_lines_and_exit_code_1(tmp_path):

@@ -29,6 +29,13 @@ def test_first_run_is_number_0_and_the_next_is_one_above_the_largest(tmp_path):
     assert start(tmp_path / 'results').path == str(tmp_path / 'results' / '00042-test')
 
 
+@pytest.mark.parametrize('make', [pathlib.Path.touch, lambda path: path.symlink_to('nowhere')])
+def test_a_file_or_a_dangling_link_in_the_way_is_passed_over(tmp_path, make):
+    make(tmp_path / '00000-test')
+    make(tmp_path / '00001-test')
+    assert start(tmp_path).path == str(tmp_path / '00002-test')
+
+
 def _many(args):
     result_dir, worker = args
     return [_make_numbered_dir(result_dir, f'worker{worker}')[1] for _ in range(10)]
@@ -58,7 +65,8 @@ def test_console_and_log_of_a_run_that_succeeds(tmp_path, capsys):
 def test_files_of_a_run_that_succeeds(tmp_path):
     with start(tmp_path) as run:
         pass
-    assert sorted(os.listdir(run.path)) == ['_finished.txt', 'log.txt', 'run.txt', 'submit_config.json', 'submit_config.txt']
+    assert sorted(os.listdir(run.path)) == [
+        '_finished.txt', 'log.txt', 'run.txt', 'submit_config.json', 'submit_config.txt']
     assert os.path.getsize(os.path.join(run.path, '_finished.txt')) == 0
     times = ast.literal_eval(read(run.path, 'run.txt'))
     assert times['start_time'] <= times['stop_time']
@@ -124,15 +132,31 @@ def test_slashes_in_the_description_do_not_make_folders(tmp_path):
     assert os.path.basename(start(tmp_path, desc='a/b').path) == '00000-a-b'
 
 
-def test_going_on_in_the_folder_of_an_earlier_run(tmp_path, capsys):
+def test_a_run_continues_in_the_folder_of_an_earlier_run(tmp_path, capsys):
     with start(tmp_path) as first:
         print('first')
     with RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path) as run:
+        run.begin()
         assert not os.path.exists(os.path.join(first.path, '_finished.txt'))
         print('second')
     assert run.path == first.path and os.listdir(tmp_path) == ['00000-test']
-    assert [line for line in read(run.path, 'log.txt').splitlines() if not line.startswith('dnnlib')] == ['first', 'second']
+    lines = read(run.path, 'log.txt').splitlines()
+    assert [line for line in lines if not line.startswith('dnnlib')] == ['first', 'second']
     assert os.path.exists(os.path.join(run.path, '_finished.txt'))
+
+
+def test_a_run_that_is_refused_leaves_the_files_of_the_earlier_run_as_they_were(tmp_path):
+    with start(tmp_path, seed=1) as first:
+        first.ending = 'All is done.'
+    names = 'submit_config.json', 'submit_config.txt', '_finished.txt'
+    before = [read(first.path, name) for name in names]
+    with pytest.raises(cli.UserError), RunDir(str(tmp_path), 'test', 'module.function', {'seed': 2}, path=first.path):
+        raise cli.UserError('no such network')
+    assert [read(first.path, name) for name in names] == before
+    with RunDir(str(tmp_path), 'test', 'module.function', {'seed': 2}, path=first.path):
+        pass
+    assert json.loads(read(first.path, 'submit_config.json'))['run_func_kwargs'] == {'seed': 2}
+    assert read(first.path, '_finished.txt') == ''
 
 
 def test_a_mistake_does_not_remove_the_folder_of_an_earlier_run(tmp_path):
@@ -141,7 +165,8 @@ def test_a_mistake_does_not_remove_the_folder_of_an_earlier_run(tmp_path):
         pass
     with pytest.raises(cli.UserError), RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path):
         raise cli.UserError('no such network')
-    os.remove(os.path.join(first.path, 'run.txt'))
+    for name in ('run.txt', '_finished.txt'):
+        os.remove(os.path.join(first.path, name))
     with pytest.raises(cli.UserError), RunDir(str(tmp_path), 'test', 'module.function', {}, path=first.path):
         raise cli.UserError('no such network')
     assert set(os.listdir(first.path)) == {'log.txt', 'submit_config.json', 'submit_config.txt'}
@@ -163,4 +188,5 @@ def test_a_run_that_was_stopped_is_no_failure(tmp_path):
     with pytest.raises(cli.Stopped), start(tmp_path) as run:
         print('stopped')
         raise cli.Stopped
-    assert read(run.path, 'log.txt').endswith('stopped\n') and not os.path.exists(os.path.join(run.path, '_finished.txt'))
+    assert read(run.path, 'log.txt').endswith('stopped\n')
+    assert not os.path.exists(os.path.join(run.path, '_finished.txt'))

@@ -19,8 +19,8 @@ def test_every_configuration_asks_the_training_loop_for_the_same_as_the_original
     for case, expected in cases.items():
         config, gamma, mirror, _ = re.fullmatch(r'(config-.+?)(?:-gamma(\d+))?(-mirror)?(-\d+gpu)?', case).groups()
         run = training_run(
-            'ds', data_dir='/data', config=config, num_gpus=expected['num_gpus'], gamma=gamma and float(gamma), mirror_augment=bool(mirror),
-            metric_arg_list=expected['run_func_kwargs']['metric_arg_list'])
+            'ds', data_dir='/data', config=config, num_gpus=expected['num_gpus'], gamma=gamma and float(gamma),
+            mirror_augment=bool(mirror), metric_arg_list=expected['run_func_kwargs']['metric_arg_list'])
         run.run_func_kwargs = {'run_func_name': run.pop('run_func_name'), **run.run_func_kwargs}
         assert json.loads(json.dumps(run)) == expected, case
 
@@ -35,8 +35,9 @@ def test_unknown_configuration_names_the_nearest_and_all_valid_ones():
 
 def test_sizes_reach_both_networks():
     kwargs = kwargs_of(fmap_base=1024, fmap_max=64, latent_size=128, mapping_layers=4, resample_kernel=[1, 1])
-    assert kwargs.G_args == dict(func_name='training.networks_stylegan2.G_main', fmap_base=1024, fmap_max=64, latent_size=128,
-                                 dlatent_size=128, mapping_fmaps=128, mapping_layers=4, resample_kernel=[1, 1])
+    assert kwargs.G_args == dict(func_name='training.networks_stylegan2.G_main', fmap_base=1024, fmap_max=64,
+                                 latent_size=128, dlatent_size=128, mapping_fmaps=128, mapping_layers=4,
+                                 resample_kernel=[1, 1])
     assert kwargs.D_args == dict(func_name='training.networks_stylegan2.D_stylegan2', fmap_base=1024, fmap_max=64,
                                  resample_kernel=[1, 1])
 
@@ -44,8 +45,8 @@ def test_sizes_reach_both_networks():
 def test_values_given_by_hand_hold_at_every_resolution():
     sched = kwargs_of(config='config-a', minibatch_size=8, minibatch_gpu=2, lrate=0.0025, tick_kimg=0.5).sched_args
     assert {name: sched[name] for name in sched if not name.startswith('lod')} == dict(
-        minibatch_size_base=8, minibatch_size_dict={}, minibatch_gpu_base=2, minibatch_gpu_dict={}, G_lrate_base=0.0025, G_lrate_dict={},
-        D_lrate_base=0.0025, D_lrate_dict={}, tick_kimg_base=0.5, tick_kimg_dict={})
+        minibatch_size_base=8, minibatch_size_dict={}, minibatch_gpu_base=2, minibatch_gpu_dict={}, G_lrate_base=0.0025,
+        G_lrate_dict={}, D_lrate_base=0.0025, D_lrate_dict={}, tick_kimg_base=0.5, tick_kimg_dict={})
 
 
 def test_float32_named_or_not_is_the_same_run():
@@ -58,15 +59,16 @@ def test_gamma_0_is_not_mistaken_for_the_default():
 
 
 def test_remaining_options_are_passed_on_under_the_loops_names():
-    kwargs = kwargs_of(G_smoothing_kimg=0.5, resume_pkl='x.pkl', resume_kimg=7.5, seed=3, total_kimg=0.25, image_snapshot_ticks=1,
-                       network_snapshot_ticks=2)
+    kwargs = kwargs_of(G_smoothing_kimg=0.5, resume_pkl='x.pkl', resume_kimg=7.5, seed=3, total_kimg=0.25,
+                       image_snapshot_ticks=1, network_snapshot_ticks=2)
     assert (kwargs.G_smoothing_kimg, kwargs.resume_pkl, kwargs.resume_kimg, kwargs.tf_config, kwargs.total_kimg) == (
         0.5, 'x.pkl', 7.5, {'rnd.np_random_seed': 3}, 0.25)
     assert (kwargs.image_snapshot_ticks, kwargs.network_snapshot_ticks) == (1, 2)
 
 
 def test_options_of_one_run_do_not_leak_into_the_next():
-    training_run('ds', config='config-a', fmap_base=1, gamma=1.0, minibatch_size=4, minibatch_gpu=4, lrate=1.0, latent_size=1)
+    training_run('ds', config='config-a', fmap_base=1, gamma=1.0, minibatch_size=4, minibatch_gpu=4, lrate=1.0,
+                 latent_size=1)
     kwargs = kwargs_of(config='config-a')
     assert 'fmap_base' not in kwargs.G_args and kwargs.D_loss_args['gamma'] == 10
     assert kwargs.sched_args['minibatch_size_dict'] == {8: 256, 16: 128, 32: 64, 64: 32}

@@ -31,8 +31,9 @@ from training.step.adam import Adam
 from training.step.train_step import TrainStep
 from training.training_loop import training_loop
 
-SMALL = ['--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8', '--mapping-layers=1',
-         '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2', '--network-snapshot-ticks=2']
+SMALL = ['--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8',
+         '--mapping-layers=1', '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2',
+         '--network-snapshot-ticks=2']
 SIZES = '--(fmap|latent|mapping)'  # flags that a pickle to resume from leaves no room for
 
 
@@ -44,19 +45,21 @@ def data_dir(tmp_path_factory):
     for name, shape in [('tiny', (8, 8, 3)), ('gray', (16, 16))]:
         (folder / f'{name}-images').mkdir()
         for i in range(40):
-            Image.fromarray(rng.randint(256, size=shape).astype(np.uint8)).save(folder / f'{name}-images' / f'{i:03d}.png')
+            image = Image.fromarray(rng.randint(256, size=shape).astype(np.uint8))
+            image.save(folder / f'{name}-images' / f'{i:03d}.png')
         dataset_tool.main(['create_from_images', str(folder / name), str(folder / f'{name}-images')])
     return folder
 
 
 def arguments(data_dir, result_dir, *args, dataset='tiny'):
     """Arguments of run_training.py for a small run."""
-    small = SMALL if not any(arg.startswith('--resume-pkl') for arg in args) else [arg for arg in SMALL if not re.match(SIZES, arg)]
+    resumes = any(arg.startswith('--resume-pkl') for arg in args)
+    small = [arg for arg in SMALL if not resumes or not re.match(SIZES, arg)]
     return [f'--data-dir={data_dir}', f'--dataset={dataset}', f'--result-dir={result_dir}', *small, *args]
 
 
 def train(*args, **kwargs):
-    """run_training.py with these `arguments` in this process, which saves the seconds that TensorFlow takes to start."""
+    """run_training.py with these `arguments` in this process, where TensorFlow is loaded already."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exited:
         cli.run(run_training.main, arguments(*args, **kwargs))
@@ -65,7 +68,8 @@ def train(*args, **kwargs):
 
 def train_as_command(*args, log_level=None, **kwargs):
     """The same as a command of its own, with TF_CPP_MIN_LOG_LEVEL=log_level. None = without."""
-    env = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}  # Set by conftest.py, not by a user.
+    # conftest.py has set it, not a user.
+    env = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
     env.update({'TF_CPP_MIN_LOG_LEVEL': log_level} if log_level else {})
     command = [sys.executable, 'run_training.py', *arguments(*args, **kwargs)]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
@@ -84,8 +88,9 @@ def run(data_dir, tmp_path_factory):
 def test_files_of_a_run(run):
     folder, _ = run
     names = {path.name for path in folder.iterdir()}
-    assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'network-final.pkl', 'log.txt',
-            'submit_config.json', 'submit_config.txt', 'stats.jsonl', 'report.html', '_finished.txt'} <= names
+    assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'network-final.pkl',
+            'log.txt', 'submit_config.json', 'submit_config.txt', 'stats.jsonl', 'report.html',
+            '_finished.txt'} <= names
     assert any(name.startswith('events.out.tfevents') for name in names)
     assert not [name for name in names if name.endswith(('.part', '.tmp'))]
     report = (folder / 'report.html').read_text()
@@ -120,12 +125,14 @@ def test_scalars_of_a_run(run):
     folder, _ = run
     stats = [json.loads(line) for line in (folder / 'stats.jsonl').read_text().splitlines()]
     assert [line['tick'] for line in stats] == [0, 1, 2, 3] and stats[-1]['kimg'] == 0.064
-    tags = {'Loss/scores/fake', 'Loss/scores/real', 'Loss/gradient_penalty', 'Loss/pl_lengths', 'Loss/pl_mean', 'Loss/pl_penalty',
-            'Progress/tick', 'Progress/kimg', 'Progress/lod', 'Progress/minibatch', 'Timing/total_sec', 'Timing/sec_per_tick',
-            'Timing/sec_per_kimg', 'Timing/maintenance_sec', 'Timing/total_hours', 'Timing/total_days', 'Resources/peak_gpu_mem_gb',
-            'TrainG/learning_rate', 'TrainD/learning_rate', 'TrainG/overflow_frequency'}
+    tags = {'Loss/scores/fake', 'Loss/scores/real', 'Loss/gradient_penalty', 'Loss/pl_lengths', 'Loss/pl_mean',
+            'Loss/pl_penalty', 'Progress/tick', 'Progress/kimg', 'Progress/lod', 'Progress/minibatch',
+            'Timing/total_sec', 'Timing/sec_per_tick', 'Timing/sec_per_kimg', 'Timing/maintenance_sec',
+            'Timing/total_hours', 'Timing/total_days', 'Resources/peak_gpu_mem_gb', 'TrainG/learning_rate',
+            'TrainD/learning_rate', 'TrainG/overflow_frequency'}
     assert tags <= set(stats[0])
-    assert stats[0]['TrainG/learning_rate'] == pytest.approx(0.002 * 4 / 5) and stats[0]['TrainG/overflow_frequency'] == 0
+    assert stats[0]['TrainG/learning_rate'] == pytest.approx(0.002 * 4 / 5)
+    assert stats[0]['TrainG/overflow_frequency'] == 0
     events = next(str(path) for path in folder.glob('events.*'))
     written = {value.tag for event in tf.compat.v1.train.summary_iterator(events) for value in event.summary.value}
     assert tags <= written
@@ -144,10 +151,11 @@ def test_same_seed_same_run(run, data_dir, tmp_path):
 
 def test_resume_from_a_pickle(run, data_dir, tmp_path):
     folder, _ = run
-    done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064', '--total-kimg=0.08',
-                 '--lrate=1e-9')
+    done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064',
+                 '--total-kimg=0.08', '--lrate=1e-9')
     assert done.returncode == 0, done.stderr
-    before, after = misc.load_pkl(folder / 'network-final.pkl'), misc.load_pkl(next(tmp_path.glob('0*')) / 'network-final.pkl')
+    before = misc.load_pkl(folder / 'network-final.pkl')
+    after = misc.load_pkl(next(tmp_path.glob('0*')) / 'network-final.pkl')
     for old, new in zip(before[:2], after[:2], strict=True):
         for name in old.trainables:
             np.testing.assert_allclose(new.get_var(name), old.get_var(name), atol=1e-6)
@@ -155,8 +163,8 @@ def test_resume_from_a_pickle(run, data_dir, tmp_path):
 
 
 def test_gray_images_and_another_architecture(data_dir, tmp_path):
-    done = train(data_dir, tmp_path, '--config=config-e-Gorig-Dskip', '--total-kimg=0.016', '--mirror-augment=true', '--gamma=1',
-                 dataset='gray')
+    done = train(data_dir, tmp_path, '--config=config-e-Gorig-Dskip', '--total-kimg=0.016', '--mirror-augment=true',
+                 '--gamma=1', dataset='gray')
     assert done.returncode == 0, done.stderr
     folder = next(tmp_path.glob('0*'))
     Gs = misc.load_pkl(folder / 'network-final.pkl')[2]
@@ -205,8 +213,9 @@ def test_accumulated_rounds_are_the_mean_of_the_rounds():
     """D's R1 pass aside, two rounds of two images give the mean of the gradients of each."""
     from tests.injected import InjectedRandom
     values = {name: np.random.RandomState(i).randn(2, *shape).astype(np.float32) for i, (name, shape) in enumerate([
-        ('D_train/latents', (2, 8)), ('D_train/G0/latents2', (2, 8)), ('D_train/G0/mix_u', ()), ('D_train/G0/mix_cutoff', ()),
-        ('D_train/G0/noise0', (2, 1, 4, 4)), ('D_train/G0/noise1', (2, 1, 8, 8)), ('D_train/G0/noise2', (2, 1, 8, 8))])}
+        ('D_train/latents', (2, 8)), ('D_train/G0/latents2', (2, 8)), ('D_train/G0/mix_u', ()),
+        ('D_train/G0/mix_cutoff', ()), ('D_train/G0/noise0', (2, 1, 4, 4)), ('D_train/G0/noise1', (2, 1, 8, 8)),
+        ('D_train/G0/noise2', (2, 1, 8, 8))])}
     reals, labels = tf.random.normal([4, 3, 8, 8]), tf.zeros([4, 0])
     nets = small_networks()
     moments = []
@@ -230,7 +239,8 @@ def test_adam_skips_what_is_not_finite():
     np.testing.assert_array_equal(adam.v[0], [0, 0])
     assert adam.skipped.numpy() == 1 and adam.beta2_power.numpy() == pytest.approx(0.99 ** 0.8)
     assert adam.apply([tf.constant([1.0, -1.0])], tf.constant(0.1)).numpy()
-    np.testing.assert_allclose(var, [1 - 0.08, 2 + 0.08], rtol=1e-5)  # beta1 = 0: the first step is the rate times the sign
+    # With beta1 = 0, the first step is the rate times the sign.
+    np.testing.assert_allclose(var, [1 - 0.08, 2 + 0.08], rtol=1e-5)
     adam.reset()
     np.testing.assert_array_equal(adam.v[0], [0, 0])
 
@@ -264,7 +274,7 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(data_dir, tmp_path, monk
     def full(*args):
         raise OSError(28, os.strerror(28))
     monkeypatch.setattr(os, 'replace', full)
-    with snapshot.keep_going('net.pkl'):
+    with snapshot.tolerate_write_errors('net.pkl'):
         snapshots.save_networks(nets, 'net.pkl')
     assert 'net.pkl was not written' in capsys.readouterr().out
     with pytest.raises(UserError, match='No space left'):
@@ -277,9 +287,10 @@ def train_here(data_dir, run_dir, names, require=True, **kwargs):
     """Train 48 images in this process, snapshots at 16, 32 and 48; returns Gs."""
     run_dir.mkdir(exist_ok=True)
     run = configs.training_run(
-        'tiny', data_dir=str(data_dir), total_kimg=0.048, minibatch_size=4, minibatch_gpu=4, fmap_base=32, fmap_max=4, latent_size=8,
-        mapping_layers=1, tick_kimg=0.016, network_snapshot_ticks=1, metric_arg_list=[metric_args(name) for name in names], impl='ref',
-        G_loss='G_logistic_ns', D_loss='D_logistic')  # These have two phases only: less to compile.
+        'tiny', data_dir=str(data_dir), total_kimg=0.048, minibatch_size=4, minibatch_gpu=4, fmap_base=32, fmap_max=4,
+        latent_size=8, mapping_layers=1, tick_kimg=0.016, network_snapshot_ticks=1,
+        metric_arg_list=[metric_args(name) for name in names], impl='ref',
+        G_loss='G_logistic_ns', D_loss='D_logistic')  # Only two phases, so that there is less to compile.
     return training_loop(run_dir=str(run_dir), require_metrics=require, **run.run_func_kwargs, **kwargs)
 
 
@@ -303,13 +314,38 @@ def test_metrics_are_computed_at_every_snapshot_and_do_not_change_training(
     assert {'Metrics/is10_mean', 'Metrics/is10_std'} <= set(measured[0])
     events = [str(path) for path in tmp_path.glob('events.*')]
     written = [event for path in events for event in tf.compat.v1.train.summary_iterator(path)]
-    assert [event.step for event in written if 'Metrics/fid16' in {value.tag for value in event.summary.value}] == [16, 32, 48]
+    assert [event.step for event in written
+            if 'Metrics/fid16' in {value.tag for value in event.summary.value}] == [16, 32, 48]
     assert out.count('reals of tiny') == 1
     # The last snapshot's value can be had again from its pickle.
     assert (tmp_path / 'network-snapshot-000000.pkl').exists()
 
 
-def test_a_metric_that_fails_costs_itself_and_not_the_run(data_dir, tmp_path, stub_networks, monkeypatch, capsys):  # noqa: F811
+def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
+    """The loop asks it before training whether it can, and then for values at each snapshot."""
+    calls = []
+
+    class Evaluation:
+        def __init__(self, metric_arg_list, seed):
+            calls.append(([args['name'] for args in metric_arg_list], seed))
+
+        def check(self, Gs, dataset):
+            calls.append((Gs.name, dataset.shape))
+
+        def load_networks(self):
+            calls.append('load')
+
+        def run(self, name, Gs, *args, **kwargs):
+            calls.append(name)
+            return {'Metrics/brightness': 0.5}
+    train_here(data_dir, tmp_path, ['fid16'], make_evaluation=Evaluation)
+    assert calls == [(['fid16'], 1000), ('Gs', [3, 8, 8]), 'load', *['network-snapshot-000000.pkl'] * 3]
+    stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert [line['Metrics/brightness'] for line in stats if 'Metrics/brightness' in line] == [0.5] * 3
+
+
+def test_a_metric_that_fails_does_not_end_the_run(
+        data_dir, tmp_path, stub_networks, monkeypatch, capsys):  # noqa: F811
     from metrics.frechet_inception_distance import FD
     evaluate, calls = FD.evaluate, []
 

@@ -1,38 +1,45 @@
-"""Line charts as SVG text, for the pages of runs and the docs."""
+"""Line charts as SVG text, for the pages of runs and the documentation."""
+
+from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dnnlib import storage
 
 COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f3c8d', '#444444']
-DARK_COLORS = ['#4da9ea', '#ff8b45', '#2ec79c', '#e6a3ca', '#f2b93b', '#9bd6f8', '#bb86d3', '#bbbbbb']  # The same on a dark page.
-DASHES = ['', '6 3', '2 2']  # Of the first 8 curves, the next 8, ...
-_DOTS = '1 4'                # Of curves that are the second of a pair.
+DARK_COLORS = ['#4da9ea', '#ff8b45', '#2ec79c', '#e6a3ca', '#f2b93b', '#9bd6f8', '#bb86d3', '#bbbbbb']  # Dark pages.
+DASHES = ['', '6 3', '2 2']  # Dashes of the first 8 curves, the next 8, ...
+_DOTS = '1 4'  # Dashes of curves that are the second of a pair.
 
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 10, 10, 40
-_MOST_POINTS = 400    # Of a curve; more would not show, but cost bytes.
-_MOST_MARKERS = 100   # Curves of up to so many points show each of them, with its value when the mouse rests on it.
-_LOG_FROM = 30        # Largest by smallest value from which on the axis is logarithmic.
+_MOST_POINTS = 400  # Most points of a curve. More would not be visible.
+_MOST_MARKERS = 100  # Curves of up to this many points show each of them, with its value when the mouse is over it.
+_LOG_FROM = 30  # The axis is logarithmic if the largest value is at least this many times the smallest.
 
 
 class Curve(NamedTuple):
-    label: str
-    points: list     # (x, y), floats; y is NaN where a value was not finite, and the line has a gap there
-    style: int       # number of its colour and dashes
-    dotted: bool = False  # Is it the second of a pair, whose first has the same style?
+    """One curve of a chart."""
+    label: str                                 # Name, as text.
+    points: Sequence[tuple[float, float]]      # (x, y). The line has a gap where y is NaN or infinite.
+    style: int                                 # Number of its color and dashes.
+    dotted: bool = False                       # Is it the second of a pair, whose first has the same style?
 
 
-def chart(curves, x_label, y_label='', top=math.inf):
-    """SVG text of curves over one pair of axes; '' if they have no finite value.
+def chart(curves: Sequence[Curve], x_label: str, y_label: str = '', top: float = math.inf) -> str:
+    """Draw curves over one pair of axes.
 
     Args:
-        curves:  List of Curve.
+        curves:  The curves.
         x_label: Name and unit of the horizontal axis.
-        y_label: The same of the vertical one; a logarithmic axis adds that it is one.
-        top:     Greatest value that the vertical axis has room for. What lies above is a triangle at the top edge.
+        y_label: Name and unit of the vertical axis. If the axis is logarithmic, the chart adds that.
+        top:     Largest value on the vertical axis. A larger value is drawn as a triangle at the top edge.
+
+    Returns:
+        SVG text; '' if there are no finite values.
     """
     values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
     if not values:
@@ -49,42 +56,52 @@ def chart(curves, x_label, y_label='', top=math.inf):
     for y, text in y_axis.ticks():
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
                      f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
-    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
     y_label += (', ' if y_label else '') + 'logarithmic' if log else ''
     if y_label:
         middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-        parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
+        parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
+                     f'{html.escape(y_label)}</text>')
     parts += [_draw(curve, x_axis, y_axis, max(values)) for curve in curves]
     return '\n'.join([*parts, '</svg>'])
 
 
-def color_rules(colors):
-    """CSS that gives the curves these colours."""
+def color_rules(colors: Iterable[str]) -> str:
+    """CSS that gives the curves these colors."""
     return '\n'.join(f'.c{number} {{ stroke: {color}; fill: {color} }}' for number, color in enumerate(colors))
 
 
-# What training/run/page.py has in its style sheet, for a chart that stands alone.
-_STYLE = ('<style>text {{ font: 11px sans-serif; fill: #555 }} .grid {{ stroke: #e4e4e4 }} polyline {{ fill: none; stroke-width: 1.5 }} '
-          'circle, polygon {{ stroke: none }} {}</style><rect width="100%" height="100%" fill="#fff"/>')
+# Style of a chart that is a file of its own; on pages the style is that of training/run/page.py.
+_STYLE = ('<style>text {{ font: 11px sans-serif; fill: #555 }} .grid {{ stroke: #e4e4e4 }} '
+          'polyline {{ fill: none; stroke-width: 1.5 }} circle, polygon {{ stroke: none }} {}</style>'
+          '<rect width="100%" height="100%" fill="#fff"/>')
 
 
-def save_svg(picture, path):
+def save_svg(picture: str, path: str) -> None:
     """Write what `chart` returned as a file of its own."""
     head, rest = picture.split('>', 1)
+    head = head.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"')
     with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
-        file.write(head.replace('<svg', '<svg xmlns="http://www.w3.org/2000/svg"') + '>' + _STYLE.format(color_rules(COLORS)) + rest + '\n')
+        file.write(f'{head}>{_STYLE.format(color_rules(COLORS))}{rest}\n')
 
 
-def swatch(style, dotted=False):
-    """SVG text of a short piece of a curve, for legends."""
+def swatch(style: int, dotted: bool = False) -> str:
+    """SVG text of a short piece of a curve, for legends. Arguments as in Curve."""
     return f'<svg class="swatch" viewBox="0 0 26 8"><path {_stroke(style, dotted)} d="M1 4H25"/></svg>'
 
 
-def thin_out(points):
-    """Points for a picture: of each piece of a long curve the lowest and the highest, in their order, and its last one."""
+def thin_out(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Reduce the points of a long curve.
+
+    The curve is cut into pieces. The lowest and the highest point of each piece are kept, and the last point of the
+    curve.
+
+    """
     if len(points) <= _MOST_POINTS:
         return points
-    size, kept = math.ceil(2 * len(points) / _MOST_POINTS), []
+    size = math.ceil(2 * len(points) / _MOST_POINTS)
+    kept: list[tuple[float, float]] = []
     for start in range(0, len(points), size):
         piece = points[start:start + size]
         finite = [point for point in piece if math.isfinite(point[1])]
@@ -92,12 +109,15 @@ def thin_out(points):
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _stroke(style, dotted):
+def _stroke(style: int, dotted: bool) -> str:
+    """Attributes of a line."""
     dashes = _DOTS if dotted else DASHES[style // len(COLORS) % len(DASHES)]
-    return f'class="c{style % len(COLORS)}" stroke-dasharray="{dashes}"{" stroke-linecap=" + chr(34) + "round" + chr(34) if dotted else ""}'
+    cap = ' stroke-linecap="round"' if dotted else ''
+    return f'class="c{style % len(COLORS)}" stroke-dasharray="{dashes}"{cap}'
 
 
-def _draw(curve, x_axis, y_axis, top):
+def _draw(curve: Curve, x_axis: _Axis, y_axis: _Axis, top: float) -> str:
+    """SVG text of one curve. Arguments as in `chart`."""
     points = thin_out(curve.points)
     pieces, isolated, piece = [], [], []
     for point in [*points, (0.0, math.nan)]:
@@ -109,30 +129,39 @@ def _draw(curve, x_axis, y_axis, top):
     inside = [(x, y) for x, y in points if math.isfinite(y) and y <= top]
     marked = inside if len(points) <= _MOST_MARKERS else [piece[0] for piece in isolated]
 
-    def tooltip(x, y):
+    def tooltip(x: float, y: float) -> str:
         return f'<title>{html.escape(curve.label)}: {y:.6g} at {x:.6g}</title>'
-    parts = [f'<polyline points="{" ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in piece)}"/>' for piece in pieces]
-    parts += [f'<circle cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" r="2.2">{tooltip(x, y)}</circle>' for x, y in marked]
-    parts += [f'<polygon points="{x_axis.at(x) - 5:.1f},{_TOP + 8} {x_axis.at(x) + 5:.1f},{_TOP + 8} {x_axis.at(x):.1f},{_TOP}">'
-              f'{tooltip(x, y)}</polygon>' for x, y in points if math.isfinite(y) and y > top]
+
+    parts = []
+    for piece in pieces:
+        coordinates = ' '.join(f'{x_axis.at(x):.1f},{y_axis.at(y):.1f}' for x, y in piece)
+        parts.append(f'<polyline points="{coordinates}"/>')
+    parts += [f'<circle cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" r="2.2">{tooltip(x, y)}</circle>'
+              for x, y in marked]
+    for x, y in points:
+        if math.isfinite(y) and y > top:
+            left, right = x_axis.at(x) - 5, x_axis.at(x) + 5
+            corners = f'{left:.1f},{_TOP + 8} {right:.1f},{_TOP + 8} {x_axis.at(x):.1f},{_TOP}'
+            parts.append(f'<polygon points="{corners}">{tooltip(x, y)}</polygon>')
     return f'<g {_stroke(curve.style, curve.dotted)}>{"".join(parts)}</g>'
 
 
 class _Axis:
-    """Where values between `low` and `high` lie between the coordinates `start` and `end`."""
+    """Maps values from `low` to `high` to coordinates from `start` to `end`, logarithmically if `log`."""
 
-    def __init__(self, low, high, start, end, log):
+    def __init__(self, low: float, high: float, start: float, end: float, log: bool):
         self._log = log
         if log:
             low, high = math.log10(low), math.log10(high)
-        room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0  # So that the curve does not lie on the frame.
+        room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0  # Keeps the curve off the frame.
         self._low, self._high, self._start, self._end = low - room, high + room, start, end
 
-    def at(self, value):
+    def at(self, value: float) -> float:
+        """Coordinate of a value."""
         value = math.log10(value) if self._log else value
         return self._start + (value - self._low) / (self._high - self._low) * (self._end - self._start)
 
-    def ticks(self):
+    def ticks(self) -> list[tuple[float, str]]:
         """(coordinate, text) of each round number on the axis."""
         if self._log:
             factors = (1, 2, 5) if self._high - self._low < 3 else (1,)

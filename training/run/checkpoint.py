@@ -1,13 +1,17 @@
-"""Checkpoints: the whole state of a run, to go on from it as if the run had never been stopped.
+"""Checkpoints: the whole state of a run. A run that continues from one ends as if it had never been stopped.
 
-A checkpoint is a folder RUN_DIR/checkpoints/kimg-NNNNNN.NNN, named by the thousands of images shown, of
+A checkpoint is a folder RUN_DIR/checkpoints/kimg-NNNNNN.NNN, named after the thousands of images shown, with
 
-    variables.*       every tf.Variable of the training: networks, moments of Adam, ..., as tf.train.Checkpoint writes them
-    state.json        the rest: where the run is, the state of the random generators, averages under way, settings
-    sha256sums.txt    checksums of the others, which `sha256sum -c` can check too
+    variables.*       every tf.Variable of the training: networks, moments of Adam, ..., as tf.train.Checkpoint writes
+    them
+    state.json        the rest: progress of the run, state of the random generators, unfinished averages, settings
+    sha256sums.txt    checksums of the other files, which `sha256sum -c` can check too
 
-It appears whole or not at all. TensorFlow is imported only where it is needed.
+The folder appears complete or not at all. TensorFlow is imported late, because run_training.py looks for checkpoints
+before it loads TensorFlow.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import glob
@@ -16,62 +20,67 @@ import os
 import re
 import shutil
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from dnnlib.cli import UserError
 from dnnlib.util import file_sha256
+from training.options import Option, changeable_arguments, fixed_options
 
-_FORMAT = 1                     # Number in state.json; another one is refused.
+_FORMAT = 1  # Number in state.json. A checkpoint with another number is refused.
 _NAME = r'kimg-\d+\.\d{3}'
 _SUMS, _STATE, _VARIABLES = 'sha256sums.txt', 'state.json', 'variables'
 
-# What a run writes by adding to its end. What came after a checkpoint is dropped when the run goes on from there.
+# Files that a run appends to. When it continues from a checkpoint, what was appended after that checkpoint is removed.
 _GROWING_FILES = ('stats.jsonl', 'events.out.tfevents.*', 'metric-*.txt')
 
 
 @dataclasses.dataclass
-class Progress:
-    """Where a run is."""
-    cur_nimg: int           # Images shown.
-    tick_start_nimg: int    # Images shown at the last tick.
-    sched_nimg: int         # Images shown when the schedule was last looked at.
-    iteration: int = 0      # Iterations done.
-    cur_tick: int = -1      # Number of the last tick; -1 = there was none yet.
+class RunProgress:
+    """How far a run is."""
+    cur_nimg: int         # Images shown.
+    tick_start_nimg: int  # Images shown at the last tick.
+    sched_nimg: int       # Images shown when the schedule was last updated.
+    iteration: int = 0    # Iterations done.
+    cur_tick: int = -1    # Number of the last tick. -1 = there was none yet.
 
     @property
-    def kimg(self):
+    def kimg(self) -> float:
+        """Thousands of images shown."""
         return self.cur_nimg / 1000.0
 
 
-# ---- Finding one, and checking that it fits ----
+# ---- Finding and reading checkpoints ----
 
 class Found(NamedTuple):
-    """What --resume leads to."""
-    path: str       # The checkpoint.
-    state: dict     # Its state.json.
-    run_dir: str    # Folder to go on in. None = a new one.
-    note: str       # Lines to print, or ''.
+    """The checkpoint that --resume names."""
+    path: str               # The checkpoint.
+    state: dict[str, Any]   # Its state.json.
+    run_dir: str | None     # Folder to continue in. None = a new one.
+    note: str               # Lines to print, or ''.
 
 
-def find(resume, result_dir, run_desc):
-    """The checkpoint that `resume` means.
+def find(resume: str, result_dir: str, run_desc: str) -> Found | None:
+    """Find the checkpoint that --resume names.
 
     Args:
-        resume:     'latest': the last run in `result_dir` that has this `run_desc` and a checkpoint; or the folder of a run. The
-                    run goes on in its folder, from its newest checkpoint or, if that is damaged, from the one before.
-                    Or a checkpoint, by its folder or a file in it: a new run begins with it.
+        resume:     'latest' = the last run in `result_dir` that has this `run_desc` and a checkpoint; or the folder of
+                    a run. The run continues in its folder, from its newest checkpoint, or from the one before if that
+                    is
+                    damaged. Or a checkpoint, by its folder or a file in it: a new run begins with it.
         result_dir: Folder of all runs.
-        run_desc:   Their names after the number.
+        run_desc:   Names of runs after their number.
 
     Returns:
-        Found. None = 'latest' found no such run.
+        The checkpoint. None = 'latest' found no such run.
 
     Raises:
-        UserError: There is no such run or checkpoint, or all are damaged.
+        UserError: There is no such run or checkpoint, or all checkpoints are damaged.
     """
     if resume == 'latest':
         runs = glob.glob(os.path.join(glob.escape(result_dir), f'[0-9]*-{glob.escape(run_desc)}'))
-        runs = [run for run in runs if re.fullmatch(r'\d+-' + re.escape(run_desc), os.path.basename(run)) and _checkpoints_in(run)]
+        runs = [run for run in runs if re.fullmatch(r'\d+-' + re.escape(run_desc), os.path.basename(run))]
+        runs = [run for run in runs if _checkpoints_in(run)]
         return _newest_in(max(runs, key=lambda run: int(os.path.basename(run).split('-')[0]))) if runs else None
     folder = os.path.dirname(resume) if os.path.isfile(resume) else resume
     if any(os.path.isfile(os.path.join(folder, name)) for name in (_STATE, _SUMS)):
@@ -79,40 +88,43 @@ def find(resume, result_dir, run_desc):
     if _checkpoints_in(folder):
         return _newest_in(os.path.normpath(folder))
     raise UserError(f'--resume: expected latest, the folder of a run or a checkpoint, found no checkpoint in {resume}',
-                    'Checkpoints are RUN_DIR/checkpoints/kimg-*. From a network pickle, go on with --resume-pkl and --resume-kimg.')
+                    'Checkpoints are RUN_DIR/checkpoints/kimg-*. '
+                    'To start from a network pickle, use --resume-pkl and --resume-kimg.')
 
 
-def _checkpoints_in(run_dir):
+def _checkpoints_in(run_dir: str) -> list[str]:
     """Paths of the checkpoints of a run, the newest last."""
     paths = glob.glob(os.path.join(glob.escape(run_dir), 'checkpoints', 'kimg-*'))
     return sorted((path for path in paths if re.fullmatch(_NAME, os.path.basename(path))), key=_kimg_of)
 
 
-def _kimg_of(path):
+def _kimg_of(path: str) -> float:
     return float(os.path.basename(path).split('-')[1])
 
 
-def _newest_in(run_dir):
-    """Found, for the newest checkpoint of a run that is not damaged."""
+def _newest_in(run_dir: str) -> Found:
+    """The newest checkpoint of a run that is not damaged."""
     notes = []
     for path in reversed(_checkpoints_in(run_dir)):
         try:
             return Found(path, _read_state(path), run_dir, ''.join(notes))
         except _Damaged as err:
             notes.append(f'Note: {err.fact}. Going on from the checkpoint before it.\n')
-    raise UserError(f'{run_dir}: all {len(notes)} checkpoints are damaged', 'Begin again from a network-snapshot-*.pkl with --resume-pkl.')
+    raise UserError(f'{run_dir}: all {len(notes)} checkpoints are damaged',
+                    'Begin again from a network-snapshot-*.pkl with --resume-pkl.')
 
 
 class _Damaged(UserError):
-    def __init__(self, path, what):
-        super().__init__(f'{path} is damaged: {what}', 'Give the folder of its run: then the newest one that is not damaged is used.')
+    def __init__(self, path: str, reason: str):
+        super().__init__(f'{path} is damaged: {reason}',
+                         'Give the folder of its run: then the newest checkpoint that is not damaged is used.')
 
 
-def _read_state(path):
-    """state.json of a checkpoint, after all of its files have been compared with their checksums."""
+def _read_state(path: str) -> dict[str, Any]:
+    """Read state.json of a checkpoint, after comparing all of its files with their checksums."""
     try:
         with open(os.path.join(path, _SUMS), encoding='ascii') as file:
-            sums = dict(reversed(line.split('  ', 1)) for line in file.read().splitlines())
+            sums = {name: digest for digest, name in (line.split('  ', 1) for line in file.read().splitlines())}
         if _STATE not in sums or f'{_VARIABLES}.index' not in sums:
             raise _Damaged(path, f'{_SUMS} is not complete')
         for name, expected in sums.items():
@@ -126,125 +138,172 @@ def _read_state(path):
         raise _Damaged(path, str(err)) from None
     if state['format'] != _FORMAT:
         raise UserError(f'{path}: expected a checkpoint of format {_FORMAT}, found {state["format"]}',
-                        'Go on with the version of this program that wrote it.')
+                        'Continue with the version of this program that wrote it.')
     return state
 
 
-# By the names of flags and of the training loop's arguments: what may be another when a run goes on. Reports do not change what is
-# learned. Where the run came from, and where the data is, does not matter any more. The parts of a minibatch do change the random
-# numbers, but a GPU may be too small for those there were.
-_MAY_DIFFER = {
-    'total_kimg', 'max_minutes', 'tick_kimg', 'tick_kimg_base', 'tick_kimg_dict', 'image_snapshot_ticks', 'network_snapshot_ticks',
-    'metrics', 'metric_arg_list', 'require_metrics', 'checkpoint_ticks', 'checkpoint_minutes', 'keep_checkpoints', 'data_dir', 'result_dir',
-    'resume', 'resume_pkl', 'resume_kimg', 'minibatch_gpu', 'minibatch_gpu_base', 'minibatch_gpu_dict', 'impl', 'debug', 'dry_run'}
+# ---- Settings of the run ----
 
+def settings_of(flags: dict[str, Any], loop_args: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of the settings of its run, as plain data for JSON.
 
-def settings_of(flags, loop_args):
-    """What a checkpoint says about the settings of its run, for JSON. Arguments: {name of a flag: value or None}; arguments of the loop."""
+    Args:
+        flags:     Name of a flag -> value, None where there is none.
+        loop_args: Arguments of the training loop.
+    """
     return json.loads(json.dumps({'flags': flags, 'loop_args': loop_args}))
 
 
-def check_settings(found, settings):
-    """Raise a UserError that names the flag if a run with these `settings` cannot go on from the checkpoint `found`."""
-    before = found.state['settings']
-    if before is None or _without(before['loop_args']) == _without(settings['loop_args']):
-        return
+def check_settings(found: Found, settings: dict[str, Any]) -> None:
+    """Check that a run with these settings can continue from a checkpoint.
 
-    def text(name, value):
-        return f'no --{name.replace("_", "-")}' if value is None else f'--{name.replace("_", "-")}={_flag_value(value)}'
-
-    old, new = (_without(x['flags']) for x in (before, settings))
-    for name in [*new, *(name for name in old if name not in new)]:
-        if old.get(name) != new.get(name):
-            raise UserError(f'{found.path} was made with {text(name, old.get(name))}, this command has {text(name, new.get(name))}',
-                            'Give the same flags to go on; or begin with its networks and other settings: --resume-pkl.')
-    raise UserError(f'{found.path} was made by a version of this program whose flags mean something else',
-                    'Go on with that version, or begin with its networks: --resume-pkl.')
-
-
-def _without(settings):
-    """Nested settings without those that may differ, and without empty tables of exceptions."""
-    if not isinstance(settings, dict):
-        return settings
-    return {name: _without(value) for name, value in settings.items() if name not in _MAY_DIFFER and value != {}}
-
-
-def _flag_value(value):
-    return str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value
-
-
-# ---- Writing them, and going on from one ----
-
-class Checkpoints:
-    """The checkpoints of a run.
+    What may differ is marked in training/options.py.
 
     Args:
-        run_dir: Folder of the run. None = write nothing, as workers beside the chief.
-        tensors: Nested dict of name -> tf.Variable: what changes in training.
-        parts:   Dict of name -> object with `state()`, which gives plain data, and `set_state(data)`.
-        facts:   Dict of plain data that stays the same: written, and compared with that of a checkpoint to go on from.
-        notes:   Dict of plain data that is written too.
-        keep:    Number of checkpoints kept, the newest ones.
-        minutes: Time after which `wanted` becomes true.
+        found:    The checkpoint.
+        settings: What `settings_of` returned for the new run.
+
+    Raises:
+        UserError: It cannot. The error names the flag that differs.
+    """
+    before = found.state['settings']
+    if before is None or _fixed(before['loop_args']) == _fixed(settings['loop_args']):
+        return
+    for option in fixed_options():
+        old, new = before['flags'].get(option.dest), settings['flags'].get(option.dest)
+        if old != new:
+            raise UserError(
+                f'{found.path} was made with {_flag_text(option, old)}, this command has {_flag_text(option, new)}',
+                'Give the same flags to continue; or begin with its networks and other settings: --resume-pkl.')
+    raise UserError(f'{found.path} was made by a version of this program whose flags mean something else',
+                    'Continue with that version, or begin with its networks: --resume-pkl.')
+
+
+def _fixed(loop_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the training loop that must stay the same, without empty tables of exceptions."""
+    changeable = changeable_arguments()
+
+    def select(arguments: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+        return {name: select(value, f'{prefix}{name}.') if isinstance(value, dict) else value
+                for name, value in arguments.items() if f'{prefix}{name}' not in changeable and value != {}}
+    return select(loop_args)
+
+
+def _flag_text(option: Option, value: Any) -> str:
+    """A flag with its value as on the command line; 'no --flag' if the value is None."""
+    if value is None:
+        return f'no {option.flag}'
+    text = str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value
+    return f'{option.flag}={text}'
+
+
+# ---- Writing and restoring checkpoints ----
+
+class HasState(Protocol):
+    """Part of a run that has a state of its own."""
+
+    def state(self) -> Any:
+        """The state as plain data for JSON."""
+
+    def set_state(self, state: Any) -> None:
+        """Restore what `state` returned."""
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run, and restores one.
+
+    Args:
+        run_dir: Folder of the run. None = write nothing, as workers other than the chief.
+        tensors: Nested dict of name -> tf.Variable: everything that training changes.
+        parts:   Name -> object whose `state` is written, and restored with `set_state`.
+        facts:   Plain data that is written, and must be equal in a checkpoint to continue from.
+        notes:   Plain data that is only written.
+        keep:    Number of checkpoints that are kept, the newest ones.
+        minutes: Longest time between two checkpoints; after it, `wanted` becomes true.
+
+    Attributes:
+        last: Path of the last checkpoint, written or restored. None = there was none.
     """
 
-    def __init__(self, run_dir, tensors, parts, facts, notes, keep=2, minutes=30.0):
+    def __init__(self, run_dir: str | None, tensors: Mapping[str, Any], parts: Mapping[str, HasState],
+                 facts: Mapping[str, Any], notes: Mapping[str, Any], keep: int = 2, minutes: float = 30.0):
         import tensorflow as tf
         self._run_dir, self._parts, self._notes, self._keep, self._minutes = run_dir, parts, notes, keep, minutes
         self._facts = json.loads(json.dumps(facts))
         self._variables = tf.train.Checkpoint(**tensors)
         self._wanted = False
         self._saved_at = time.time()
-        self.last = None                # Path of the last one, written or gone on from.
-        self._last_iteration = None
+        self.last: str | None = None
+        self._last_iteration: int | None = None
 
-    def wanted(self, progress, now=False):
-        """Should one be written? Yes after `now` was true once or enough time has passed; not twice in the same iteration."""
+    def wanted(self, progress: RunProgress, now: bool = False) -> bool:
+        """Should a checkpoint be written?
+
+        Args:
+            progress: How far the run is.
+            now:      Ask for one.
+
+        Returns:
+            True from the time that `now` was true or enough time has passed until one is written, but never twice in
+            the same iteration.
+        """
         self._wanted = self._wanted or now or time.time() - self._saved_at >= self._minutes * 60
         return self._wanted and progress.iteration != self._last_iteration
 
-    def save(self, progress):
-        """Write one, unless this iteration has one, and delete the oldest. UserError if it cannot be written."""
+    def save(self, progress: RunProgress) -> None:
+        """Write a checkpoint, unless this iteration has one, and delete the oldest.
+
+        Raises:
+            UserError: It cannot be written. It is then asked for again at the next occasion.
+        """
+        assert self._run_dir is not None
         if progress.iteration == self._last_iteration:
             return
-        self._wanted, self._saved_at = False, time.time()  # If it fails, it is tried again at the next occasion.
-        path = os.path.join(self._run_dir, 'checkpoints', f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}')
-        self._write(path, progress)
+        self._wanted, self._saved_at = False, time.time()
+        name = f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}'
+        path = os.path.join(self._run_dir, 'checkpoints', name)
+        self._write(path, progress, _sizes(self._run_dir))
         self.last, self._last_iteration = path, progress.iteration
         for old in _checkpoints_in(self._run_dir)[:-self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _write(self, path, progress):
+    def _write(self, path: str, progress: RunProgress, file_sizes: dict[str, int]) -> None:
         import tensorflow as tf
 
         from dnnlib.tflib.random import random_state
-        part = f'{path}.part'
-        state = dict(format=_FORMAT, progress=dataclasses.asdict(progress), random=random_state(), files=_sizes(self._run_dir),
+        folder = f'{path}.part'  # Renamed when it is complete.
+        state = dict(format=_FORMAT, progress=dataclasses.asdict(progress), random=random_state(), files=file_sizes,
                      **{name: part.state() for name, part in self._parts.items()}, **self._facts, **self._notes)
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            os.makedirs(part)
-            self._variables.write(os.path.join(part, _VARIABLES))
-            with open(os.path.join(part, _STATE), 'w', encoding='utf-8') as file:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+            self._variables.write(os.path.join(folder, _VARIABLES))
+            with open(os.path.join(folder, _STATE), 'w', encoding='utf-8') as file:
                 json.dump(state, file)
-            names = sorted(os.listdir(part))
-            with open(os.path.join(part, _SUMS), 'w', encoding='ascii') as file:
-                file.writelines(f'{file_sha256(os.path.join(part, name))}  {name}\n' for name in names)
-            for name in [*names, _SUMS, '']:  # '': the folder itself
-                _sync(os.path.join(part, name))
+            names = sorted(os.listdir(folder))
+            with open(os.path.join(folder, _SUMS), 'w', encoding='ascii') as file:
+                file.writelines(f'{file_sha256(os.path.join(folder, name))}  {name}\n' for name in names)
+            for name in [*names, _SUMS, '']:  # '' is the folder itself.
+                _sync(os.path.join(folder, name))
             shutil.rmtree(path, ignore_errors=True)
-            os.replace(part, path)
+            os.replace(folder, path)
             _sync(os.path.dirname(path))
         except (OSError, tf.errors.OpError) as err:
             reason = (getattr(err, 'strerror', None) or str(err)).splitlines()[0]
-            raise UserError(f'{path}: cannot be written: {reason}', 'Check the folder, its permissions and the free space.') from None
+            raise UserError(f'{path}: cannot be written: {reason}',
+                            'Check the folder, its permissions and the free space.') from None
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def restore(self, path, state):
-        """Go on from the checkpoint `path`, whose state.json is `state`: sets all but its Progress, state['progress'].
+    def restore(self, path: str, state: dict[str, Any]) -> None:
+        """Restore everything except the RunProgress, which is state['progress'].
 
-        If it is one of this run, what the run wrote after it is dropped from the files that grow, and so are newer checkpoints.
+        If the checkpoint belongs to this run, newer checkpoints are deleted, and so is what the run appended to its
+        files after it.
+
+        Args:
+            path:  The checkpoint.
+            state: Its state.json.
 
         Raises:
             UserError: It does not fit this run.
@@ -254,11 +313,13 @@ class Checkpoints:
         from dnnlib.tflib.random import set_random_state
         for name, value in self._facts.items():
             if state[name] != value:
-                raise UserError(f'{path} does not fit: expected {name} {state[name]}, found {value}', 'Give what it was made with.')
+                raise UserError(f'{path} does not fit: expected {name} {state[name]}, found {value}',
+                                'Give what it was made with.')
         try:
             self._variables.read(os.path.join(path, _VARIABLES)).assert_consumed().assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as err:
-            raise UserError(f'{path} does not fit the networks: {str(err).splitlines()[0]}', 'Give the settings it was made with.') from err
+            raise UserError(f'{path} does not fit the networks: {str(err).splitlines()[0]}',
+                            'Give the settings it was made with.') from err
         for name, part in self._parts.items():
             part.set_state(state[name])
         set_random_state(state['random'])
@@ -273,14 +334,14 @@ class Checkpoints:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def _sizes(run_dir):
-    """Name -> bytes, of the files that grow."""
+def _sizes(run_dir: str) -> dict[str, int]:
+    """Name -> bytes of each file that the run appends to."""
     paths = [path for pattern in _GROWING_FILES for path in glob.glob(os.path.join(glob.escape(run_dir), pattern))]
     return {os.path.basename(path): os.path.getsize(path) for path in sorted(paths)}
 
 
-def _shorten(run_dir, sizes):
-    """Bring the files that grow back to what `_sizes` returned; those that were not there then are deleted."""
+def _shorten(run_dir: str, sizes: dict[str, int]) -> None:
+    """Cut the files that the run appends to back to these sizes, and delete those that are not listed."""
     for name, size in _sizes(run_dir).items():
         path = os.path.join(run_dir, name)
         if name not in sizes:
@@ -289,8 +350,8 @@ def _shorten(run_dir, sizes):
             os.truncate(path, sizes[name])
 
 
-def _sync(path):
-    """Have a file or folder written to the disk, so that a loss of power finds it complete."""
+def _sync(path: str) -> None:
+    """Have a file or folder written to the disk, so that it is complete even after a loss of power."""
     if os.name == 'nt' and os.path.isdir(path):
         return  # Windows cannot open folders.
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,6 @@
-"""What runs look like: report.html in the folder of a run, and a page that compares runs. Each is one file that needs no other."""
+"""Pages about runs: report.html in the folder of a run, and a page that compares runs. Each is a single file."""
+
+from __future__ import annotations
 
 import html
 import json
@@ -7,13 +9,19 @@ import os
 import re
 import shlex
 import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dnnlib.cli import UserError
-from dnnlib.util import format_time
+from dnnlib.progress import format_time
 from training.run import page
 from training.run.charts import Curve, chart, swatch
 
-# Charts of a run: (title, unit of the vertical axis, {tag in stats.jsonl: name of the curve}). Each metric has one more.
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Charts of a run: (title, unit of the vertical axis, {tag in stats.jsonl: name of the curve}). Each metric has its own
+# too.
 _CHARTS = [
     ('Loss', 'loss', {'Loss/G/loss': 'generator', 'Loss/D/loss': 'discriminator'}),
     ('Scores', 'output of the discriminator', {'Loss/scores/real': 'reals', 'Loss/scores/fake': 'fakes'}),
@@ -23,17 +31,18 @@ _CHARTS = [
 ]
 _AXES = {'kimg': 'kimg (thousands of images shown)', 'hours': 'hours of training', 'minutes': 'minutes of training'}
 _METRICS = 'Metrics/'
-_NAMES_OF_RUN = {'run_desc', 'run_dir', 'run_id', 'run_name', 'command_line'}  # Settings that say nothing of how runs differ.
-_MOST_PICTURES = 12     # Rows of the strip of snapshots.
-_COLUMNS = 16           # Images in a row, at most.
-_STRIP_WIDTH = 1600     # Pixels of a row, at most.
-_SLOW = 3               # Ticks that take so many times as long as usual, for they compile, are out of the range of the chart of speed.
+_NAMES_OF_RUN = {'run_desc', 'run_dir', 'run_id', 'run_name', 'command_line'}  # Not settings in which runs differ.
+_MOST_PICTURES = 12  # Most rows of the strip of snapshots.
+_COLUMNS = 16  # Most images in a row.
+_STRIP_WIDTH = 1600  # Most pixels of a row.
+_SLOW = 3  # Ticks that take this many times the usual time, because they compile, are cut off in the chart of speed.
 
-# Settings in words: (what, keys of read_settings, format of their values). The first whose keys are all there is shown.
+# Settings in words: (name, keys of read_settings, format of their values). A row is shown if all of its keys are there.
 _IN_WORDS = [
     ('dataset', ['dataset_args.tfrecord_dir'], '{}'),
     ('mirrored at random', ['mirror_augment'], '{}'),
-    ('minibatch', ['sched_args.minibatch_size_base', 'sched_args.minibatch_gpu_base'], '{} images, {} at a time on each device'),
+    ('minibatch', ['sched_args.minibatch_size_base', 'sched_args.minibatch_gpu_base'],
+     '{} images, {} at a time on each device'),
     ('devices', ['num_gpus'], '{}'),
     ('learning rate', ['sched_args.G_lrate_base'], '{}'),
     ('weight of R1 (gamma)', ['D_loss_args.gamma'], '{}'),
@@ -52,79 +61,78 @@ _IN_WORDS = [
 
 
 class Report:
-    """report.html of a run: how far it is, curves, a strip of snapshots, settings.
+    """report.html of a run: its progress, curves, a strip of snapshots, and settings.
 
     Args:
         run_dir:    Folder of the run.
-        resolution: Side of the images in its grids, of which the strip shows the first ones. None = not known, show the grids as they are.
+        resolution: Resolution of the images in its grids, to show only the first images of each grid. None = show whole
+                    grids.
     """
 
-    def __init__(self, run_dir, resolution=None):
+    def __init__(self, run_dir: str, resolution: int | None = None):
         self._run_dir, self._resolution = run_dir, resolution
-        self._pictures = {}  # (name, time of its last change) -> HTML, of those shown last: they are not read again.
+        self._pictures: dict[tuple[str, int], str | None] = {}  # (name, time of last change) -> HTML
 
-    def save(self):
-        """Write report.html from what is in the folder now; it appears whole or not at all."""
+    def save(self) -> None:
+        """Write report.html from what is in the folder now. It appears completely or not at all."""
         lines, settings = read_stats(self._run_dir), read_settings(self._run_dir)
         tags = sorted({tag for line in lines for tag in line if tag.startswith(_METRICS)})
         metrics = [(_name(tag), _axis(tag), {tag: 'value'}) for tag in tags]
-        charts = [_figure(title, unit, [Curve(name, _points(lines, tag), style) for style, (tag, name) in enumerate(curves.items())])
-                  for title, unit, curves in [*metrics, *_CHARTS]]
+        charts = []
+        for title, unit, names in [*metrics, *_CHARTS]:
+            curves = [Curve(name, _points(lines, tag), style) for style, (tag, name) in enumerate(names.items())]
+            charts.append(_figure(title, unit, curves))
         keys = list(self._found())
+        # Pictures that have not changed are not read again.
         self._pictures = {key: self._pictures[key] if key in self._pictures else self._picture(key[0]) for key in keys}
         page.save(
             os.path.join(self._run_dir, 'report.html'), os.path.basename(os.path.abspath(self._run_dir)),
             _progress(lines, settings, tags) if lines else '<p>No tick yet.</p>',
             _charts(charts),
-            page.section('Snapshots', strip([(picture_title(name), picture) for (name, _), picture in self._pictures.items()])),
+            page.section('Snapshots', strip(
+                (picture_title(name), picture) for (name, _), picture in self._pictures.items())),
             page.section('Command', page.command(settings['command_line']) if 'command_line' in settings else ''),
             page.section('Settings', _settings(settings)))
 
-    def _found(self):
+    def _found(self) -> Iterator[tuple[str, int]]:
+        """(name, time of last change) of each picture to show."""
         for name in choose_pictures(os.listdir(self._run_dir)):
             yield name, os.stat(os.path.join(self._run_dir, name)).st_mtime_ns
 
-    def _picture(self, name):
-        """HTML of the first images of a grid; None if it cannot be read."""
+    def _picture(self, name: str) -> str | None:
+        """HTML of the first images of a grid. None = it cannot be read."""
         try:
             return page.picture(first_images(os.path.join(self._run_dir, name), self._resolution), name)
-        except (OSError, ValueError, SyntaxError):  # What Pillow raises for files that are no pictures, or damaged.
+        except (OSError, ValueError, SyntaxError):  # What Pillow raises for damaged pictures.
             return None
 
 
-def compare(run_dirs, result_dir):
-    """Write result_dir/training-curves.html: the curves of runs in the same charts. Returns its path.
+def compare(run_dirs: Sequence[str], result_dir: str) -> str:
+    """Write result_dir/training-curves.html: the curves of several runs in the same charts.
 
-    Metrics come first, over images shown and over hours of training.
+    Metrics come first, over images shown and over time of training.
 
-    Raises: UserError if one of the folders is no run that has made a tick, or the page cannot be written.
+    Args:
+        run_dirs:   Folders of the runs.
+        result_dir: Folder for the page. It is made if it does not exist.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: One of the folders is not that of a run that has made a tick, or the page cannot be written.
     """
-    runs = {}
-    for run_dir in run_dirs:
-        try:
-            lines = read_stats(run_dir)
-        except OSError as err:
-            raise UserError(f'--plot: cannot read {err.filename}: {err.strerror}', 'Give folders of runs.') from err
-        if not lines:
-            raise UserError(f'--plot: expected the folder of a run that has made a tick, found no stats.jsonl with one in {run_dir}',
-                            'Leave it out, or check its name.')
-        runs[run_dir] = lines
+    runs = {run_dir: _stats_of_a_run(run_dir) for run_dir in run_dirs}
     names = [os.path.basename(os.path.abspath(run_dir)) for run_dir in runs]
     labels = names if len(set(names)) == len(names) else list(runs)
-    metrics = sorted({tag for lines in runs.values() for line in lines for tag in line if tag.startswith(_METRICS)})
-
-    def figure(title, unit, tags, x='kimg'):
-        curves = [Curve(f'{label}{name and f", {name}"}', _points(lines, tag, x), style, number > 0)
-                  for number, (tag, name) in enumerate(tags.items()) for style, (label, lines) in enumerate(zip(labels, runs.values()))]
-        return _figure(title, unit, curves, x, legend=False, pair=[name for name in tags.values() if name])
-
-    time = 'hours' if max(lines[-1]['hours'] for lines in runs.values()) >= 2 else 'minutes'
-    charts = [figure(_name(tag) + more, _axis(tag), {tag: ''}, x) for tag in metrics for x, more in (('kimg', ''), (time, ' over time'))]
-    for title, unit, tags in _CHARTS:
-        charts += [figure(title, unit, tags if len(tags) > 1 else {tag: '' for tag in tags})]
-    rows = [[f'{swatch(style)} {html.escape(label)}', *map(html.escape, [
-        f'{lines[-1]["kimg"]:.6g}', _time(lines), *(_last(_points(lines, tag)) for tag in ('Timing/sec_per_kimg', *metrics))])]
-        for style, (label, lines) in enumerate(zip(labels, runs.values()))]
+    stats = list(zip(labels, runs.values()))
+    metrics = sorted({tag for _, lines in stats for line in lines for tag in line if tag.startswith(_METRICS)})
+    head = ['run', 'kimg', 'time', 'seconds/kimg', *map(_name, metrics)]
+    rows = []
+    for style, (label, lines) in enumerate(stats):
+        last_values = (_last(_points(lines, tag)) for tag in ('Timing/sec_per_kimg', *metrics))
+        cells = [f'{lines[-1]["kimg"]:.6g}', _time(lines), *last_values]
+        rows.append([f'{swatch(style)} {html.escape(label)}', *map(html.escape, cells)])
     settings = [read_settings(run_dir) for run_dir in runs]
     keys = [key for key in dict.fromkeys(key for s in settings for key in s) if key not in _NAMES_OF_RUN]
     different = [row for row in ((key, *(s.get(key, '') for s in settings)) for key in keys) if len(set(row[1:])) > 1]
@@ -133,23 +141,60 @@ def compare(run_dirs, result_dir):
         os.makedirs(result_dir, exist_ok=True)
         page.save(
             path, 'Training curves',
-            f'<div class="scroll">{page.table(rows, ["run", "kimg", "time", "seconds/kimg", *map(_name, metrics)], escape=False)}</div>',
-            _charts(charts),
+            f'<div class="scroll">{page.table(rows, head, escape=False)}</div>',
+            _charts(_charts_of_runs(stats, metrics)),
             page.section('Settings that differ', page.table(different, ['', *labels])))
     except OSError as err:
-        raise UserError(f'cannot write {path}: {err.strerror}', 'Choose a folder you can write to with --result-dir.') from err
+        raise UserError(f'cannot write {path}: {err.strerror}',
+                        'Choose a folder you can write to with --result-dir.') from err
     return path
 
 
-# ---- What is in a run's folder ----
+def _stats_of_a_run(run_dir: str) -> list[dict[str, Any]]:
+    """What read_stats returns, or a UserError if there is nothing to plot."""
+    try:
+        lines = read_stats(run_dir)
+    except OSError as err:
+        raise UserError(f'--plot: cannot read {err.filename}: {err.strerror}', 'Give folders of runs.') from err
+    if not lines:
+        raise UserError('--plot: expected the folder of a run that has made a tick, '
+                        f'found no stats.jsonl with one in {run_dir}', 'Leave it out, or check its name.')
+    return lines
 
-def read_stats(run_dir):
-    """Lines of stats.jsonl as dicts, in order; each has 'kimg', 'hours' and 'minutes'. [] if there is no such file in the folder.
 
-    A line that cannot be read, as the last one of a run that was killed while it wrote, is left out; so is what lies beyond
-    the point to which a run that goes on from a snapshot went back.
+def _charts_of_runs(stats: Sequence[tuple[str, list[dict[str, Any]]]], metrics: Sequence[str]) -> list[str]:
+    """Charts with the curves of several runs. `stats`: (label, lines of stats.jsonl) of each run."""
+    def figure(title: str, unit: str, tags: Mapping[str, str], x: str = 'kimg') -> str:
+        curves = [Curve(f'{label}{name and f", {name}"}', _points(lines, tag, x), style, number > 0)
+                  for number, (tag, name) in enumerate(tags.items()) for style, (label, lines) in enumerate(stats)]
+        return _figure(title, unit, curves, x, legend=False, pair=[name for name in tags.values() if name])
+
+    time = 'hours' if max(lines[-1]['hours'] for _, lines in stats) >= 2 else 'minutes'
+    charts = [figure(_name(tag) + more, _axis(tag), {tag: ''}, x)
+              for tag in metrics for x, more in (('kimg', ''), (time, ' over time'))]
+    for title, unit, tags in _CHARTS:
+        charts.append(figure(title, unit, tags if len(tags) > 1 else {tag: '' for tag in tags}))
+    return charts
+
+
+# ---- Reading the folder of a run ----
+
+def read_stats(run_dir: str) -> list[dict[str, Any]]:
+    """Read stats.jsonl.
+
+    Lines that cannot be read are left out, such as the last line of a run that was killed while it wrote it. If a run
+    went back to a snapshot, so are the lines beyond that point.
+
+    Args:
+        run_dir: Folder of a run.
+
+    Returns:
+        The lines as dicts, in order, each with 'kimg', 'hours' and 'minutes'. Empty if there is no such file.
+
+    Raises:
+        OSError: The folder does not exist, or the file cannot be read.
     """
-    os.listdir(run_dir)  # A folder that does not exist is an error.
+    os.listdir(run_dir)  # Raises an error if the folder does not exist.
     path = os.path.join(run_dir, 'stats.jsonl')
     if not os.path.exists(path):
         return []
@@ -157,7 +202,7 @@ def read_stats(run_dir):
     with open(path, encoding='utf-8', errors='replace') as file:
         for text in file:
             try:
-                line = json.loads(text, parse_int=float)  # However many digits, it becomes no error.
+                line = json.loads(text, parse_int=float)  # An int of too many digits would be an error.
             except (ValueError, RecursionError):
                 continue
             if not isinstance(line, dict) or not math.isfinite(_number(line.get('kimg'))):
@@ -165,13 +210,21 @@ def read_stats(run_dir):
             while lines and lines[-1]['kimg'] > line['kimg']:
                 lines.pop()
             seconds = _number(line.get('seconds'))
-            hours = seconds / 3600 if math.isfinite(seconds) else hours  # A line of metrics alone has no time of its own.
+            hours = seconds / 3600 if math.isfinite(seconds) else hours  # A line with only metrics has no time.
             lines.append({**line, 'hours': hours, 'minutes': hours * 60})
     return lines
 
 
-def read_settings(run_dir):
-    """{name: value as text} of what submit_config.json says, one level deep; {} if it cannot be read. The command line is one to paste."""
+def read_settings(run_dir: str) -> dict[str, str]:
+    """Read submit_config.json.
+
+    Args:
+        run_dir: Folder of a run.
+
+    Returns:
+        Name -> value as text, with dots in the names of nested values; the command line is ready to paste. Empty if the
+        file cannot be read.
+    """
     try:
         with open(os.path.join(run_dir, 'submit_config.json'), encoding='utf-8') as file:
             config = json.load(file)
@@ -179,37 +232,44 @@ def read_settings(run_dir):
         return {}
     if not isinstance(config, dict):
         return {}
-    flat = {}
+    flat: dict[str, str] = {}
     if isinstance(config.get('command_line'), list):
         config['command_line'] = shlex.join(['python', *map(str, config['command_line'])])
 
-    def flatten(prefix, value):
+    def flatten(prefix: str, value: Any) -> None:
         if isinstance(value, dict) and value:
             for key, item in value.items():
                 flatten(f'{prefix}.{key}' if prefix else key, item)
         else:
             flat[prefix.removeprefix('run_func_kwargs.')] = value if isinstance(value, str) else json.dumps(value)
+
     flatten('', config)
     return flat
 
 
-def _number(value):
-    """float of a number of JSON; NaN for null and whatever else is no number."""
+def _number(value: Any) -> float:
+    """A number of JSON as float; NaN for null and everything else that is not a number."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
-def _points(lines, tag, x='kimg'):
+def _points(lines: Iterable[dict[str, Any]], tag: str, x: str = 'kimg') -> list[tuple[float, float]]:
     return [(float(line[x]), _number(line[tag])) for line in lines if tag in line]
 
 
 # ---- Snapshots ----
 
-def choose_pictures(names):
-    """The grids to show of those in a folder: reals, those of the start, and of the numbered ones about a dozen, the last among them.
+def choose_pictures(names: Iterable[str]) -> list[str]:
+    """Choose the grids to show: the reals, the first fakes, and about a dozen of the numbered fakes with the last one.
 
-    It takes every 2nd, 4th, 8th, ...: a longer run shows some of those that it has shown before, and the last, which is new.
+    It takes every 2nd, 4th, 8th, ... of the numbered ones: as the run goes on, the pictures shown are ones shown
+    before, and the last one, which is new.
+
+    Args:
+        names: Names of files in the folder of a run.
     """
-    numbered = sorted((name for name in names if re.fullmatch(r'fakes\d+\.png', name)), key=lambda name: int(name[5:-4]))
+    names = list(names)
+    numbered = [name for name in names if re.fullmatch(r'fakes\d+\.png', name)]
+    numbered.sort(key=lambda name: int(name[5:-4]))
     step = 1
     while len(numbered) / step > _MOST_PICTURES:
         step *= 2
@@ -217,17 +277,22 @@ def choose_pictures(names):
     return [name for name in ('reals.png', 'fakes_init.png') if name in names] + chosen
 
 
-def picture_title(name):
-    """What the strip calls a grid of `choose_pictures`."""
+def picture_title(name: str) -> str:
+    """Title in the strip of a grid of `choose_pictures`."""
     return {'reals.png': 'reals', 'fakes_init.png': 'start'}.get(name) or f'kimg {int(name[5:-4])}'
 
 
-def first_images(path, resolution=None):
-    """The first images of a grid, at most 16 in one row, as a PIL image. A resolution of None shows the grid as it is.
+def first_images(path: str, resolution: int | None = None) -> Image.Image:
+    """The first images of a grid, at most 16, in one row.
 
-    Raises: OSError, ValueError or SyntaxError if the file is no picture.
+    Args:
+        path:       File of the grid.
+        resolution: Resolution of its images. None = return the whole grid.
+
+    Raises:
+        OSError, ValueError or SyntaxError: The file is not a picture.
     """
-    import PIL.Image  # Here, so that `run_training.py --help` does not wait for it.
+    import PIL.Image  # Imported late, so that `run_training.py --help` does not wait for it.
     with PIL.Image.open(path) as grid:
         row = grid.convert('RGB')
     if resolution is not None and resolution <= min(row.size):
@@ -237,31 +302,42 @@ def first_images(path, resolution=None):
         for number, (x, y) in enumerate(corners):
             row.paste(grid.crop((x, y, x + resolution, y + resolution)), (number * resolution, 0))
     if row.width > _STRIP_WIDTH:
-        row = row.resize((_STRIP_WIDTH, max(round(row.height * _STRIP_WIDTH / row.width), 1)), PIL.Image.Resampling.LANCZOS)
+        size = _STRIP_WIDTH, max(round(row.height * _STRIP_WIDTH / row.width), 1)
+        row = row.resize(size, PIL.Image.Resampling.LANCZOS)
     return row
 
 
-def strip(rows):
-    """HTML of titled pictures below each other, those that are not None; '' if there are none."""
-    return page.table([(html.escape(title), picture) for title, picture in rows if picture is not None], escape=False, kind='strip')
+def strip(rows: Iterable[tuple[str, str | None]]) -> str:
+    """HTML of pictures below each other, with their titles.
+
+    Args:
+        rows: (title, HTML of the picture) of each. Pictures that are None are left out.
+
+    Returns:
+        HTML; '' if there is nothing to show.
+    """
+    return page.table([(html.escape(title), picture) for title, picture in rows if picture is not None],
+                      escape=False, kind='strip')
 
 
 # ---- Pieces of a page ----
 
-def _charts(figures):
+def _charts(figures: Iterable[str]) -> str:
     figures = [figure for figure in figures if figure]
     return '<div class="charts">\n' + '\n'.join(figures) + '\n</div>' if figures else ''
 
 
-def _figure(title, unit, curves, x='kimg', legend=True, pair=()):
+def _figure(title: str, unit: str, curves: Sequence[Curve], x: str = 'kimg', legend: bool = True,
+            pair: Sequence[str] = ()) -> str:
     """A chart with its title and the last value of each curve; '' if there is nothing to show.
 
     Args:
-        title, unit: Of the chart, and of its vertical axis.
-        curves:      List of Curve.
-        x:           Key of _AXES.
-        legend:      Name the curves?
-        pair:        Names of the lines and of the dotted lines, where each run has both.
+        title:  Title of the chart.
+        unit:   Unit of its vertical axis.
+        curves: Curves to draw.
+        x:      Key of _AXES.
+        legend: Name the curves?
+        pair:   Names of the solid and of the dotted lines, if each run has both.
     """
     values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
     top = _SLOW * statistics.median_low(values) if title == 'Speed' and values else math.inf
@@ -269,19 +345,21 @@ def _figure(title, unit, curves, x='kimg', legend=True, pair=()):
     if not picture:
         return ''
     shown = [curve for curve in curves if curve.points]
-    caption = ''.join(f'<span>{swatch(curve.style)} {html.escape(curve.label)} {_last(curve.points)}</span>' for curve in shown if legend)
+    caption = ''.join(f'<span>{swatch(curve.style)} {html.escape(curve.label)} {_last(curve.points)}</span>'
+                      for curve in shown if legend)
     if len(pair) == 2:
         caption += f'<span class="soft">{html.escape(pair[0])}: lines; {html.escape(pair[1])}: dots</span>'
     slow = sum(y > top for y in values)
     if slow:
-        caption += f'<span class="soft">▲ {slow} tick{"s" * (slow > 1)} of up to {max(values):.4g}, with compilation</span>'
+        caption += (f'<span class="soft">▲ {slow} tick{"s" * (slow > 1)} of up to {max(values):.4g}, '
+                    'with compilation</span>')
     lost = sum(not math.isfinite(y) for curve in shown for _, y in curve.points)
     caption += f'<span class="soft">(values that are not finite: {lost})</span>' if lost else ''
     return f'<figure><figcaption><b>{html.escape(title)}</b>{caption}</figcaption>\n{picture}\n</figure>'
 
 
-def _progress(lines, settings, metrics):
-    """Tiles that tell how far the run is, and how well it does."""
+def _progress(lines: Sequence[dict[str, Any]], settings: Mapping[str, str], metrics: Sequence[str]) -> str:
+    """Tiles with the progress of the run and its last values."""
     last = lines[-1]
     limit = 'max_minutes' in settings
     total = settings.get('total_kimg', '').removesuffix('.0')
@@ -295,7 +373,8 @@ def _progress(lines, settings, metrics):
     speeds = [y for _, y in _points(lines, 'Timing/sec_per_kimg') if y > 0]
     if speeds:
         speed = statistics.median_low(speeds[-10:])
-        facts.append(('speed', f'{speed:.4g} s/kimg', f'<span class="soft">{1000 / speed:.4g} images per second</span>'))
+        per_second = f'<span class="soft">{1000 / speed:.4g} images per second</span>'
+        facts.append(('speed', f'{speed:.4g} s/kimg', per_second))
     for tag in metrics:
         points = [point for point in _points(lines, tag) if math.isfinite(point[1])]
         if points:
@@ -303,35 +382,36 @@ def _progress(lines, settings, metrics):
     return page.tiles(facts)
 
 
-def _settings(settings):
-    """Those that matter most in words; all of them, by the names in submit_config.json, below a fold."""
+def _settings(settings: Mapping[str, str]) -> str:
+    """The most important settings in words, and all settings, with their names in submit_config.json, folded away."""
     if not settings:
         return '<p>There is no submit_config.json that can be read.</p>'
     words = [(what, form.format(*(settings[key].removesuffix('.0').removeprefix('training.loss.') for key in keys)))
              for what, keys, form in _IN_WORDS if all(key in settings for key in keys)]
-    return (f'<div class="columns">{page.table(words, kind="words")}</div>\n<details><summary>All settings, as in submit_config.json'
-            f'</summary>\n<div class="columns">{page.table(settings.items())}</div></details>')
+    return (f'<div class="columns">{page.table(words, kind="words")}</div>\n'
+            '<details><summary>All settings, as in submit_config.json</summary>\n'
+            f'<div class="columns">{page.table(settings.items())}</div></details>')
 
 
-def _name(tag):
+def _name(tag: str) -> str:
     return tag.removeprefix(_METRICS)
 
 
-def _direction(tag):
-    """Is less or more of a metric better?"""
+def _direction(tag: str) -> str:
+    """Says whether less or more of a metric is better; '' if that is not known."""
     name = _name(tag)
     if name.startswith(('fid', 'fd_', 'kid', 'ppl', 'ls')):
         return 'less is better'
     return 'more is better' if name.startswith(('is', 'pr')) and not name.endswith('_std') else ''
 
 
-def _axis(tag):
+def _axis(tag: str) -> str:
     return ', '.join(filter(None, [_name(tag), _direction(tag)]))
 
 
-def _last(points):
+def _last(points: Sequence[tuple[float, float]]) -> str:
     return f'{points[-1][1]:.4g}' if points else ''
 
 
-def _time(lines):
+def _time(lines: Sequence[dict[str, Any]]) -> str:
     return format_time(lines[-1]['hours'] * 3600)

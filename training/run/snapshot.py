@@ -1,7 +1,11 @@
-"""What a run leaves to look at: grids of real and generated images, and network pickles."""
+"""What a run shows of its networks: grids of real and generated images, and network pickles."""
+
+from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,36 +13,48 @@ import tensorflow as tf
 from dnnlib.cli import UserError
 from training import misc
 
-# Pixels of a grid's picture and the least number of columns and rows, by name of the size.
+if TYPE_CHECKING:
+    from dnnlib.tflib import Network
+    from training.dataset import TFRecordDataset
+
+# Name of a size -> width and height of the grid in pixels, and its least number of columns and rows.
 _GRID_SIZES = {'1080p': (1920, 1080, 3, 2), '4k': (3840, 2160, 7, 4), '8k': (7680, 4320, 7, 4)}
 
 
-def setup_image_grid(training_set, size='1080p', layout='random', seed=None, most=(32, 32)):
+def setup_image_grid(
+        training_set: TFRecordDataset, size: str = '1080p', layout: str = 'random', seed: int | None = None,
+        most: tuple[int, int] = (32, 32)) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
     """Choose the real images and labels that all grids of a run show.
 
     Args:
         training_set: TFRecordDataset.
-        size:         '1080p', '4k' or '8k': about the pixels of the picture.
-        layout:       'random': images as they come. 'row_per_class': one class of the labels per row.
-        seed:         Of the order in which they come. None = random.
-        most:         Columns and rows that it has at most.
+        size:         '1080p', '4k' or '8k': approximate size of the picture.
+        layout:       'random' = images in random order. 'row_per_class' = one class of the labels per row.
+        seed:         Seed of the order of the images. None = random.
+        most:         Largest number of columns and of rows.
 
     Returns:
         ((columns, rows), reals uint8 [N, C, H, W], labels float32 [N, label_size]).
+
+    Raises:
+        ValueError: There is no such size or layout.
     """
     if size not in _GRID_SIZES or layout not in ('random', 'row_per_class'):
-        raise ValueError(f"expected size of {list(_GRID_SIZES)} and layout 'random' or 'row_per_class', received {size!r}, {layout!r}")
+        raise ValueError(f"expected size of {list(_GRID_SIZES)} and layout 'random' or 'row_per_class', "
+                         f'received {size!r}, {layout!r}')
     width, height, min_columns, min_rows = _GRID_SIZES[size]
     columns = int(min(max(width // training_set.shape[2], min_columns), most[0]))
     rows = int(min(max(height // training_set.shape[1], min_rows), most[1]))
     if layout == 'random' or training_set.label_size == 0:
-        reals, labels = next(training_set.iterate(columns * rows, seed=seed))  # An iterator of its own, whose buffers go with it.
+        reals, labels = next(training_set.iterate(columns * rows, seed=seed))
         return (columns, rows), reals.numpy(), labels.numpy()
     return (columns, rows), *_row_per_class(training_set, columns, rows, seed)
 
 
-def _row_per_class(training_set, columns, rows, seed):
-    cells = [[] for _ in range(rows)]
+def _row_per_class(training_set: TFRecordDataset, columns: int, rows: int,
+                   seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(reals, labels) of a grid with one class per row; cells without an image are black."""
+    cells: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(rows)]
     wanted = min(rows, training_set.label_size)
     for _, (images, labels) in zip(range(training_set.num_images), training_set.iterate(1, seed=seed)):
         row = int(np.argmax(labels[0]))
@@ -52,48 +68,59 @@ def _row_per_class(training_set, columns, rows, seed):
 
 
 class Snapshots:
-    """Writes reals.png, fakes*.png and network-snapshot-*.pkl into a run folder, each whole or not at all.
+    """Writes reals.png, fakes*.png and network-snapshot-*.pkl into a run folder, each completely or not at all.
 
     Args:
-        run_dir:        Folder.
-        training_set:   TFRecordDataset that the grid's reals come from.
-        Gs:             Network that draws; its size tells the latents.
-        minibatch_size: Images drawn at once.
-        seed, ...:      As in setup_image_grid.
+        run_dir:        Folder of the run. None = write nothing, as workers other than the chief.
+        training_set:   TFRecordDataset with the real images of the grid.
+        Gs:             Network whose latents are drawn.
+        minibatch_size: Images generated at a time.
+        seed:           As in setup_image_grid.
+        grid_args:      Further arguments of setup_image_grid.
 
     Attributes:
-        latents: tf.Variable [N, latent_size], what the fakes are drawn from.
+        latents: tf.Variable [N, latent_size] float32, the latents of the fakes.
     """
 
-    def __init__(self, run_dir, training_set, Gs, minibatch_size=4, seed=None, **grid_args):
+    def __init__(self, run_dir: str | None, training_set: TFRecordDataset, Gs: Network, minibatch_size: int = 4,
+                 seed: int | None = None, **grid_args: Any):
         self._run_dir, self._minibatch_size = run_dir, minibatch_size
         self._drange = training_set.dynamic_range
         self._grid_size, self._reals, self._labels = setup_image_grid(training_set, seed=seed, **grid_args)
-        self.latents = tf.Variable(np.random.randn(len(self._reals), *Gs.input_shape[1:]), dtype=tf.float32)
+        latents = np.random.randn(len(self._reals), *Gs.input_shape[1:])
+        self.latents = tf.Variable(tf.constant(latents, tf.float32))
 
-    def path(self, name):
+    def path(self, name: str) -> str:
+        """Path of a file in the run folder."""
+        assert self._run_dir is not None
         return os.path.join(self._run_dir, name)
 
-    def save_reals(self):
+    def save_reals(self) -> None:
+        """Write reals.png."""
         misc.save_image_grid(self._reals, self.path('reals.png'), drange=self._drange, grid_size=self._grid_size)
 
-    def save_fakes(self, Gs, name):
-        """The same latents and labels every time, drawn by Gs as it is now."""
+    def save_fakes(self, Gs: Network, name: str) -> None:
+        """Write a grid of images that Gs generates now, from the same latents and labels every time."""
         fakes = Gs.run(self.latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size)
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
-    def save_networks(self, networks, name):
-        """Write (G, D, Gs). UserError if that fails."""
+    def save_networks(self, networks: Sequence[Network], name: str) -> None:
+        """Write a pickle of (G, D, Gs).
+
+        Raises:
+            UserError: It cannot be written.
+        """
         misc.save_pkl(networks, self.path(name))
 
 
 @contextlib.contextmanager
-def keep_going(name, errors=(OSError, UserError)):
-    """What cannot be written inside the with-block, on a full disk say, costs that file and not the run.
+def tolerate_write_errors(name: str, errors: type[Exception] | tuple[type[Exception], ...] = (OSError, UserError),
+                          ) -> Iterator[None]:
+    """Context in which a file that cannot be written, for example on a full disk, is lost but does not end the run.
 
     Args:
-        name:   Of the file, for the note that is printed.
-        errors: Exceptions that are held back.
+        name:   What is written, for the note that is printed.
+        errors: Exceptions that are caught.
     """
     try:
         yield

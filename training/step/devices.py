@@ -1,7 +1,9 @@
-"""Several devices: on one machine, or on several whose processes, the workers, form a cluster.
+"""Several devices: on one machine, or on several machines whose processes, the workers, form a cluster.
 
-TensorFlow is imported only where it is needed.
+TensorFlow is imported late, because run_training.py looks for the cluster before it loads TensorFlow.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -10,36 +12,42 @@ import os
 import re
 import signal
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnnlib.cli import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Cluster(NamedTuple):
     """The processes that train together, each with its own devices."""
-    workers: int = 1    # How many.
-    index: int = 0      # Number of this one.
+    workers: int = 1  # Number of processes.
+    index: int = 0    # Number of this process, from 0 on.
 
     @property
-    def is_chief(self):
-        """Is this the one that writes files and says how it goes?"""
+    def is_chief(self) -> bool:
+        """Is this the process that writes files and prints progress?"""
         return self.index == 0
 
 
 class WorkerLost(UserError):
-    """Another worker has ended before its time: without it there is no going on."""
+    """Another worker has ended too early. Training cannot continue without it."""
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h: a service is unavailable.
 
 
 ALONE = Cluster()
-_FEW_CORES, _WIDE = 4, 8 << 10  # Where one operation at a time keeps all cores busy: the latter is fmap_base of config-e.
+# On few cores, networks this wide keep all cores busy with one operation at a time.
+_FEW_CORES = 4
+_WIDE = 8 << 10  # fmap_base of config-e.
 
 
-def find_cluster():
-    """The Cluster that the environment variable TF_CONFIG describes; without one, this process alone.
+def find_cluster() -> Cluster:
+    """The Cluster that the environment variable TF_CONFIG describes; without it, this process alone.
 
     Raises:
-        UserError: TF_CONFIG is not as TensorFlow wants it, or has tasks that are neither chief nor worker.
+        UserError: TF_CONFIG does not have TensorFlow's format, or has tasks that are neither chief nor worker.
     """
     text = os.environ.get('TF_CONFIG') or '{}'
     try:
@@ -52,44 +60,52 @@ def find_cluster():
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f'TF_CONFIG: expected the addresses of workers and the number of this one, received {text}',
-                    'For example {"cluster": {"worker": ["one:2222", "two:2222"]}, "task": {"type": "worker", "index": 0}}.')
+                    'For example {"cluster": {"worker": ["one:2222", "two:2222"]}, '
+                    '"task": {"type": "worker", "index": 0}}.')
 
 
 @contextlib.contextmanager
-def membership(cluster):
-    """What a worker does inside the with-block. Those beside the chief print a line before it, and nothing but errors in it.
+def worker_context(cluster: Cluster) -> Iterator[None]:
+    """Context for the training of one worker.
+
+    Workers other than the chief print one line when they enter it, and only errors inside it.
 
     Raises:
         WorkerLost: Another worker has gone.
     """
     with contextlib.ExitStack() as stack:
         if not cluster.is_chief:
-            print(f'Worker {cluster.index} of {cluster.workers}: training, and leaving the report to the chief.', flush=True)
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))))
+            print(f'Worker {cluster.index} of {cluster.workers}: training, and leaving the report to the chief.',
+                  flush=True)
+            nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
             yield
         except Exception as err:
-            if cluster.workers == 1 or not _tells_of_a_lost_worker(err):
+            if cluster.workers == 1 or not _is_of_a_lost_worker(err):
                 raise
             reason = re.search(r'aborted by: (?:Error reported from \S+ )?(.*)', str(err))
-            raise WorkerLost(f'a worker of the cluster has gone: {(reason[1] if reason else str(err).splitlines()[0])[:200]}',
-                             'See what it says itself; then start all workers again, with --resume=latest.') from err
+            raise WorkerLost(
+                f'a worker of the cluster has gone: {(reason[1] if reason else str(err).splitlines()[0])[:200]}',
+                'See what it says itself; then start all workers again, with --resume=latest.') from err
 
 
-def _tells_of_a_lost_worker(err):
+def _is_of_a_lost_worker(err: Exception) -> bool:
+    """Is this an error that TensorFlow raises when another worker has gone?"""
     from tensorflow import errors
-    return isinstance(err, (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError))
+    return isinstance(err, (errors.UnavailableError, errors.AbortedError, errors.CancelledError,
+                            errors.DeadlineExceededError))
 
 
-def run_operations_in_turn(fmap_base=None):
+def limit_inter_op_threads(fmap_base: int | None = None) -> None:
     """On a CPU of few cores, have TensorFlow run the operations of a function one after another, each on all cores.
 
-    Wide networks take no longer that way, and hold fewer results at a time; others gain by running small operations side by side
-    (docs/notes/speed.md). It must come before TensorFlow computes anything: later it does nothing. The environment variable
-    TF_NUM_INTEROP_THREADS, which TensorFlow reads, goes before it.
+    Wide networks take no longer that way, and hold fewer results in memory at a time. Narrow networks are faster when
+    small operations run side by side (docs/notes/speed.md). Call this before TensorFlow computes anything; later it has
+    no effect. The environment variable TF_NUM_INTEROP_THREADS, which TensorFlow reads, takes precedence.
 
     Args:
-        fmap_base: Width of the networks, as in their settings. None = they have their default, which is wide.
+        fmap_base: Width of the networks, as in their settings. None = their default, which is wide.
     """
     import tensorflow as tf
 
@@ -100,9 +116,10 @@ def run_operations_in_turn(fmap_base=None):
             tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
+# Cached, because TensorFlow numbers the collective operations of each strategy from 0, and confuses those of two
+# strategies.
 @functools.cache
-def _mirrored_strategy(names):
-    # One for all training in this process: TensorFlow numbers the collective operations of each from the start, and confuses those of two.
+def _mirrored_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:
     import tensorflow as tf
     return tf.distribute.MirroredStrategy(names)
 
@@ -110,34 +127,37 @@ def _mirrored_strategy(names):
 class Devices:
     """The devices that train together: GPUs, or on machines without any the logical CPU devices.
 
-    Each has its own copy of every variable made in `scope`. Inside a function that `run` runs, a variable is that of the device and
-    `assign` changes only that; outside it is that of the first device here, and `assign` changes all.
+    Each device has its own copy of every variable made in `scope`. Inside a function that `run` runs, a variable is the
+    copy of the device, and `assign` changes only that copy. Outside, it is the copy of the first device here, and
+    `assign` changes all copies.
 
     Args:
-        number:  How many, those of all workers together. 1 = the one that TensorFlow chooses, without any ado.
-        cluster: Where they are: each worker has an equal part of them. With several workers this must come before TensorFlow
-                 computes anything, and it waits until they all are there.
+        number:  Number of devices, those of all workers together. 1 = the device that TensorFlow chooses, without a
+                 distribution strategy.
+        cluster: The workers. Each has an equal part of the devices. With several workers, make this object before
+                 TensorFlow computes anything; it waits until all workers are there.
 
     Raises:
-        UserError: There are fewer, or the workers cannot have the same number.
+        UserError: There are fewer devices, or the workers cannot have the same number.
     """
 
-    def __init__(self, number=1, cluster=ALONE):
+    def __init__(self, number: int = 1, cluster: Cluster = ALONE):
         self.number, self.cluster = number, cluster
         if number % cluster.workers:
             raise UserError(f'--num-gpus={number} cannot be split over the {cluster.workers} workers of TF_CONFIG',
                             f'It counts the GPUs of all of them together: give a multiple of {cluster.workers}.')
         self._here = number // cluster.workers
-        self._strategy = None if number == 1 else self._make_strategy()
-        self._gather = None
+        self._strategy: Any = None if number == 1 else self._make_strategy()
+        self._gather_function: Any = None  # Traced by the first call of `gather`.
 
-    def _make_strategy(self):
+    def _make_strategy(self) -> tf.distribute.Strategy:
         import tensorflow as tf
 
         from dnnlib.tflib.tfutil import visible_gpus
         gpus = visible_gpus()
         if self.cluster.workers > 1:
-            self._check(len(gpus) if gpus else 1, gpus, ' of each worker')  # TensorFlow takes one CPU device of each worker, never more.
+            # TensorFlow uses one CPU device of each worker, never more.
+            self._require_devices(len(gpus) if gpus else 1, bool(gpus), ' of each worker')
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')
             print(f'Waiting for the {self.cluster.workers} workers that TF_CONFIG names...')
             # It waits inside TensorFlow, where Python would not see a Ctrl-C.
@@ -147,26 +167,32 @@ class Devices:
             finally:
                 signal.signal(signal.SIGINT, handler)
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')
-        self._check(len(found), gpus, '')
+        self._require_devices(len(found), bool(gpus), '')
         return _mirrored_strategy(tuple(device.name for device in found[:self._here]))
 
-    def _check(self, found, gpus, whose):
+    def _require_devices(self, found: int, are_gpus: bool, whose: str) -> None:
+        """Raise a UserError if fewer devices were `found` than this worker needs."""
         if found < self._here:
-            kind = 'GPU' if gpus else 'CPU device'
-            raise UserError(f'--num-gpus={self.number}: expected {self._here} devices{whose}, found {found} {kind}{"s" * (found != 1)}',
-                            f'Give --num-gpus={found * self.cluster.workers}.' + ('' if gpus else ' TensorFlow sees no GPU here.'))
+            kind = ('GPU' if are_gpus else 'CPU device') + 's' * (found != 1)
+            raise UserError(f'--num-gpus={self.number}: expected {self._here} devices{whose}, found {found} {kind}',
+                            f'Give --num-gpus={found * self.cluster.workers}.'
+                            + ('' if are_gpus else ' TensorFlow sees no GPU here.'))
 
-    def scope(self):
-        """Context manager: variables that are made inside have a copy on each device, with the chief's first values."""
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Context in which every new variable gets a copy on each device, all with the chief's initial value."""
         return contextlib.nullcontext() if self._strategy is None else self._strategy.scope()
 
-    def rows(self, minibatch_size):
-        """(first, last + 1) of the rows of a minibatch that this worker's devices see. None = all."""
+    def rows(self, minibatch_size: int) -> tuple[int, int] | None:
+        """Rows of a minibatch for this worker's devices, as (first, last + 1). None = all."""
         size = minibatch_size // self.cluster.workers
         return None if self.cluster.workers == 1 else (self.cluster.index * size, (self.cluster.index + 1) * size)
 
-    def split(self, *tensors):
-        """This worker's rows of tensors -> the same for `run`, as equal parts: one for each device here, in order."""
+    def split(self, *tensors: tf.Tensor) -> Any:
+        """Split this worker's rows of tensors into equal parts, one for each device here, in order.
+
+        Returns:
+            One object for each tensor, as an argument for `run`.
+        """
         if self._strategy is None:
             return tensors
 
@@ -175,15 +201,16 @@ class Devices:
             return tuple(x[index * len(x) // self._here:(index + 1) * len(x) // self._here] for x in tensors)
         return self._strategy.experimental_distribute_values_from_function(part)
 
-    def run(self, function, *args):
-        """function(*args) on each device at the same time; of arguments that `split` has made each sees its part.
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call function(*args) on each device at the same time. Each device sees its part of what `split` made.
 
-        Returns: What they return, for another `run`; `first` takes the first one's.
+        Returns:
+            The results of all devices, as an argument for another `run`. `local_result` takes those of one device.
         """
         return function(*args) if self._strategy is None else self._strategy.run(function, args)
 
-    def first(self, values):
-        """{name: what `run` returned} -> {name: that of the first device here}."""
+    def local_result(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The results of the first device here: {name: what `run` returned} -> {name: value}."""
         if self._strategy is None:
             return values
         return {tag: self._strategy.experimental_local_results(value)[0] for tag, value in values.items()}
@@ -191,31 +218,38 @@ class Devices:
     # ---- Inside a function that `run` runs ----
 
     @property
-    def index(self):
-        """Number of the device, 0 .. number - 1, that this is computed on."""
+    def index(self) -> Any:
+        """Number of the device that computes this, 0 .. number - 1, an int or an int32 tensor."""
         import tensorflow as tf
         return tf.distribute.get_replica_context().replica_id_in_sync_group
 
-    def sum(self, nest):
-        """Nest of tensors -> their sums over all devices. All devices must come here, and not within a loop or a branch."""
+    def sum(self, nest: Any) -> Any:
+        """Sum a nest of tensors over all devices, each of which must call this outside of loops and branches."""
         import tensorflow as tf
-        return nest if self._strategy is None else tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, nest)
+        if self._strategy is None:
+            return nest
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, nest)
 
     # ---- Between workers ----
 
-    def of_all_workers(self, number):
-        """List of the numbers that the workers give, in order: int64. All workers must come here."""
+    def gather(self, number: int) -> list[int]:
+        """The numbers that the workers give, in the order of the workers, as int64. All workers must make this call."""
         if self.cluster.workers == 1:
             return [number]
         import tensorflow as tf
-        if self._gather is None:
+        if self._gather_function is None:
             def gather(x):
                 return self._strategy.run(lambda: tf.distribute.get_replica_context().all_gather(x[tf.newaxis], 0))
-            self._gather = tf.function(lambda x: self._strategy.experimental_local_results(gather(x))[0], autograph=False)
-        return self._gather(tf.constant(number, tf.int64)).numpy().tolist()[::self._here]
+            self._gather_function = tf.function(
+                lambda x: self._strategy.experimental_local_results(gather(x))[0], autograph=False)
+        return self._gather_function(tf.constant(number, tf.int64)).numpy().tolist()[::self._here]
 
-    def check_same(self, what):
-        """Raise a UserError unless all workers give the same plain data."""
-        if len(set(self.of_all_workers(zlib.crc32(json.dumps(what, sort_keys=True).encode())))) > 1:
+    def require_equal(self, data: Any) -> None:
+        """Check that all workers give the same plain data. All workers must make this call.
+
+        Raises:
+            UserError: They do not.
+        """
+        if len(set(self.gather(zlib.crc32(json.dumps(data, sort_keys=True).encode())))) > 1:
             raise UserError('the workers differ in their flags, in the dataset or in the checkpoint they found',
                             'Give all of them the same command, the same dataset, and a --result-dir that they share.')

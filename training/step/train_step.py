@@ -1,5 +1,7 @@
 """One iteration of training: gradients of G and D, Adam, and the moving average Gs."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from dnnlib.cli import UserError
@@ -9,6 +11,13 @@ from training.configs import PRECISIONS
 from training.step.adam import Adam
 from training.step.devices import Devices
 from training.step.loss_scaling import LossScaling
+
+
+class StepResult(NamedTuple):
+    """What one phase of the training step reports."""
+    name: str                    # 'TrainG', 'RegG', 'TrainD' or 'RegD'.
+    stats: dict[str, tf.Tensor]  # Tag -> moments [3] of a scalar over all devices: count, sum and sum of squares.
+    skipped: tf.Tensor           # Scalar float32: 1 = the update was skipped because a gradient was not finite, 0 = not.
 
 
 class TrainStep(tf.Module):
@@ -106,19 +115,21 @@ class TrainStep(tf.Module):
             seed:          Two numbers that fix what several devices draw, other ones in each iteration. None = there is one device.
 
         Returns:
-            Tag -> tensor [3], the count, sum and sum of squares of what the loss reports, on all devices.
+            StepResult.
         """
         if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
             rounds = 1  # They would be equal: see `_phase`.
         spec = (phase, minibatch_gpu, rounds, stage)
         if spec not in self._functions:
             def function(*args):
-                return self._devices.first(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
+                return self._devices.local_result(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
             self._functions[spec] = tf.function(function, autograph=False)
         if seed is None and self._rng is None:
             raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
         args = [tf.constant(seed or (0, 0), tf.int64), tf.constant(lrate, tf.float32)]
-        return self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
+        stats = self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
+        name = _scope_of(phase)
+        return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
 
     def _phase(self, phase, minibatch_gpu, rounds, stage, seed, lrate, reals=None, labels=None):
         key, part = phase.split('_')
@@ -156,7 +167,7 @@ class TrainStep(tf.Module):
         grads = [scaling.undo_loss_scaling(g) for g in grads]
         terms = rounds * self._devices.number
         all_finite = optimizer.apply([g / terms for g in grads] if terms > 1 else grads, lrate)
-        name = f'{part.capitalize()}{key}'
+        name = _scope_of(phase)
         stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
                  f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
         if scaling.log2 is not None:
@@ -177,6 +188,12 @@ class TrainStep(tf.Module):
     def num_traces(self):
         """Phase and sizes -> how often it was traced: 1, unless something is wrong."""
         return {spec: function.experimental_get_tracing_count() for spec, function in self._functions.items()}
+
+
+def _scope_of(phase):
+    """First part of the tags of a phase: 'G_train' -> 'TrainG'."""
+    key, part = phase.split('_')
+    return f'{part.capitalize()}{key}'
 
 
 def _part(x, index, size):

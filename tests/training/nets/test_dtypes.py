@@ -229,7 +229,7 @@ def test_loss_scaling_finds_its_level(phase):
     weights = [var.numpy() for var in optimizer.variables_to_train]
     scales = trainer.state()['loss_scaling_log2']
     for count in range(1, 60):
-        stats = trainer.run(*args[phase])
+        stats = trainer.run(*args[phase]).stats
         name = f'{phase[2:].capitalize()}{phase[0]}'
         assert stats[f'{name}/loss_scaling_log2'][1].numpy() == scales[phase].numpy()
         if not stats[f'{name}/overflow_frequency'][1]:

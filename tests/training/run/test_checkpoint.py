@@ -1,4 +1,4 @@
-"""Checkpoints as files: whole or not at all, checked when read, the last ones kept, and the one before if one is damaged."""
+"""Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ import tensorflow as tf
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoints, Progress
-from training.run.snapshot import keep_going
+from training.run.checkpoint import Checkpoints, RunProgress
+from training.run.snapshot import tolerate_write_errors
 
 DESC = 'stylegan2-ds-1gpu-config-f'
 
@@ -38,13 +38,13 @@ class Part:
 def make_run(run_dir, value=1.0, part='a', facts=None, **kwargs):
     var = tf.Variable([value, value])
     run = types.SimpleNamespace(var=var, part=Part(part), dir=pathlib.Path(run_dir))
-    run.checkpoints = Checkpoints(str(run_dir), {'G': {'64x64/Conv0/weight': var}}, {'part': run.part}, facts or {'data': [3, 8, 8]},
-                                  {'settings': None}, **kwargs)
+    run.checkpoints = Checkpoints(str(run_dir), {'G': {'64x64/Conv0/weight': var}}, {'part': run.part},
+                                  facts or {'data': [3, 8, 8]}, {'settings': None}, **kwargs)
     return run
 
 
 def progress(nimg):
-    return Progress(cur_nimg=nimg, tick_start_nimg=0, sched_nimg=0, iteration=nimg // 4, cur_tick=2)
+    return RunProgress(cur_nimg=nimg, tick_start_nimg=0, sched_nimg=0, iteration=nimg // 4, cur_tick=2)
 
 
 def save(run, *numbers):
@@ -64,18 +64,20 @@ def test_everything_comes_back(tmp_path):
     np.random.seed(6)
     np.random.randn()  # leaves half of a pair of Gaussians behind
     tf.random.set_global_generator(tf.random.Generator.from_seed(7))
-    before = Progress(1234567, 1230000, 1234560, iteration=99, cur_tick=3)
+    before = RunProgress(1234567, 1230000, 1234560, iteration=99, cur_tick=3)
     run.checkpoints.save(before)
     assert names(tmp_path) == ['kimg-001234.567']
 
     def draw():
-        return random.random(), np.random.randn(3).tolist(), tf.random.get_global_generator().normal([3]).numpy().tolist()
+        generator = tf.random.get_global_generator()
+        return random.random(), np.random.randn(3).tolist(), generator.normal([3]).numpy().tolist()
     drawn = draw()
     other = make_run(tmp_path / 'other', 5.0)
     found = checkpoint.find(str(tmp_path), str(tmp_path), DESC)
-    assert (found.path, found.run_dir, found.note) == (str(tmp_path / 'checkpoints' / 'kimg-001234.567'), str(tmp_path), '')
+    assert found.path == str(tmp_path / 'checkpoints' / 'kimg-001234.567')
+    assert (found.run_dir, found.note) == (str(tmp_path), '')
     other.checkpoints.restore(found.path, found.state)
-    assert Progress(**found.state['progress']) == before
+    assert RunProgress(**found.state['progress']) == before
     np.testing.assert_array_equal(other.var, np.float32([0.1, 0.1]))
     assert other.part.value == {'x': [1 / 3, 1e-300]}
     assert draw() == drawn
@@ -83,8 +85,8 @@ def test_everything_comes_back(tmp_path):
 
 def test_checksums_are_those_of_sha256sum(tmp_path):
     save(make_run(tmp_path), 4)
-    done = subprocess.run(['sha256sum', '--strict', '-c', 'sha256sums.txt'], cwd=tmp_path / 'checkpoints' / 'kimg-000000.004',
-                          capture_output=True, text=True)
+    done = subprocess.run(['sha256sum', '--strict', '-c', 'sha256sums.txt'],
+                          cwd=tmp_path / 'checkpoints' / 'kimg-000000.004', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()[::2]) == ['state.json:', 'variables.data-00000-of-00001:', 'variables.index:']
 
@@ -101,7 +103,8 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.time, 'time', lambda: now[0])
     run = make_run(tmp_path, minutes=2.0)
     wanted = run.checkpoints.wanted
-    assert not wanted(progress(4)) and wanted(progress(4), now=True) and wanted(progress(8))  # and still, until there is one
+    # It stays wanted until it is written.
+    assert not wanted(progress(4)) and wanted(progress(4), now=True) and wanted(progress(8))
     save(run, 8)
     assert not wanted(progress(8), now=True) and wanted(progress(12))
     save(run, 12)
@@ -113,8 +116,8 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
 
 # ---- Whole or not at all ----
 
-@pytest.mark.parametrize('place', ['training.run.checkpoint.file_sha256', 'training.run.checkpoint._sync', 'json.dump', 'os.replace',
-                                   'tensorflow.train.Checkpoint.write'])
+@pytest.mark.parametrize('place', ['training.run.checkpoint.file_sha256', 'training.run.checkpoint._sync', 'json.dump',
+                                   'os.replace', 'tensorflow.train.Checkpoint.write'])
 def test_one_that_breaks_off_leaves_nothing_and_takes_nothing(tmp_path, monkeypatch, place):
     run = make_run(tmp_path)
     save(run, 4, 8)
@@ -150,10 +153,11 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, capfd, limit
     with capfd.disabled(), files_limited_to(limit), pytest.raises(UserError, match=expected) as err:
         save(run, 8)
     assert 'free space' in err.value.remedy and names(tmp_path) == ['kimg-000000.004']
-    with keep_going('the checkpoint'):
+    with tolerate_write_errors('the checkpoint'):
         raise err.value
     assert 'the checkpoint was not written' in capfd.readouterr().out
-    assert not run.checkpoints.wanted(progress(8)) and run.checkpoints.wanted(progress(8), now=True)  # at the next occasion
+    # It is tried again at the next occasion.
+    assert not run.checkpoints.wanted(progress(8)) and run.checkpoints.wanted(progress(8), now=True)
     save(run, 8)
     assert names(tmp_path) == ['kimg-000000.004', 'kimg-000000.008']
 
@@ -241,7 +245,8 @@ def test_a_run_goes_on_in_its_folder_and_a_checkpoint_begins_a_new_one(tmp_path)
     save(make_run(tmp_path / 'run'), 4, 8)
     older = tmp_path / 'run' / 'checkpoints' / 'kimg-000000.004'
     found = checkpoint.find(f'{tmp_path / "run"}/', '', DESC)
-    assert (found.path, found.run_dir) == (str(tmp_path / 'run' / 'checkpoints' / 'kimg-000000.008'), str(tmp_path / 'run'))
+    assert (found.path, found.run_dir) == (str(tmp_path / 'run' / 'checkpoints' / 'kimg-000000.008'),
+                                           str(tmp_path / 'run'))
     for path in (older, older / 'state.json', older / 'variables.index'):
         assert checkpoint.find(str(path), '', DESC)[::2] == (str(older), None)
 
@@ -290,7 +295,7 @@ def test_what_came_after_it_is_dropped_from_the_files_that_grow(tmp_path):
     save(run, 4)
     stats.add('x', 2)
     stats.save(2, tick=2)
-    later = Summaries(str(tmp_path))  # as of a run that was gone on with, and killed again
+    later = Summaries(str(tmp_path))  # As of a run that was resumed and killed again.
     later.add('x', 3)
     later.save(3, tick=3)
     for name in ('metric-fid50k.txt', 'log.txt'):
@@ -303,5 +308,6 @@ def test_what_came_after_it_is_dropped_from_the_files_that_grow(tmp_path):
     assert (tmp_path / 'metric-ppl.txt').exists()  # Only the run itself goes back.
     run.checkpoints.restore(found.path, found.state)
     assert (tmp_path / 'stats.jsonl').read_text() == stats_then and events.read_bytes() == events_then
-    assert (tmp_path / 'metric-fid50k.txt').read_text() == 'first\n' and (tmp_path / 'log.txt').read_text() == 'first\nsecond\n'
+    assert (tmp_path / 'metric-fid50k.txt').read_text() == 'first\n'
+    assert (tmp_path / 'log.txt').read_text() == 'first\nsecond\n'
     assert list(tmp_path.glob('events*')) == [events] and not (tmp_path / 'metric-ppl.txt').exists()

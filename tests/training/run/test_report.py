@@ -18,13 +18,13 @@ from dnnlib.cli import UserError
 from tests.training.test_training_loop import data_dir  # noqa: F401  A fixture.
 from training import configs
 from training.run import charts, report
-from training.run.snapshot import keep_going
+from training.run.snapshot import tolerate_write_errors
 
 HOSTILE = '<script>document.title = "broken"</script><img src="https://example.com/x.png"> "quoted" & \'more\''
 
 
 def make_run(folder, stats=(), snapshots=(), settings=None, resolution=16):
-    """A run's folder: lines of stats.jsonl (dicts, or text as it is), names of grids of 4x2 images, submit_config.json."""
+    """Folder of a run, made of lines of stats.jsonl (dicts or text), names of grids of 4x2 images, and settings."""
     folder.mkdir(parents=True)
     lines = [line if isinstance(line, str) else json.dumps(line) + '\n' for line in stats]
     (folder / 'stats.jsonl').write_text(''.join(lines))
@@ -38,7 +38,8 @@ def make_run(folder, stats=(), snapshots=(), settings=None, resolution=16):
 
 
 def tick(kimg, **tags):
-    return {'tick': kimg, 'kimg': float(kimg), 'seconds': 3600.0 * kimg, **{tag.replace('__', '/'): value for tag, value in tags.items()}}
+    return {'tick': kimg, 'kimg': float(kimg), 'seconds': 3600.0 * kimg,
+            **{tag.replace('__', '/'): value for tag, value in tags.items()}}
 
 
 def saved(folder, resolution=16):
@@ -49,7 +50,8 @@ def saved(folder, resolution=16):
 def polylines(page, title):
     """Coordinates of each polyline in the chart of this title."""
     figure = next(figure for figure in re.findall(r'<figure>.*?</figure>', page, re.S) if f'<b>{title}</b>' in figure)
-    return [np.array([pair.split(',') for pair in points.split()], float) for points in re.findall(r'<polyline points="(.*?)"', figure)]
+    return [np.array([pair.split(',') for pair in points.split()], float)
+            for points in re.findall(r'<polyline points="(.*?)"', figure)]
 
 
 def pictures(page):
@@ -60,8 +62,9 @@ def pictures(page):
 # ---- Curves ----
 
 def test_values_are_points(tmp_path):
-    folder = make_run(tmp_path / 'run', [tick(kimg, Loss__G__loss=kimg + 1, Loss__D__loss=2.5, Loss__pl_lengths=10.0 ** kimg)
-                                         for kimg in (0, 1, 3)])
+    folder = make_run(tmp_path / 'run',
+                      [tick(kimg, Loss__G__loss=kimg + 1, Loss__D__loss=2.5, Loss__pl_lengths=10.0 ** kimg)
+                       for kimg in (0, 1, 3)])
     page = saved(folder)
     rising, flat = polylines(page, 'Loss')
     assert len(rising) == 3 and np.all(np.diff(flat[:, 1]) == 0) and np.array_equal(rising[:, 0], flat[:, 0])
@@ -72,7 +75,9 @@ def test_values_are_points(tmp_path):
     exponential, = polylines(page, 'Path length')  # 1, 10, 1000: a logarithmic axis
     np.testing.assert_allclose(np.diff(exponential[:, 1])[1] / np.diff(exponential[:, 1])[0], 2, rtol=0.01)
     assert '<b>3</b>' in page and '<span class="soft">trained for</span><b>3h 00m 00s</b>' in page
-    assert 'path length, logarithmic</text>' in page and 'loss</text>' in page and 'kimg (thousands of images shown)</text>' in page
+    assert 'path length, logarithmic</text>' in page
+    assert 'loss</text>' in page
+    assert 'kimg (thousands of images shown)</text>' in page
 
 
 def test_round_numbers_stand_where_their_values_are():
@@ -95,14 +100,16 @@ def test_what_is_not_finite_is_a_gap_and_is_counted(tmp_path):
     folder = make_run(tmp_path / 'run', [tick(kimg, Loss__scores__fake=value) for kimg, value in enumerate(values)])
     page = saved(folder)
     assert [len(line) for line in polylines(page, 'Scores')] == [2, 2]
-    assert page.count('<circle') == 5 and 'values that are not finite: 3' in page  # The single value between two gaps is a dot.
+    # The single value between two gaps is a dot.
+    assert page.count('<circle') == 5 and 'values that are not finite: 3' in page
     nothing = make_run(tmp_path / 'nothing', [tick(0, Loss__scores__fake=None)])
     assert '<b>Scores</b>' not in saved(nothing)
 
 
 def test_damaged_lines_are_left_out(tmp_path):
-    lines = [tick(0, Loss__G__loss=1.0), 'no JSON\n', '[1, 2]\n', '{"kimg": null, "Loss/G/loss": 7}\n', '{"kimg": 1' + '0' * 400 + '}\n',
-             tick(1, Loss__G__loss='text'), tick(2, Loss__G__loss=1.5), '{"tick": 3, "kimg": 3.0, "Loss/G/lo']
+    lines = [tick(0, Loss__G__loss=1.0), 'no JSON\n', '[1, 2]\n', '{"kimg": null, "Loss/G/loss": 7}\n',
+             '{"kimg": 1' + '0' * 400 + '}\n', tick(1, Loss__G__loss='text'), tick(2, Loss__G__loss=1.5),
+             '{"tick": 3, "kimg": 3.0, "Loss/G/lo']
     folder = make_run(tmp_path / 'run', lines)
     assert [line['kimg'] for line in report.read_stats(folder)] == [0, 1, 2]
     assert '<b>2</b>' in saved(folder)
@@ -111,7 +118,8 @@ def test_damaged_lines_are_left_out(tmp_path):
 def test_a_run_that_went_back_goes_on_from_there(tmp_path):
     folder = make_run(tmp_path / 'run', [tick(kimg, Loss__G__loss=9.0) for kimg in (0, 4, 8, 12)]
                       + [tick(kimg, Loss__G__loss=1.0) for kimg in (6, 10)])
-    assert [(line['kimg'], line['Loss/G/loss']) for line in report.read_stats(folder)] == [(0, 9), (4, 9), (6, 1), (10, 1)]
+    losses = [(line['kimg'], line['Loss/G/loss']) for line in report.read_stats(folder)]
+    assert losses == [(0, 9), (4, 9), (6, 1), (10, 1)]
 
 
 def test_metrics_have_charts_of_their_own_before_the_others(tmp_path):
@@ -130,7 +138,8 @@ def test_a_long_run_is_thinned_out_and_its_extremes_stay(tmp_path):
     thin = charts.thin_out(points)
     assert len(thin) <= 401 and points[4321] in thin and thin[-1] == points[-1] and thin == sorted(thin)
     tags = [tag for _, _, curves in report._CHARTS for tag in curves]
-    folder = make_run(tmp_path / 'run', [tick(kimg, **{tag.replace('/', '__'): math.sin(kimg) for tag in tags}) for kimg in range(6250)])
+    folder = make_run(tmp_path / 'run',
+                      [tick(kimg, **{tag.replace('/', '__'): math.sin(kimg) for tag in tags}) for kimg in range(6250)])
     assert len(saved(folder)) < 200_000
 
 
@@ -138,10 +147,13 @@ def test_a_long_run_is_thinned_out_and_its_extremes_stay(tmp_path):
 
 def test_a_tick_that_compiles_does_not_flatten_the_chart_of_speed(tmp_path):
     seconds = [450.0, 30.0, 31.0, 33.0, 30.0, 120.0, 32.0, 30.0]
-    page = saved(make_run(tmp_path / 'run', [tick(kimg, Timing__sec_per_kimg=value) for kimg, value in enumerate(seconds)]))
+    page = saved(make_run(tmp_path / 'run',
+                          [tick(kimg, Timing__sec_per_kimg=value) for kimg, value in enumerate(seconds)]))
     before, after = polylines(page, 'Speed')
     assert [len(before), len(after)] == [4, 2] and np.ptp(before[:, 1]) > 100  # 30 to 33 fill the height of the chart.
-    assert page.count('<polygon') == 2 and 'training: 450 at 0</title></polygon>' in page and '2 ticks of up to 450' in page
+    assert page.count('<polygon') == 2
+    assert 'training: 450 at 0</title></polygon>' in page
+    assert '2 ticks of up to 450' in page
     assert '<b>31 s/kimg</b>' in page and '32.26 images per second' in page
 
 
@@ -151,7 +163,8 @@ def test_two_ticks_of_which_one_compiled(tmp_path):
 
 
 def test_time_left(tmp_path):
-    folder = make_run(tmp_path / 'run', [tick(1, Timing__left_sec=7200.0)], settings={'total_kimg': 60.0, 'max_minutes': 5})
+    folder = make_run(tmp_path / 'run', [tick(1, Timing__left_sec=7200.0)],
+                      settings={'total_kimg': 60.0, 'max_minutes': 5})
     page = saved(folder)
     assert '<b>1 of at most 60</b><progress value="0.3333">' in page and '<b>about 2h 00m 00s</b>' in page
     (folder / 'stats.jsonl').write_text(json.dumps(tick(2, Timing__left_sec=0.0)))
@@ -177,7 +190,8 @@ def test_the_strip_shows_the_first_images_of_the_grids(tmp_path):
     assert all(picture.size == (128, 16) for picture in shown)  # 8 images, of both rows
     for number, picture in enumerate(shown):
         assert picture.getpixel((8, 8)) == (250, 0, 0) and picture.getpixel((40, 8)) == (0, 20 * number, 200)
-    assert pictures(saved(folder, resolution=None))[0].size == (64, 32)  # where the size of an image is not known, all of it
+    # Where the size of an image is not known, all of it.
+    assert pictures(saved(folder, resolution=None))[0].size == (64, 32)
 
 
 def test_large_images_are_scaled_to_the_page(tmp_path):
@@ -196,7 +210,9 @@ def test_the_strip_stays_short_and_no_grid_is_scaled_twice(tmp_path, monkeypatch
         shutil.copy(folder / 'reals.png', folder / f'fakes{number:06d}.png')
         growing.save()
     shown = re.findall(r'alt="(.*?)"', (folder / 'report.html').read_text())
-    assert 10 <= len(shown) <= 15 and shown[:3] == ['reals.png', 'fakes_init.png', 'fakes000000.png'] and shown[-1] == 'fakes000059.png'
+    assert 10 <= len(shown) <= 15
+    assert shown[:3] == ['reals.png', 'fakes_init.png', 'fakes000000.png']
+    assert shown[-1] == 'fakes000059.png'
     assert len(scaled) == len(set(scaled)) == 62
 
 
@@ -211,10 +227,12 @@ def test_a_damaged_picture_is_left_out(tmp_path):
 
 
 def test_settings_are_listed_and_escaped(tmp_path):
-    settings = {'run_name': HOSTILE, HOSTILE: 1, 'run_func_kwargs': {'total_kimg': 60.0, 'G_args': {'fmap_base': 1024, 'x': None},
-                                                                    'D_args': {}, 'list': [1, 2]}}
+    settings = {'run_name': HOSTILE, HOSTILE: 1,
+                'run_func_kwargs': {'total_kimg': 60.0, 'G_args': {'fmap_base': 1024, 'x': None},
+                                    'D_args': {}, 'list': [1, 2]}}
     page = saved(make_run(tmp_path / 'run', [tick(12, **{f'Metrics__{HOSTILE}': 1.0})], settings=settings))
-    for name, value in {'G_args.fmap_base': '1024', 'G_args.x': 'null', 'D_args': '{}', 'list': '[1, 2]', 'total_kimg': '60.0'}.items():
+    for name, value in {'G_args.fmap_base': '1024', 'G_args.x': 'null', 'D_args': '{}', 'list': '[1, 2]',
+                        'total_kimg': '60.0'}.items():
         assert f'<tr><td>{name}</td><td>{value}</td></tr>' in page
     assert '<b>12 of 60</b>' in page
     assert page.count('&lt;script&gt;') >= 3 and '<script' not in page and 'example.com/x.png">' not in page
@@ -228,7 +246,8 @@ def check_self_contained(page):
             assert tag not in ('script', 'link', 'iframe', 'object', 'embed', 'a', 'base'), tag
             for name, value in attrs:
                 assert not name.startswith('on'), name
-                assert name not in ('href', 'xlink:href', 'srcset', 'data', 'action') and (name != 'src' or value.startswith('data:')), name
+                assert name not in ('href', 'xlink:href', 'srcset', 'data', 'action'), name
+                assert name != 'src' or value.startswith('data:'), name
     Parser().feed(page)
     style = re.search(r'<style>(.*?)</style>', page, re.S)[1]
     assert 'url(' not in style and '@import' not in style
@@ -248,7 +267,7 @@ def test_it_appears_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / 'run', [tick(0, Loss__G__loss=1.0)])
     before = saved(folder)
     monkeypatch.setattr(report, '_settings', lambda *args: 1 / 0)
-    with keep_going('report.html', Exception):
+    with tolerate_write_errors('report.html', Exception):
         saved(folder)
     assert capsys.readouterr().out == 'Note: report.html was not written: division by zero\n'
     assert (folder / 'report.html').read_text() == before
@@ -261,8 +280,9 @@ def test_a_report_that_fails_does_not_cost_the_run(data_dir, tmp_path, monkeypat
     def fail(self):
         raise KeyError('a mistake')
     monkeypatch.setattr(report.Report, 'save', fail)
-    run = configs.training_run('tiny', data_dir=str(data_dir), minibatch_size=4, minibatch_gpu=4, fmap_base=32, fmap_max=4, latent_size=8,
-                               mapping_layers=1, total_kimg=0.016, G_loss='G_logistic_ns', D_loss='D_logistic')
+    run = configs.training_run('tiny', data_dir=str(data_dir), minibatch_size=4, minibatch_gpu=4, fmap_base=32,
+                               fmap_max=4, latent_size=8, mapping_layers=1, total_kimg=0.016, G_loss='G_logistic_ns',
+                               D_loss='D_logistic')
     training_loop.training_loop(run_dir=str(tmp_path), **run.run_func_kwargs)
     assert 'report.html was not written' in capsys.readouterr().out and (tmp_path / 'network-final.pkl').exists()
 
@@ -270,9 +290,10 @@ def test_a_report_that_fails_does_not_cost_the_run(data_dir, tmp_path, monkeypat
 # ---- Several runs ----
 
 def two_runs(tmp_path):
-    return [str(make_run(tmp_path / name, [tick(kimg, Loss__G__loss=1.0 + kimg * slope, Metrics__fid50k=200.0 - kimg * slope,
-                                                Loss__scores__real=slope, Loss__scores__fake=-slope,
-                                                Timing__sec_per_kimg=3600.0 / slope) for kimg in range(5)],
+    return [str(make_run(tmp_path / name,
+                         [tick(kimg, Loss__G__loss=1.0 + kimg * slope, Metrics__fid50k=200.0 - kimg * slope,
+                               Loss__scores__real=slope, Loss__scores__fake=-slope,
+                               Timing__sec_per_kimg=3600.0 / slope) for kimg in range(5)],
                          settings={'run_name': name, 'run_func_kwargs': {'gamma': slope, 'seed': 1000}}))
             for name, slope in (('00000-one', 1), ('00001-two', 2))]
 
@@ -290,12 +311,15 @@ def test_runs_are_compared_in_one_chart_each(tmp_path, capsys):
     assert len(reals_and_fakes) == 4 and 'reals: lines; fakes: dots' in page
     for cells in (['00000-one', '4', '4h 00m 00s', '3600', '196'], ['00001-two', '4', '4h 00m 00s', '1800', '192']):
         assert re.search('<td>' + r' ?</td><td>'.join([r'<svg.*?</svg> ' + cells[0], *cells[1:]]) + '</td>', page)
-    assert '<tr><td>gamma</td><td>1</td><td>2</td></tr>' in page and '<td>seed</td>' not in page and '<td>run_name</td>' not in page
+    assert '<tr><td>gamma</td><td>1</td><td>2</td></tr>' in page
+    assert '<td>seed</td>' not in page
+    assert '<td>run_name</td>' not in page
     check_self_contained(page)
 
 
 def test_runs_of_one_name_go_by_their_paths(tmp_path):
-    folders = [str(make_run(tmp_path / place / HOSTILE.replace('/', '-'), [tick(0, Loss__G__loss=1.0)])) for place in 'ab']
+    folders = [str(make_run(tmp_path / place / HOSTILE.replace('/', '-'), [tick(0, Loss__G__loss=1.0)]))
+               for place in 'ab']
     page = open(report.compare([*folders, folders[0]], str(tmp_path))).read()
     assert page.count('<td><svg') == 2 and '/a/&lt;script&gt;' in page
     check_self_contained(page)
@@ -334,9 +358,10 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium: ap
 def in_browser(page, tmp_path, *flags):
     """What headless Chromium prints (stdout, stderr) when it opens a page."""
     done = subprocess.run(
-        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-         '--disable-component-update', '--disable-sync', f'--user-data-dir={tmp_path / "profile"}', '--enable-logging=stderr',
-         '--window-size=1400,1400', '--hide-scrollbars', *flags, page.as_uri()], capture_output=True, text=True, timeout=120)
+        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync',
+         f'--user-data-dir={tmp_path / "profile"}', '--enable-logging=stderr', '--window-size=1400,1400',
+         '--hide-scrollbars', *flags, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
@@ -356,7 +381,8 @@ def count_color(pixels, color):
 
 @needs_chromium
 def test_a_browser_shows_the_report(tmp_path):
-    stats = [tick(kimg, Loss__G__loss=1 + math.sin(kimg), Loss__D__loss=1 + math.cos(kimg), Metrics__fid50k=300.0 / (kimg + 1))
+    stats = [tick(kimg, Loss__G__loss=1 + math.sin(kimg), Loss__D__loss=1 + math.cos(kimg),
+                  Metrics__fid50k=300.0 / (kimg + 1))
              for kimg in range(20)]
     folder = make_run(tmp_path / 'run', stats, ['reals.png', 'fakes000000.png'], settings={'run_name': HOSTILE})
     saved(folder)
@@ -378,7 +404,7 @@ def test_a_browser_shows_the_comparison(tmp_path):
 
 @needs_chromium
 def test_the_browser_would_complain(tmp_path):
-    """What the two tests above look for is there when something is wrong; the page's policy keeps a script from running."""
+    """The two tests above would notice errors, and the policy of the page prevents scripts from running."""
     page = saved(make_run(tmp_path / 'run', [tick(0)])).replace('</body>', f'{HOSTILE}</body>')
     (tmp_path / 'bad.html').write_text(page)
     dom, messages = in_browser(tmp_path / 'bad.html', tmp_path, '--dump-dom')

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and gone on with ends as one that was never stopped: in the same bits."""
+"""A run that is killed anywhere and resumed ends with the same bits as a run that was never stopped."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from training.run.snapshot import Snapshots
 from training.step.iteration import Iterations
 from training.training_loop import training_loop
 
-FLAGS = ['--dataset=tiny', '--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4', '--latent-size=8',
-         '--mapping-layers=1', '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2', '--network-snapshot-ticks=2',
-         '--mirror-augment=true', '--total-kimg=0.128']
+FLAGS = ['--dataset=tiny', '--minibatch-size=4', '--minibatch-gpu=2', '--fmap-base=32', '--fmap-max=4',
+         '--latent-size=8', '--mapping-layers=1', '--metrics=none', '--tick-kimg=0.016', '--image-snapshot-ticks=2',
+         '--network-snapshot-ticks=2', '--mirror-augment=true', '--total-kimg=0.128']
 NAME = '00000-stylegan2-tiny-1gpu-config-f'
 
 
@@ -78,7 +78,7 @@ def run(args):
 
 @pytest.mark.slow
 def test_killed_in_every_phase(data_dir, tmp_path):
-    """SIGKILL in the middle of an iteration, of a snapshot, of a checkpoint and at a random moment; SIGTERM; then to the end."""
+    """SIGKILL during an iteration, a snapshot, a checkpoint and at a random moment; SIGTERM; then to the end."""
     count, delay = random.randint(3, 8), random.uniform(0, 100)
     print(f'random moment: before call {count}, {delay} ms late')  # shown if the test fails
     never_stopped = subprocess.Popen(command(data_dir, tmp_path / 'never-stopped'), cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -90,20 +90,22 @@ def test_killed_in_every_phase(data_dir, tmp_path):
         done = run(command(data_dir, tmp_path, '--resume=latest', '--checkpoint-minutes=0.002', killed=killed))
         assert done.returncode == -signal.SIGKILL, done.stderr
     assert sorted(os.listdir(tmp_path)) == [NAME, 'never-stopped']
-    process = subprocess.Popen(command(data_dir, tmp_path, '--resume=latest'), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    process = subprocess.Popen(command(data_dir, tmp_path, '--resume=latest'), cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in process.stdout:
         if line.startswith('Compiled in'):
             process.send_signal(signal.SIGTERM)
             break
     out, err = process.communicate(timeout=600)
     assert process.returncode == EXIT_STOPPED and 'Traceback' not in out + err
-    assert 'Stopping after this iteration' in err and re.search(r'Stopped at kimg 0\.\d, with .*/checkpoints/kimg-0', out)
+    assert 'Stopping after this iteration' in err
+    assert re.search(r'Stopped at kimg 0\.\d, with .*/checkpoints/kimg-0', out)
     to_go_on, = re.findall(r'^To go on: python (.*)$', out, re.MULTILINE)
     assert f'--resume={tmp_path / NAME}' in to_go_on
     assert not (tmp_path / NAME / '_finished.txt').exists()
     done = run([sys.executable, *shlex.split(to_go_on)])
-    assert done.returncode == 0 and re.search(r'Going on from .*/checkpoints/kimg-0.*, at kimg 0\.', done.stdout), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'Going on from .*/checkpoints/kimg-0.*, at kimg 0\.', done.stdout)
 
     assert never_stopped.wait(600) == 0
     assert_same_run(tmp_path / NAME, tmp_path / 'never-stopped' / NAME)
@@ -119,8 +121,8 @@ class Killed(BaseException):
 
 
 GROWING = dict(  # Conditional, growing from 4x4 to 8x8 with a fade.
-    G_args=dict(func_name='G_main', synthesis_func='G_synthesis_stylegan_revised', latent_size=8, dlatent_size=8, mapping_fmaps=8,
-                mapping_layers=1, fmap_base=32, fmap_max=4),
+    G_args=dict(func_name='G_main', synthesis_func='G_synthesis_stylegan_revised', latent_size=8, dlatent_size=8,
+                mapping_fmaps=8, mapping_layers=1, fmap_base=32, fmap_max=4),
     D_args=dict(func_name='D_stylegan', fmap_base=32, fmap_max=4),
     G_loss_args=dict(func_name='G_logistic_ns'), D_loss_args=dict(func_name='D_logistic'),
     dataset_args=dict(tfrecord_dir='tiny', max_label_size='full'),
@@ -130,7 +132,10 @@ GROWING = dict(  # Conditional, growing from 4x4 to 8x8 with a fade.
 
 
 def train(data_dir, run_dir, before=None, resume='', **kwargs):
-    """The training loop with GROWING; `before`: {(class, method): function called with how often it was called, before it is}."""
+    """Call the training loop with GROWING.
+
+    `before`: {(class, method): function that is called before each call of the method, with the number of the call}.
+    """
     os.makedirs(run_dir, exist_ok=True)
     if resume is not None:
         found = checkpoint.find(resume or str(run_dir), '', '')
@@ -138,7 +143,8 @@ def train(data_dir, run_dir, before=None, resume='', **kwargs):
     with pytest.MonkeyPatch.context() as patch:
         for (owner, name), hook in (before or {}).items():
             patch.setattr(owner, name, counted(getattr(owner, name), hook))
-        return training_loop(run_dir=str(run_dir), data_dir=str(data_dir), tf_config={'rnd.np_random_seed': 5}, **{**GROWING, **kwargs})
+        return training_loop(run_dir=str(run_dir), data_dir=str(data_dir), tf_config={'rnd.np_random_seed': 5},
+                             **{**GROWING, **kwargs})
 
 
 def counted(function, hook):
@@ -168,13 +174,14 @@ def growing(data_dir, tmp_path_factory):
 
 @pytest.mark.slow
 def test_stopped_while_growing_and_between_ticks(data_dir, growing, tmp_path):
-    """Also in the middle of what lies between two looks at the schedule, and with a checkpoint after every iteration."""
+    """Also between two updates of the schedule, and with a checkpoint after every iteration."""
     def interrupt(number):
         return lambda count: signal.raise_signal(signal.SIGINT) if count == number else None
 
     with pytest.raises(Stopped):
         train(data_dir, tmp_path, {(Iterations, 'run'): interrupt(2)}, resume=None)
-    assert json.loads((tmp_path / 'checkpoints' / 'kimg-000000.016' / 'state.json').read_text())['progress']['iteration'] == 2
+    state = json.loads((tmp_path / 'checkpoints' / 'kimg-000000.016' / 'state.json').read_text())
+    assert state['progress']['iteration'] == 2
     with pytest.raises(Killed):
         train(data_dir, tmp_path, {(Iterations, 'run'): kill_at(6)}, checkpoint_minutes=1e-9)
     with pytest.raises(Stopped):
@@ -186,12 +193,15 @@ def test_stopped_while_growing_and_between_ticks(data_dir, growing, tmp_path):
 
 @pytest.mark.slow
 def test_a_longer_run_and_a_new_one_from_a_checkpoint(data_dir, growing, tmp_path):
-    """A finished run that is given more to do, and a new run that begins with a checkpoint of it, learn as if they had known from the
-    start. How often they report and write checkpoints does not matter."""
+    """A longer run, and a new run from a checkpoint, learn the same as a run of that length from the start.
+
+    How often they report and write checkpoints does not matter.
+    """
     before, branch = tmp_path / 'before', tmp_path / 'branch'
     train(data_dir, before, resume=None, total_kimg=0.080)
     last = max((before / 'checkpoints').iterdir())
-    train(data_dir, branch, resume=str(last), image_snapshot_ticks=1, network_snapshot_ticks=None, checkpoint_minutes=1e-9)
+    train(data_dir, branch, resume=str(last), image_snapshot_ticks=1, network_snapshot_ticks=None,
+          checkpoint_minutes=1e-9)
     assert (branch / 'network-final.pkl').read_bytes() == (growing / 'network-final.pkl').read_bytes()
     assert last.exists() and (branch / 'reals.png').read_bytes() == (growing / 'reals.png').read_bytes()
     assert not (branch / 'fakes_init.png').exists()

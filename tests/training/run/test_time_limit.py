@@ -1,4 +1,4 @@
-"""--max-minutes: when a run ends, what it leaves, and that it goes on from there. Time is made up here: it passes when work is done."""
+"""--max-minutes: when a run ends, what it leaves, and that it can be resumed. The clock of these tests is simulated."""
 
 import json
 import types
@@ -49,7 +49,8 @@ def test_steps_and_reports_are_measured_apart(now):
     assert clock.left(40) == 100 and clock.time_to_go_on([])  # Nothing is known but the limit.
     now.seconds = 20.0
     clock.step(4, 1)
-    assert clock.left(40) == 80  # The step that compiled says little of those that follow: they are taken for a quarter of it.
+    # Only a step that compiled is known: those that follow are expected to take a quarter of it.
+    assert clock.left(40) == 80
     now.seconds = 89.0
     assert clock.time_to_go_on([])
     now.seconds = 89.1
@@ -80,26 +81,28 @@ def test_the_times_of_reports_go_with_a_checkpoint(now):
     now.seconds = 1000.0
     after.set_state(state)
     assert after.time_for(['pickle']) and not after.time_for(['pickle', 'pickle']) and after.tick()[0] == 30
-    after.set_state({name: state[name] for name in ('total', 'tick', 'maintenance')})  # Of a checkpoint of an earlier version.
+    # A checkpoint of an earlier version.
+    after.set_state({name: state[name] for name in ('total', 'tick', 'maintenance')})
     assert before.time_to_go_on(['pickle']) and before.left(10) is None and before.images_left(10) == 10  # No limit.
 
 
 # ---- Runs ----
 
-TIMES = {(Iterations, 'run'): 10.0, (Snapshots, 'save_fakes'): 3.0, (Snapshots, 'save_networks'): 4.0, (Checkpoints, 'save'): 5.0,
-         (report.Report, 'save'): 1.0}
+TIMES = {(Iterations, 'run'): 10.0, (Snapshots, 'save_fakes'): 3.0, (Snapshots, 'save_networks'): 4.0,
+         (Checkpoints, 'save'): 5.0, (report.Report, 'save'): 1.0}
 
 
 def train_in(now, data_dir, run_dir, minutes, resume=None, **kwargs):
-    """A run of at most 128 images in iterations of 4, with a limit that begins now. Returns (seconds that it took, why it ended)."""
+    """Train at most 128 images in iterations of 4, with a limit from now on. Returns (seconds taken, why it ended)."""
     start, reasons = now.seconds, []
 
     def takes(seconds):
         def pass_time(count):
             now.seconds += seconds
         return pass_time
-    train(data_dir, run_dir, {what: takes(seconds) for what, seconds in TIMES.items()}, resume, max_minutes=minutes, started=start,
-          on_end=reasons.append, **{**PLAIN, 'total_kimg': 0.128, 'image_snapshot_ticks': 2, 'network_snapshot_ticks': 2, **kwargs})
+    train(data_dir, run_dir, {what: takes(seconds) for what, seconds in TIMES.items()}, resume, max_minutes=minutes,
+          started=start, on_end=reasons.append,
+          **{**PLAIN, 'total_kimg': 0.128, 'image_snapshot_ticks': 2, 'network_snapshot_ticks': 2, **kwargs})
     return now.seconds - start, reasons[0]
 
 
@@ -112,10 +115,12 @@ def unlimited(data_dir, tmp_path_factory):
 
 def test_it_ends_in_time_with_all_files_and_goes_on(now, data_dir, unlimited, tmp_path, capsys):
     seconds, reason = train_in(now, data_dir, tmp_path, minutes=3)
-    # The last reports take 5 + 1 + 3 + 2 * 4 = 17 s, an iteration 10 s. Both, a fifth more and 5 s do not fit into what is left.
+    # The last reports take 5 + 1 + 3 + 2 * 4 = 17 s, an iteration 10 s. Both, a fifth more and 5 s do not fit into what
+    # is left.
     assert 180 - 37.4 < seconds - 17 <= 180 - 37.4 + 10
     kimg = reason.split()[8]
-    assert reason == (f'The time limit, --max-minutes=3, was reached at kimg {kimg} of 0.128. To go on: the same command with '
+    assert reason == (f'The time limit, --max-minutes=3, was reached at kimg {kimg} of 0.128. '
+                      'To go on: the same command with '
                       f'--resume={tmp_path}')
     nimg = round(float(kimg) * 1000)
     out = capsys.readouterr().out
@@ -130,7 +135,8 @@ def test_it_ends_in_time_with_all_files_and_goes_on(now, data_dir, unlimited, tm
 
     _, reason = train_in(now, data_dir, tmp_path, minutes=60, resume='')
     assert reason == 'All 0.128 kimg are done.'
-    for old, new in zip(misc.load_pkl(unlimited / 'network-final.pkl'), misc.load_pkl(tmp_path / 'network-final.pkl'), strict=True):
+    for old, new in zip(misc.load_pkl(unlimited / 'network-final.pkl'), misc.load_pkl(tmp_path / 'network-final.pkl'),
+                        strict=True):
         assert all((old.get_var(name) == new.get_var(name)).all() for name in old.vars), old.name
     lines = [json.loads(line)['kimg'] for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert lines == [json.loads(line)['kimg'] for line in (unlimited / 'stats.jsonl').read_text().splitlines()]
@@ -146,7 +152,8 @@ def test_metrics_without_time_are_left_out(now, data_dir, tmp_path, stub_network
     """100 images take 4 s, says the first guess; 10,000 would take 400 s."""
     metrics = dict(metric_arg_list=[metric_args('fid100')], network_snapshot_ticks=100)
     train_in(now, data_dir, tmp_path / 'some', minutes=3, **metrics)
-    assert len((tmp_path / 'some' / 'metric-fid100.txt').read_text().splitlines()) == 2  # At the first tick and at the end.
+    # At the first tick and at the end.
+    assert len((tmp_path / 'some' / 'metric-fid100.txt').read_text().splitlines()) == 2
     metrics = dict(metric_arg_list=[metric_args('fid10k')], network_snapshot_ticks=100)
     seconds, _ = train_in(now, data_dir, tmp_path / 'many', minutes=3, **metrics)
     assert 120 < seconds <= 180 and not (tmp_path / 'many' / 'metric-fid10k.txt').exists()

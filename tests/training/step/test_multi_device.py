@@ -21,10 +21,19 @@ from tests.training.run.test_resume import ROOT, assert_same_run, command
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from training.data import dataset_writer
 from training.dataset import TFRecordDataset
-from training.step.devices import ALONE, Cluster, Devices, WorkerLost, find_cluster, membership, run_operations_in_turn
+from training.step.devices import (
+    ALONE,
+    Cluster,
+    Devices,
+    WorkerLost,
+    find_cluster,
+    limit_inter_op_threads,
+    worker_context,
+)
 
 NAME = '00000-stylegan2-tiny-2gpu-config-f'
-FLAGS = ['--num-gpus=2', '--g-loss=G_logistic_ns', '--d-loss=D_logistic']  # These have two phases only: less to compile.
+# These losses have only two phases, so that there is less to compile.
+FLAGS = ['--num-gpus=2', '--g-loss=G_logistic_ns', '--d-loss=D_logistic']
 
 
 @pytest.mark.slow
@@ -47,12 +56,16 @@ class Two:
             for port in ports:
                 port.bind(('localhost', 0))
             addresses = [f'localhost:{port.getsockname()[1]}' for port in ports]
-        env = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}  # Set by conftest.py, not by a user.
+        # conftest.py has set it, not a user.
+        env = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
         commands = [command(data_dir, result_dir, *FLAGS, *args),
                     command(data_dir, result_dir, *FLAGS, *args, *second, killed=killed)]
-        self.processes = [subprocess.Popen(
-            argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**env, 'TF_CONFIG': json.dumps(
-                {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}})}) for index, argv in enumerate(commands)]
+        self.processes = []
+        for index, argv in enumerate(commands):
+            config = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
+            self.processes.append(subprocess.Popen(
+                argv, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**env, 'TF_CONFIG': json.dumps(config)}))
 
     def end(self):
         """[(exit code, stdout, stderr) of each]."""
@@ -62,8 +75,8 @@ class Two:
 
 @pytest.mark.slow
 def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
-    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on to the end. All is the same as
-    in a run that was never stopped."""
+    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on to the end.
+    All is the same as in a run that was never stopped."""
     never_stopped = Two(data_dir, tmp_path / 'never')
 
     two = Two(data_dir, tmp_path, '--resume=latest')
@@ -75,7 +88,8 @@ def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
     assert (chief, worker) == (cli.EXIT_STOPPED, cli.EXIT_STOPPED), err + worker_err
     stopped_at, = re.findall(r'Stopped at kimg ([\d.]+), with .*/checkpoints/kimg-0', out)
     assert '--resume=' in out and 'Stopping' not in err
-    assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.'] and 'Stopping' in worker_err
+    assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.']
+    assert 'Stopping' in worker_err
 
     (chief, out, err), (worker, *_) = Two(data_dir, tmp_path, '--resume=latest', '--checkpoint-ticks=1', killed=(
         'training.step.train_step.TrainStep.run', "'D_train'", 10, 0)).end()
@@ -93,7 +107,7 @@ def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_the_chief_ends_all_when_its_time_is_over(data_dir, tmp_path):
-    """Here after what is between two looks at the schedule, as there is next to no time."""
+    """There is next to no time, so it ends when the schedule is updated for the first time after the start."""
     (chief, out, err), (worker, worker_out, worker_err) = Two(data_dir, tmp_path, '--max-minutes=0.001').end()
     assert (chief, worker, err, worker_err) == (0, 0, '', '')
     assert 'was reached at kimg 0.016 of 0.128' in out and (tmp_path / NAME / '_finished.txt').read_text() in out
@@ -104,7 +118,8 @@ def test_the_chief_ends_all_when_its_time_is_over(data_dir, tmp_path):
 def test_workers_that_differ_are_refused(data_dir, tmp_path):
     for code, _, err in Two(data_dir, tmp_path, second=['--lrate=0.1']).end():
         assert code == 1
-        assert err.splitlines()[0] == 'Error: the workers differ in their flags, in the dataset or in the checkpoint they found'
+        assert err.splitlines()[0] == (
+            'Error: the workers differ in their flags, in the dataset or in the checkpoint they found')
     assert os.listdir(tmp_path) == []
 
 
@@ -130,7 +145,8 @@ def test_clusters(monkeypatch, config, expected):
 
 
 @pytest.mark.parametrize('config', [
-    'worker 0', '[]', json.dumps({'cluster': TWO_MACHINES}), json.dumps({'cluster': TWO_MACHINES, 'task': {'type': 'worker', 'index': 2}}),
+    'worker 0', '[]', json.dumps({'cluster': TWO_MACHINES}),
+    json.dumps({'cluster': TWO_MACHINES, 'task': {'type': 'worker', 'index': 2}}),
     json.dumps({'cluster': {**TWO_MACHINES, 'ps': ['three:2222']}, 'task': {'type': 'worker', 'index': 0}}),
     json.dumps({'cluster': TWO_MACHINES, 'task': {'type': 'worker', 'index': 'x'}})])
 def test_what_is_no_cluster(monkeypatch, config):
@@ -151,18 +167,21 @@ def test_only_as_many_devices_as_there_are():
     with pytest.raises(cli.UserError, match='--num-gpus=2: expected 2 devices, found 1 CPU device') as err:
         Devices(2)
     assert err.value.remedy.startswith('Give --num-gpus=1.')
-    with pytest.raises(cli.UserError, match='--num-gpus=4: expected 2 devices of each worker, found 1 CPU device') as err:
+    with pytest.raises(cli.UserError,
+                       match='--num-gpus=4: expected 2 devices of each worker, found 1 CPU device') as err:
         Devices(4, Cluster(2, 0))
     assert err.value.remedy.startswith('Give --num-gpus=2.')
 
 
 def test_a_lost_worker_is_named_once_and_other_errors_are_left_alone(capsys):
-    lost = tf.errors.UnavailableError(None, None, 'Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\nmore')
-    with pytest.raises(WorkerLost, match='a worker of the cluster has gone: Connection reset by peer\n'), membership(Cluster(2, 0)):
+    message = 'Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\nmore'
+    lost = tf.errors.UnavailableError(None, None, message)
+    expected = 'a worker of the cluster has gone: Connection reset by peer\n'
+    with pytest.raises(WorkerLost, match=expected), worker_context(Cluster(2, 0)):
         raise lost
-    with pytest.raises(tf.errors.UnavailableError), membership(ALONE):  # There it is something else.
+    with pytest.raises(tf.errors.UnavailableError), worker_context(ALONE):  # There it is something else.
         raise lost
-    with pytest.raises(cli.UserError, match='mine'), membership(Cluster(2, 1)):
+    with pytest.raises(cli.UserError, match='mine'), worker_context(Cluster(2, 1)):
         print('not to be seen')
         raise cli.UserError('mine')
     assert capsys.readouterr().out == 'Worker 1 of 2: training, and leaving the report to the chief.\n'
@@ -171,13 +190,17 @@ def test_a_lost_worker_is_named_once_and_other_errors_are_left_alone(capsys):
 # ---- Random numbers ----
 
 def test_keyed_random_numbers():
-    """A function of key, round, part and name; each of these makes other ones. 1e5 of them: moments within 5 standard errors."""
+    """A function of key, round, part and name; each of these makes other ones. 1e5 of them: moments within 5 standard
+    errors."""
     def sources(a, b):
         rng = KeyedRandom(tf.constant([a, b], tf.int64))
-        return [rng, rng.at(0), rng.at(1), rng.at(1).at(0), rng.child('G0'), rng.child('G1'), rng.child('G0').at(tf.constant(1))]
-    drawn = [rng.normal(name, [3]).numpy() for key in ((0, 0), (0, 1), (1, 0)) for rng in sources(*key) for name in ('a', 'b')]
+        return [rng, rng.at(0), rng.at(1), rng.at(1).at(0), rng.child('G0'), rng.child('G1'),
+                rng.child('G0').at(tf.constant(1))]
+    drawn = [rng.normal(name, [3]).numpy() for key in ((0, 0), (0, 1), (1, 0)) for rng in sources(*key)
+             for name in ('a', 'b')]
     assert len({x.tobytes() for x in drawn}) == len(drawn) == 42
-    again = [rng.normal(name, [3]).numpy() for key in ((0, 0), (0, 1), (1, 0)) for rng in sources(*key) for name in ('a', 'b')]
+    again = [rng.normal(name, [3]).numpy() for key in ((0, 0), (0, 1), (1, 0)) for rng in sources(*key)
+             for name in ('a', 'b')]
     np.testing.assert_array_equal(drawn, again)
     rng = KeyedRandom(tf.constant([5, 3], tf.int64))
     normal, uniform = rng.normal('n', [100000]).numpy(), rng.uniform('u', [100000]).numpy()
@@ -205,11 +228,13 @@ def numbered(tmp_path_factory):
 
 
 def minibatches(folder, count, rows=None, start=0, before=lambda: None, **kwargs):
-    """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read yet."""
+    """[(images, numbers)] of minibatches of 4. `before` is called when the dataset is open, and nothing else is read
+    yet."""
     data = TFRecordDataset(str(folder), max_label_size='full', **kwargs)
     before()
     stream = data.iterate(4, seed=5, start=start, rows=rows)
-    return [(images.numpy(), labels.numpy()[:, 0].astype(int).tolist()) for _, (images, labels) in zip(range(count), stream)]
+    return [(images.numpy(), labels.numpy()[:, 0].astype(int).tolist())
+            for _, (images, labels) in zip(range(count), stream)]
 
 
 @pytest.mark.parametrize('shuffle_mb', [0, 4096])
@@ -258,7 +283,7 @@ def test_operations_of_wide_networks_run_in_turn_on_few_cores(monkeypatch, cores
     monkeypatch.delenv('TF_NUM_INTEROP_THREADS', raising=False)
     if environment:
         monkeypatch.setenv('TF_NUM_INTEROP_THREADS', environment)
-    run_operations_in_turn(fmap_base)
+    limit_inter_op_threads(fmap_base)
     assert asked == expected
 
 
@@ -268,10 +293,10 @@ def test_operations_run_in_turn_if_tensorflow_has_not_computed_anything_yet():
 import os
 os.cpu_count = lambda: 2
 import tensorflow as tf
-from training.step.devices import run_operations_in_turn
-run_operations_in_turn()
+from training.step.devices import limit_inter_op_threads
+limit_inter_op_threads()
 print(tf.config.threading.get_inter_op_parallelism_threads(), tf.constant(1).numpy())
-run_operations_in_turn()  # Too late, and no error.
+limit_inter_op_threads()  # Too late, and no error.
 """
     done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ['1', '1'] and done.returncode == 0, done.stderr

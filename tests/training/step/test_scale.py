@@ -1,4 +1,5 @@
-"""The reckoning of docs/scale.md: its count of floating-point work against TensorFlow's graphs, and its arithmetic by hand."""
+"""The estimate of docs/scale.md: its count of floating-point work against TensorFlow's graphs, and its arithmetic by
+hand."""
 
 import json
 import types
@@ -17,8 +18,8 @@ MINIBATCH = 4
 
 @pytest.fixture(scope='module')
 def trainer():
-    """Small networks of config-f whose layers have different sizes. With the native ops, for the reference forms lead gradients that are
-    always zero through a convolution of D once more."""
+    """Small networks of config-f whose layers have different sizes. With the native ops, for the reference forms lead
+    gradients that are always zero through a convolution of D once more."""
     custom_ops.set_impl('native')
     shape = dict(num_channels=3, resolution=16, label_size=0, fmap_base=64, fmap_max=24)
     G = registry.create_network('G', 'G_main', **shape, latent_size=10, dlatent_size=14, mapping_fmaps=9, mapping_layers=3)
@@ -51,35 +52,35 @@ WORK = {'G_train': 1e12, 'G_reg': 4e12, 'D_train': 1e12, 'D_reg': 8e12}
 GRADIENTS = {'G': 80e6, 'D': 160e6}
 
 
-def reckon(number, grow, **changes):
-    return scale.reckon(number, grow, types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0)
+def estimate(number, grow, **changes):
+    return scale.estimate(number, grow, types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0)
 
 
-def test_the_reckoning_by_hand():
-    one = reckon(1, False)
+def test_the_estimate_by_hand():
+    one = estimate(1, False)
     # 32 images of 2e12, 16 of path length every 4th time, 4 of R1 every 16th: 64 + 16 + 2 = 82e12 FLOP at 5e12 FLOP/s
     assert one['compute_ms'] == pytest.approx(16400) and one['allreduce_ms'] == 0 and one['speedup'] == pytest.approx(1)
-    eight = reckon(8, False)
+    eight = estimate(8, False)
     # 8 + 2 + 2 = 12e12 FLOP each; (80 MB * 5/4 + 160 MB * 17/16) * 2 * 7/8 over 100 GB/s
     assert eight['compute_ms'] == pytest.approx(2400) and eight['allreduce_ms'] == pytest.approx(4.725)
     assert eight['images_per_s'] == pytest.approx(32 / 2.404725) and eight['days'] == pytest.approx(1e6 / (32 / 2.404725) / 86400)
     assert eight['cores'] == pytest.approx(eight['images_per_s'] / 10)
     assert eight['input_gb_per_s'] == pytest.approx(eight['images_per_s'] * 3e-3)
-    assert eight == reckon(8, True)
-    with_latency = reckon(8, False, latency=100.0)  # (1 + 1/4 + 1 + 1/16) all-reduces of 2 * log2(8) steps
+    assert eight == estimate(8, True)
+    with_latency = estimate(8, False, latency=100.0)  # (1 + 1/4 + 1 + 1/16) all-reduces of 2 * log2(8) steps
     assert with_latency['allreduce_ms'] - eight['allreduce_ms'] == pytest.approx(2.3125 * 6 * 0.1)
 
 
 def test_a_minibatch_that_stays_leaves_accelerators_idle():
-    kept, grown = reckon(64, False), reckon(64, True)
+    kept, grown = estimate(64, False), estimate(64, True)
     assert (kept['minibatch'], kept['busy'], grown['minibatch'], grown['busy']) == (32, 16, 256, 64)
     assert grown['updates'] == kept['updates'] / 8 and grown['images_per_s'] > 3 * kept['images_per_s']
     assert grown['allreduce_ms'] == pytest.approx(270e6 * 2 * 63 / 64 / 10e9 * 1e3)  # now over the network
 
 
-def test_what_breaks_first():
+def test_what_limits_first():
     def breaks(**changes):
-        return list(scale.what_breaks(types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0).values())
+        return list(scale.find_limits(types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0).values())
     assert breaks() == [16, 32, None, None, None, 256]  # each takes 1.7 images/s, 5 MB/s, of 1 GB/s
     assert breaks(cores=0.1)[4] == 1                    # 0.1 cores read 1 image/s
     assert breaks(network=0.05)[3] == 16                # 10 s of sending against 2.4 s of computing, once there are two machines

@@ -54,7 +54,8 @@ def test_golden_training(name, case, impl):
             if phase == 'Gs_update':
                 trainer.update_Gs(beta)
                 continue
-            stats = trainer.run(phase, case['mbg'], rounds, case['lr'], *([reals, labels] if phase[0] == 'D' else [None, None]), stage)
+            minibatch = [reals, labels] if phase[0] == 'D' else [None, None]
+            stats = trainer.run(phase, case['mbg'], rounds, case['lr'], *minibatch, stage).stats
             if case['lazy'] or phase != 'D_train':
                 expected = [data[f'value/it{iteration:02d}/{phase}' + (f'_r{r}' if rounds > 1 else '')] for r in range(rounds)]
                 count, total, _ = stats[f'Loss/{phase[0]}/{"reg" if phase.endswith("reg") else "loss"}'].numpy()
