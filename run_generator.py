@@ -217,12 +217,15 @@ def _styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi:
     if path is not None:
         return _projected(Gs, path)
     import numpy as np
+    import tensorflow as tf
+
+    from training.networks_stylegan2 import truncate
     seeds = list(dict.fromkeys(seeds))
     z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
     labels = None if label is None else label.repeat(len(seeds), axis=0)
     w = Gs.components.mapping.run(z, labels)  # [seed, layer, dlatent]
-    w_avg = Gs.get_var('dlatent_avg')
-    return {seed: (row, None) for seed, row in zip(seeds, w_avg + (w - w_avg) * truncation_psi)}
+    w = truncate(tf.constant(w), tf.constant(Gs.get_var('dlatent_avg')), truncation_psi, None).numpy()
+    return {seed: (row, None) for seed, row in zip(seeds, w)}
 
 
 def _projected(Gs: Network, path: str) -> dict[Any, tuple[np.ndarray, Any]]:

@@ -49,6 +49,7 @@ def real_targets(Gs: Network, dataset_name: str | None, data_dir: str, num_image
     """
     if images is not None:
         return targets_from_files(Gs, images, align, num_images)
+    assert dataset_name is not None  # The command line requires one of the two.
     print(f'Loading images from "{dataset_name}"...')
     reals = dataset.load_dataset(data_dir=data_dir, tfrecord_dir=dataset_name, max_label_size=0, repeat=False,
                                  shuffle_mb=0)

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 from collections import OrderedDict
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -367,7 +368,7 @@ class Network(keras.Model):
         return [zeros([batch, *shape[1:]]) if x is None else x for x, shape in zip(inputs, shapes, strict=True)]
 
     def run(self, *in_arrays, input_transform=None, output_transform=None, return_as_list=False, print_progress=False,
-            minibatch_size=None, num_gpus=1, assume_frozen=False, **dynamic_kwargs):
+            minibatch_size=None, num_gpus=1, assume_frozen=False, **dynamic_kwargs) -> Any:
         """Evaluate on numpy arrays.
 
         Args:

@@ -32,5 +32,6 @@ class LossScaling(tf.Module):
 
     def update(self, all_finite):
         """Adapt x after gradients that were `all_finite` or not. Returns the new x."""
+        assert self.log2 is not None
         self.log2.assign_add(tf.where(all_finite, self.inc, -self.dec))
         return self.log2.read_value()

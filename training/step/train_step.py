@@ -1,7 +1,8 @@
-"""One iteration of training: gradients of G and D, Adam, and the moving average Gs."""
+"""One iteration of training: updates of G and D, and of the moving average Gs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from dnnlib.cli import UserError
@@ -17,32 +18,39 @@ class StepResult(NamedTuple):
     """What one phase of the training step reports."""
     name: str                    # 'TrainG', 'RegG', 'TrainD' or 'RegD'.
     stats: dict[str, tf.Tensor]  # Tag -> moments [3] of a scalar over all devices: count, sum and sum of squares.
-    skipped: tf.Tensor           # Scalar float32: 1 = the update was skipped because a gradient was not finite, 0 = not.
+    skipped: tf.Tensor           # Scalar float32: 1 = a gradient was not finite, so the update was skipped; 0 = not.
 
 
 class TrainStep(tf.Module):
-    """The four phases of an iteration and the update of Gs, each one traced function.
+    """The phases of a training iteration, each a function that is traced once.
 
-    The order is G, G_reg, Gs, D, D_reg. Gradients are averaged over `rounds` minibatches of `minibatch_gpu` images on each device.
+    The order is G_train, G_reg, Gs_update, D_train, D_reg. Gradients are averaged over the microbatches of a minibatch,
+    each of which has `minibatch_gpu` images on each device.
 
-    Several devices have a copy of everything and change it in the same way, but for dlatent_avg, which follows the latents of the
-    device itself: what is saved is that of the first device, as in the original. The moving average of path lengths moves on each
-    device as if it were alone, and is then set to its mean over the devices. That is the moving average of the mean length; in the
-    original each device went on with its own.
+    Every device has a copy of all variables. The updates are the same on all devices, with two exceptions: dlatent_avg
+    follows the latents of its device, and the copy of the first device is saved, as in the original. The moving average
+    of path lengths is updated on each device, and then set to the mean over all devices. That is the moving average of
+    the mean length; in the original, each device had its own.
 
     Args:
-        G, D, Gs:            Networks; Gs follows G.
+        G, D, Gs:            Networks. Gs is the moving average of G.
         G_loss, D_loss:      Names from training/loss.py.
         G_loss_args, ...:    Settings of the losses.
-        G_opt_args, ...:     beta1, beta2, epsilon of Adam.
-        lazy_regularization: Minimise the regularisers in passes of their own, every *_reg_interval-th iteration, with
-                             their value multiplied by the interval. False = add them to the losses.
-        label_table:         [n, label_size] labels of the training set. None = unlabeled.
-        freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): this many layers of D stay as they are, counted from the
-                             image on in the order of `D.variables_by_layer()`. They are `frozen_layers`.
-        rng:                 Random. None = a new one; with several devices that is a function of the `seed` of `run`, and of the device.
-        precision:           Key of configs.PRECISIONS. 'mixed_float16' scales losses, each phase by a factor of its own.
-        devices:             Devices, in whose scope this is made, and the networks too. None = one device.
+        G_opt_args, ...:     beta1, beta2 and epsilon of Adam.
+        lazy_regularization: Minimize the regularizers separately, every *_reg_interval-th iteration, multiplied by the
+                             interval. False = add them to the losses.
+        G_reg_interval, ...: Number of iterations between two passes of a regularizer. None = add it to the loss.
+        label_table:         Labels of the training set, [n, label_size]. None = unlabeled.
+        rng:                 Random. None = a new one; with several devices, a function of the `seed` of `run`, and of
+                             the device.
+        freeze_d:            Freeze-D (Mo et al. 2020, arXiv:2002.10964): number of layers of D not to train, from the
+                             image on in the order of `D.variables_by_layer()`. The attribute `frozen_layers` lists
+                             them.
+        precision:           Key of configs.PRECISIONS. 'mixed_float16' uses loss scaling, separately for each phase.
+        devices:             Devices in whose scope this object and the networks are created. None = one device.
+
+    Raises:
+        UserError: D has fewer layers than freeze_d.
     """
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
@@ -50,19 +58,22 @@ class TrainStep(tf.Module):
                  precision='float32', devices=None):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
-        self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}), 'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
-        self._label_table = tf.zeros([1, D.input_shapes[1][1]]) if label_table is None else tf.constant(label_table, tf.float32)
+        self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
+                        'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
+        label_table = np.zeros([1, D.input_shapes[1][1]]) if label_table is None else label_table
+        self._label_table = tf.constant(label_table, tf.float32)
         self._devices = devices or Devices()
         self._rng = rng or (Random() if self._devices.number == 1 else None)
         self.lazy = lazy_regularization
         self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
-        layers = {layer: names for layer, names in D.variables_by_layer().items() if any(var.trainable for var in names.values())}
+        layers = {layer: variables for layer, variables in D.variables_by_layer().items()
+                  if any(var.trainable for var in variables.values())}
         if freeze_d > len(layers):
             raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
         self.frozen_layers = list(layers)[:freeze_d]
         frozen = {name for layer in self.frozen_layers for name in layers[layer]}
-        self.trained = {'G': G.named_variables(trainable=True),
-                        'D': {name: var for name, var in D.named_variables(trainable=True).items() if name not in frozen}}
+        trained_of_D = {name: var for name, var in D.named_variables(trainable=True).items() if name not in frozen}
+        self.trained = {'G': G.named_variables(trainable=True), 'D': trained_of_D}
         self._optimizers = {}
         for key, opt_args in (('G', G_opt_args), ('D', D_opt_args)):
             ratio = self.reg_intervals[key] / (self.reg_intervals[key] + 1) if self.has_lazy_reg(key) else 1.0
@@ -70,56 +81,66 @@ class TrainStep(tf.Module):
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)
         self._dtype = PRECISIONS[precision]
-        self._scaling = {phase: LossScaling(self._dtype == 'float16') for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
+        self._scaling = {phase: LossScaling(self._dtype == 'float16')
+                         for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
         self._functions = {}
 
-    def state(self):
-        """Everything that training changes: a nested dict of name -> tf.Variable."""
+    def state(self) -> dict:
+        """Return everything that training changes, as a nested dict of name -> tf.Variable."""
         optimizers = {f'{key}_opt': {
             'm': dict(zip(self.trained[key], optimizer.m)), 'v': dict(zip(self.trained[key], optimizer.v)),
-            'beta1_power': optimizer.beta1_power, 'beta2_power': optimizer.beta2_power, 'skipped': optimizer.skipped,
+            'beta1_power': optimizer.beta1_power, 'beta2_power': optimizer.beta2_power,
+            'skipped': optimizer.skipped,
         } for key, optimizer in self._optimizers.items()}
         scaling = {phase: scaling.log2 for phase, scaling in self._scaling.items() if scaling.log2 is not None}
         return {'G': self.G.named_variables(), 'D': self.D.named_variables(), 'Gs': self.Gs.named_variables(),
                 **optimizers, 'pl_mean': self.pl_mean, **({'loss_scaling_log2': scaling} if scaling else {})}
 
-    def has_lazy_reg(self, key):
-        """Whether 'G' or 'D' has passes of its own for a regulariser."""
+    def has_lazy_reg(self, key: str) -> bool:
+        """True if the regularizer of the network `key`, 'G' or 'D', is minimized separately."""
         return self.lazy and self.reg_intervals[key] is not None and self._losses[key][0].reg is not None
 
-    def set_lod(self, lod):
-        """Set the level of detail of all networks; returns the stage to run the phases with, None for networks without growth."""
+    def set_lod(self, lod: float) -> int | None:
+        """Set the level of detail of all networks.
+
+        Returns:
+            The stage to run the phases with. None = the networks do not grow.
+        """
         for net in (self.G, self.D, self.Gs):
             for name, var in net.named_variables().items():
                 if name.split('/')[-1] == 'lod':
                     var.assign(lod)
         return self.D.lod_stage()
 
-    def phases(self, iteration):
-        """Names of the phases of this iteration, in order."""
+    def phases(self, iteration: int) -> list[str]:
+        """Names of the phases of an iteration, in order."""
         names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg']
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
         return [name for name in names if due.get(name, True)]
 
-    def run(self, phase, minibatch_gpu, rounds, lrate=None, reals=None, labels=None, stage=None, seed=None):
+    def run(self, phase: str, minibatch_gpu: int, microbatches: int, lrate: float | None = None, reals=None,
+            labels=None, stage: int | None = None, seed: tuple[int, int] | None = None) -> StepResult:
         """Run one phase 'G_train', 'G_reg', 'D_train' or 'D_reg'.
 
         Args:
-            minibatch_gpu: Images per round and device.
-            rounds:        Minibatches of a device whose gradients are averaged.
-            lrate:         Learning rate of the network, before lazy regularisation's factor.
-            reals:         [rounds * minibatch_gpu, C, H, W] float32 in [-1, 1], for D, of the stage's resolution. None for G. With
-                           several devices, such a tensor for each, as `Devices.split` and `Devices.run` return them.
-            labels:        [rounds * minibatch_gpu, label_size], of the reals.
-            stage:         What `set_lod` returned.
-            seed:          Two numbers that fix what several devices draw, other ones in each iteration. None = there is one device.
+            phase:         Its name.
+            minibatch_gpu: Number of images per microbatch and device.
+            microbatches:  Number of microbatches per device whose gradients are averaged.
+            lrate:         Learning rate of the network, before the factor of lazy regularization.
+            reals:         Images for D, [microbatches * minibatch_gpu, C, H, W] float32 in [-1, 1], of the stage's
+                           resolution. With several devices, one tensor for each, as returned by `Devices.split` or
+                           `Devices.run`. None for G.
+            labels:        Labels of the reals, [microbatches * minibatch_gpu, label_size].
+            stage:         Result of `set_lod`.
+            seed:          Two numbers that determine the random numbers of several devices. They must differ between
+                           iterations. None = there is one device.
 
         Returns:
             StepResult.
         """
         if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
-            rounds = 1  # They would be equal: see `_phase`.
-        spec = (phase, minibatch_gpu, rounds, stage)
+            microbatches = 1  # All of them would be equal: see `_phase`.
+        spec = (phase, minibatch_gpu, microbatches, stage)
         if spec not in self._functions:
             def function(*args):
                 return self._devices.local_result(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
@@ -131,24 +152,25 @@ class TrainStep(tf.Module):
         name = _scope_of(phase)
         return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
 
-    def _phase(self, phase, minibatch_gpu, rounds, stage, seed, lrate, reals=None, labels=None):
+    def _phase(self, phase, minibatch_gpu, microbatches, stage, seed, lrate, reals: Any = None, labels: Any = None):
         key, part = phase.split('_')
         if phase == 'D_reg':
-            # The original fetches no new reals for this phase: every round sees those of the last round before.
+            # The original fetches no new reals for this phase: all its microbatches are the last one of D_train.
             reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
         row, loss_args = self._losses[key]
         optimizer, scaling = self._optimizers[key], self._scaling[phase]
         parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
         rng = (self._rng or KeyedRandom(seed).at(self._devices.index)).child(phase)
 
-        def one_round(index):
-            images = None if reals is None else _part(reals, index, minibatch_gpu)
-            step = loss_table.LossContext(self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images,
-                                   None if labels is None else _part(labels, index, minibatch_gpu), self.pl_mean, stage,
-                                   self._dtype, scaling)
+        def one_microbatch(index):
+            images = None if reals is None else _microbatch_of(reals, index, minibatch_gpu)
+            image_labels = None if labels is None else _microbatch_of(labels, index, minibatch_gpu)
+            context = loss_table.LossContext(
+                self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images, image_labels, self.pl_mean,
+                stage, self._dtype, scaling)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
-                terms = row.func(step, parts, **loss_args)
+                terms = row.func(context, parts, **loss_args)
                 total = 0.0
                 if terms.loss is not None:
                     total += tf.reduce_mean(terms.loss)
@@ -160,13 +182,14 @@ class TrainStep(tf.Module):
             grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
-        # From here on all devices have the same: a gradient that is not finite on one of them skips the update on all.
-        grads, stats = self._devices.sum(_sum_over_rounds(one_round, rounds))
+        # From here on all devices have the same values. If one of them has a gradient that is not finite, all skip the
+        # update.
+        grads, stats = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
         if key == 'G' and 'reg' in parts and self._devices.number > 1:
             self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
         grads = [scaling.undo_loss_scaling(g) for g in grads]
-        terms = rounds * self._devices.number
-        all_finite = optimizer.apply([g / terms for g in grads] if terms > 1 else grads, lrate)
+        num_terms = microbatches * self._devices.number
+        all_finite = optimizer.apply([g / num_terms for g in grads] if num_terms > 1 else grads, lrate)
         name = _scope_of(phase)
         stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
                  f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
@@ -174,10 +197,11 @@ class TrainStep(tf.Module):
             stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
         return stats
 
-    def update_Gs(self, beta):
-        """Gs <- lerp(G, Gs, beta); what is not trained is copied."""
+    def update_Gs(self, beta: float):
+        """Update the moving average: Gs = lerp(G, Gs, beta). Variables that are not trainable are copied."""
         if 'Gs' not in self._functions:
-            self._functions['Gs'] = tf.function(lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
+            self._functions['Gs'] = tf.function(
+                lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
         self._functions['Gs'](tf.constant(beta, tf.float32))
 
     def _update_Gs(self, beta):
@@ -185,8 +209,8 @@ class TrainStep(tf.Module):
         for name, var in self.Gs.named_variables().items():
             var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
 
-    def num_traces(self):
-        """Phase and sizes -> how often it was traced: 1, unless something is wrong."""
+    def num_traces(self) -> dict:
+        """Phase and sizes -> number of times its function was traced, which should be 1."""
         return {spec: function.experimental_get_tracing_count() for spec, function in self._functions.items()}
 
 
@@ -196,25 +220,27 @@ def _scope_of(phase):
     return f'{part.capitalize()}{key}'
 
 
-def _part(x, index, size):
-    """Rows of round `index`; all rounds see the same where there are no more."""
+def _microbatch_of(x, index, size):
+    """Microbatch `index` of `size` rows; if x has only one, every index gets it."""
     return x if x.shape[0] == size else x[index * size:(index + 1) * size]
 
 
 def _moments(x):
+    """(count, sum, sum of squares) of all elements, float32."""
     x = tf.cast(tf.reshape(x, [-1]), tf.float32)
     return tf.stack([tf.cast(tf.size(x), tf.float32), tf.reduce_sum(x), tf.reduce_sum(tf.square(x))])
 
 
-def _sum_over_rounds(one_round, rounds):
-    """Sum of the nests one_round(0), ..., one_round(rounds - 1), traced once and computed one after the other."""
-    if rounds == 1:
-        return one_round(0)
-    traced = tf.function(one_round, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+def _sum_over_microbatches(function, number):
+    """Sum of the nests function(0), ..., function(number - 1). The function is traced once."""
+    if number == 1:
+        return function(0)
+    traced = tf.function(function, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
     result = traced.get_concrete_function().structured_outputs
 
     def body(index, total):
         return index + 1, tf.nest.map_structure(tf.add, total, traced(index))
-    # From zeros, and one at a time: a first round outside the loop, or two rounds side by side, would double the memory.
+    # Start from zeros and run one at a time: a first call outside of the loop, or two calls in parallel, would double
+    # the memory.
     start = [tf.constant(0), tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), result)]
-    return tf.while_loop(lambda index, _: index < rounds, body, start, parallel_iterations=1)[1]
+    return tf.while_loop(lambda index, _: index < number, body, start, parallel_iterations=1)[1]

@@ -12,7 +12,7 @@ from dnnlib import onednn
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from training import misc
-from training.step.train_step import TrainStep, _sum_over_rounds
+from training.step.train_step import TrainStep, _sum_over_microbatches
 
 
 def training_cases():
@@ -99,7 +99,7 @@ def memory_of_rounds():
                     x = tf.sin(x * weight)
                 total = tf.reduce_sum(x)
             return [tape.gradient(total, weight)]
-        function = tf.function(lambda: _sum_over_rounds(one_round, rounds), autograph=False)
+        function = tf.function(lambda: _sum_over_microbatches(one_round, rounds), autograph=False)
         first = function()
         tf.config.experimental.reset_memory_stats('CPU:0')
         np.testing.assert_array_equal(function()[0], first[0])
@@ -122,7 +122,7 @@ def test_rounds_follow_one_another():
     assert two < 1.3 * one
 
 
-def test_sum_over_rounds():
+def test_sum_over_microbatches():
     """Each round is added once."""
-    function = tf.function(lambda: _sum_over_rounds(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False)
+    function = tf.function(lambda: _sum_over_microbatches(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False)
     assert function()['a'].numpy().tolist() == [0 + 1 + 2 + 3, 0 + 1 + 4 + 9]
