@@ -37,8 +37,8 @@ _AGAIN = 'python -m custom_ops.build'
 _CXX_FLAGS = ['-march=native', '-U__AVX512FP16__', '-fno-math-errno', '-fPIC', '-Wno-deprecated-declarations']
 
 # How far each source is optimised, those that take longest to compile first; -O3 where -O2 makes slower kernels.
-_LEVELS = {'ops.cc': '-O1', 'cpu_bias_act.cc': '-O3', 'cpu_upfirdn_fast.cc': '-O3', 'cpu_upfirdn.cc': '-O3', 'cpu_curves.cc': '-O3',
-           'cpu_styled_bias_act.cc': '-O2', 'cpu_stream_copy.cc': '-O2'}
+_LEVELS = {'ops.cc': '-O1', 'cpu_bias_act.cc': '-O3', 'cpu_upfirdn_nhwc.cc': '-O3', 'cpu_upfirdn.cc': '-O3', 'cpu_curves.cc': '-O3',
+           'cpu_styled_bias_act.cc': '-O2'}
 
 
 class _Cuda(NamedTuple):
