@@ -27,8 +27,8 @@ INLINE V get(const S* source) {
   else return to_float(*source);
 }
 
-// How a tensor is divided. A slab is a contiguous range after which the channels start again: the whole tensor in NHWC, one
-// image in NCHW. It is divided into units of equal size, one for a thread at a time, and those into blocks.
+// How a tensor is divided. A slab is a contiguous range after which the channels start again: the whole tensor in NHWC,
+// one image in NCHW. It is divided into units of equal size, one for a thread at a time, and those into blocks.
 struct Division {
   int64_t slab, slabs;   // Elements of a slab, number of slabs.
   int64_t block;         // Elements of a block.
@@ -39,8 +39,8 @@ struct Division {
     const bool nhwc = p.inner == 1;
     slab = nhwc ? p.outer * p.channels : p.channels * p.inner;
     slabs = nhwc ? 1 : p.outer;
-    // NHWC: a block is a number of whole pixels, so that all blocks have the same biases. Small pixels come in groups of
-    // kLanes, so that every block begins at a whole vector. NCHW: a block lies within one channel.
+    // NHWC: a block is a number of whole pixels, so that all blocks have the same biases. Small pixels come in groups
+    // of kLanes, so that every block begins at a whole vector. NCHW: a block lies within one channel.
     const int64_t group = !nhwc ? 1 : p.channels * kLanes <= kBlockElements ? p.channels * kLanes : p.channels;
     block = std::min(nhwc ? slab : p.inner, std::max<int64_t>(kBlockElements / group, 1) * group);
     unit = ceil_div(ceil_div(slab, block), ceil_div(slab, kUnitElements)) * block;
@@ -62,7 +62,8 @@ class BiasAct {
     if (p.db) partial_db.assign(units * p.channels, A(0));
     parallel(units, division.unit, [&](int64_t first, int64_t last) {
       Worker worker(*this);
-      for (int64_t i = first; i < last; i++) worker.compute_unit(i, p.db ? partial_db.data() + i * p.channels : nullptr);
+      for (int64_t i = first; i < last; i++)
+        worker.compute_unit(i, p.db ? partial_db.data() + i * p.channels : nullptr);
       if (nontemporal) nontemporal_fence();
     });
     if (p.db) sum_partial_db(units);
@@ -97,7 +98,8 @@ class BiasAct {
     // `db`: this unit's part of the bias gradient, [channels]. Null = not computed.
     void compute_unit(int64_t index, A* db) {
       const int64_t offset = index / division.units * division.slab;
-      const int64_t begin = index % division.units * division.unit, end = std::min(division.slab, begin + division.unit);
+      const int64_t begin = index % division.units * division.unit;
+      const int64_t end = std::min(division.slab, begin + division.unit);
       std::fill(block_sums.begin(), block_sums.end(), A(0));
       int64_t loaded_channel = -1;
       for (int64_t i = begin, n; i < end; i += n) {
@@ -121,7 +123,8 @@ class BiasAct {
     const Division& division;
     const bool nhwc;
     const bool smooth;     // The result is not just a slope on each side of zero.
-    // Of a block: the biases, what is added to dy, x + b of a smooth activation, and NHWC: sums over all blocks of a unit.
+    // Of a block: the biases, what is added to dy, x + b of a smooth activation, and NHWC: sums over all blocks of a
+    // unit.
     Buffer<A> bias, added, points, block_sums;
 
     // Adds the second half of the pixels to the first until one pixel is left.
@@ -150,8 +153,8 @@ class BiasAct {
     // Returns the sum of the block's results, or 0 if they were added to `block_sums`.
     A compute_block(int64_t start, int64_t n) { return p.order == 0 ? forward(start, n) : backward(start, n); }
 
-    // y[i] = value(V(), i), where V() only tells the type: a number or Floats. Sums the results in the same pass. y may be
-    // the memory of x or dy. Returns as `compute_block`.
+    // y[i] = value(V(), i), where V() only tells the type: a number or Floats. Sums the results in the same pass. y may
+    // be the memory of x or dy. Returns as `compute_block`.
     template <typename Value>
     INLINE A write_block(int64_t start, int64_t n, const Value& value) {
       T* y = p.y ? static_cast<T*>(p.y) + start : nullptr;

@@ -15,8 +15,8 @@
 
 namespace stylegan2 {
 
-// Results of at least this size are written with non-temporal stores, which bypass the caches. Normal stores would evict
-// other data, and would first read each cache line that they overwrite.
+// Results of at least this size are written with non-temporal stores, which bypass the caches. Normal stores would
+// evict other data, and would first read each cache line that they overwrite.
 constexpr int64_t kNontemporalBytes = 2 << 20;
 
 // How far ahead sequential reads are prefetched. The hardware prefetcher stops at the end of each 4 KB page and, for
@@ -199,7 +199,8 @@ INLINE void convert_row(const Accumulator<T>* RESTRICT src, T* RESTRICT dst, int
 }
 
 // ---- Vectors of elements from and to memory ----
-// Stores with `nontemporal` need an aligned address, see can_store_nontemporal, and a nontemporal_fence after the last one.
+// Stores with `nontemporal` need an aligned address, see can_store_nontemporal, and a nontemporal_fence after the last
+// one.
 
 template <typename T>
 INLINE Floats load(const T* p) {

@@ -1,5 +1,5 @@
-// Smooth activations by Eigen's vectorised functions. This is the only kernel file that includes Eigen, because Eigen takes
-// long to compile.
+// Smooth activations by Eigen's vectorised functions. This is the only kernel file that includes Eigen, because Eigen
+// takes long to compile.
 
 #include "cpu_curves.h"
 

@@ -1,5 +1,5 @@
-// styled_bias_act on the CPU: what follows a modulated convolution (demodulation, noise, bias, activation, gain and clamp)
-// in one pass over memory.
+// styled_bias_act on the CPU: what follows a modulated convolution (demodulation, noise, bias, activation, gain and
+// clamp) in one pass over memory.
 
 #include "cpu_common.h"
 #include "cpu_kernels.h"
@@ -14,8 +14,8 @@ constexpr int64_t kUnitElements = 1 << 16;  // About what a thread computes at a
 
 // One pixel: y[c] = gain * act(x[c] * scale[c] + noise + bias[c]), clipped.
 template <typename T>
-INLINE void compute_pixel(const StyledBiasActParams& p, const T* x, const float* scale, float noise, const float* bias, T* y,
-                          bool nontemporal) {
+INLINE void compute_pixel(const StyledBiasActParams& p, const T* x, const float* scale, float noise, const float* bias,
+                          T* y, bool nontemporal) {
   const float gain = p.gain, below = p.gain * p.alpha, clamp = p.clamp;
   int64_t c = 0;
   for (; c + kLanes <= p.channels; c += kLanes) {

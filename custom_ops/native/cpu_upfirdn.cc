@@ -1,11 +1,12 @@
-// upfirdn_2d on the CPU, for every filter, factor, layout and dtype. cpu_upfirdn_nhwc.cc has faster kernels for the cases
-// that networks use most.
+// upfirdn_2d on the CPU, for every filter, factor, layout and dtype. cpu_upfirdn_nhwc.cc has faster kernels for the
+// cases that networks use most.
 //
-// Along an axis, an output sample is a weighted sum of a few input samples; cpu_upfirdn.h gives an example in numbers. A
-// separable filter is applied in two passes per strip of output columns: down the columns into a row that stays in the L1
-// cache, then along that row. A filter that is not separable is the sum of its rows, each of which is applied along the
-// rows of the image. All passes are sums of shifted rows, so they run over contiguous memory in either layout. Where there
-// are few channels, the samples of each phase are computed in a row of their own and interleaved at the end.
+// Along an axis, an output sample is a weighted sum of a few input samples; cpu_upfirdn.h gives an example in numbers.
+// A separable filter is applied in two passes per strip of output columns: down the columns into a row that stays in
+// the L1 cache, then along that row. A filter that is not separable is the sum of its rows, each of which is applied
+// along the rows of the image. All passes are sums of shifted rows, so they run over contiguous memory in either
+// layout. Where there are few channels, the samples of each phase are computed in a row of their own and interleaved at
+// the end.
 
 #include "cpu_kernels.h"
 #include "cpu_upfirdn.h"
@@ -22,7 +23,7 @@ namespace {
 template <typename A>
 struct Filter {
   bool separable;
-  std::vector<std::vector<A>> rows;  // Taps along the rows of the image: one list if separable, else one for each row of k.
+  std::vector<std::vector<A>> rows;  // Taps along image rows: one list if separable, else one for each row of k.
   std::vector<A> column;             // Factors of that list for each row of k, if separable.
 };
 
@@ -49,8 +50,8 @@ Filter<A> split_filter(const UpfirdnParams& p) {
   return filter;
 }
 
-// Taps -> weights [up, taps of a phase], where weights[phase * taps + j] belongs to taps[phase + j * up]. Phases that have
-// fewer taps end with zeros.
+// Taps -> weights [up, taps of a phase], where weights[phase * taps + j] belongs to taps[phase + j * up]. Phases that
+// have fewer taps end with zeros.
 template <typename A>
 std::vector<A> weights_by_phase(const std::vector<A>& filter, int up, int taps) {
   std::vector<A> weights(static_cast<size_t>(up) * taps, A(0));
@@ -83,10 +84,11 @@ INLINE void sum_up_to_4_rows(A* out, const T* const* rows, const A* weights, int
   }
 }
 
-// out[i] = sum over j of weights[j] * rows[j][i], or with `add`, out[i] += that sum. Not inlined, because it contains many
-// loops and is called in many places.
+// out[i] = sum over j of weights[j] * rows[j][i], or with `add`, out[i] += that sum. Not inlined, because it contains
+// many loops and is called in many places.
 template <typename A, typename T>
-__attribute__((noinline)) void sum_rows(A* out, const T* const* rows, const A* weights, int count, int64_t n, bool add) {
+__attribute__((noinline)) void sum_rows(A* out, const T* const* rows, const A* weights, int count, int64_t n,
+                                        bool add) {
   if (count == 0 && !add) std::fill(out, out + n, A(0));
   for (int j = 0; j < count; j += 4) {
     const int group = std::min(4, count - j);
@@ -102,14 +104,16 @@ constexpr int64_t kFewChannels = 15;
 
 // Even and odd pixels, each in a row of its own <-> the row of all pixels. C is the number of channels, or 0 for any.
 template <int C, typename A>
-INLINE void interleave_channels(const A* RESTRICT even, const A* RESTRICT odd, A* RESTRICT row, int64_t pairs, int64_t c) {
+INLINE void interleave_channels(const A* RESTRICT even, const A* RESTRICT odd, A* RESTRICT row, int64_t pairs,
+                                int64_t c) {
   if (C > 0) c = C;
   for (int64_t i = 0; i < pairs; i++)
     for (int64_t j = 0; j < c; j++) row[2 * c * i + j] = even[c * i + j], row[2 * c * i + c + j] = odd[c * i + j];
 }
 
 template <int C, typename A>
-INLINE void separate_channels(const A* RESTRICT row, A* RESTRICT even, A* RESTRICT odd, int64_t pairs, int64_t c) {
+INLINE void separate_channels(const A* RESTRICT row, A* RESTRICT even, A* RESTRICT odd, int64_t pairs,
+                              int64_t c) {
   if (C > 0) c = C;
   for (int64_t i = 0; i < pairs; i++)
     for (int64_t j = 0; j < c; j++) even[c * i + j] = row[2 * c * i + j], odd[c * i + j] = row[2 * c * i + c + j];
@@ -129,8 +133,8 @@ INLINE void separate(const A* row, A* even, A* odd, int64_t pairs, int64_t c) {
   else separate_channels<0>(row, even, odd, pairs, c);
 }
 
-// Output columns [begin, end) from a row of input columns. `row` begins with input column `left`, holds all columns that the
-// outputs read, and zeros in place of those outside the image. `add` adds to `out` instead of overwriting it.
+// Output columns [begin, end) from a row of input columns. `row` begins with input column `left`, holds all columns
+// that the outputs read, and zeros in place of those outside the image. `add` adds to `out` instead of overwriting it.
 template <typename A>
 class RowFilter {
  public:
@@ -218,8 +222,9 @@ class RowFilter {
 
 // ---- Bands: what a thread computes at a time ----
 
-// The rows of a result are split into bands of `rows` rows, which threads compute independently: no row is written by two
-// of them. The last band has up to one row more, so that no band has a single row unless the image has (see NhwcBand).
+// The rows of a result are split into bands of `rows` rows, which threads compute independently: no row is written by
+// two of them. The last band has up to one row more, so that no band has a single row unless the image has (see
+// NhwcBand).
 struct Bands {
   int64_t height, rows, count;
 

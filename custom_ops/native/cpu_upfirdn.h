@@ -9,13 +9,13 @@ namespace stylegan2 {
 
 // ---- Positions along an axis ----
 
-// Which input samples and which taps an output sample is computed from, along one axis. The zeros that upsampling inserts
-// contribute nothing, so they are never stored: only every up-th tap falls on an input sample.
+// Which input samples and which taps an output sample is computed from, along one axis. The zeros that upsampling
+// inserts contribute nothing, so they are never stored: only every up-th tap falls on an input sample.
 //     y[o] = sum over j of taps[tap(o) + j * up] * x[first(o) + j]
 // tap(o), between 0 and up - 1, is the phase of the output. All outputs of a phase have the same weights.
 //
-// Example: the row x = [4 8 12 16], up 2, down 1, pad0 2, pad1 1, and the 4 taps [1 3 3 1] / 4. The row with its inserted
-// zeros and its padding, which is not stored, has 2 * 4 + 2 + 1 = 11 samples and gives 11 - 4 + 1 = 8 outputs:
+// Example: the row x = [4 8 12 16], up 2, down 1, pad0 2, pad1 1, and the 4 taps [1 3 3 1] / 4. The row with its
+// inserted zeros and its padding, which is not stored, has 2 * 4 + 2 + 1 = 11 samples and gives 11 - 4 + 1 = 8 outputs:
 //     0 0 4 0 8 0 12 0 16 0 0
 // Even outputs have tap 0, so their weights are taps 0 and 2: [1/4 3/4]. Odd outputs have tap 1: [3/4 1/4].
 //     o   first(o)  y[o]                            o   first(o)  y[o]

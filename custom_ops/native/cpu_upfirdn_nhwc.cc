@@ -1,9 +1,9 @@
-// upfirdn_2d for the cases that networks on the CPU spend nearly all their filtering time in: NHWC with a multiple of 16
-// channels, the same factor of 1 or 2 along both axes, and a separable filter of up to four taps per phase.
+// upfirdn_2d for the cases that networks on the CPU spend nearly all their filtering time in: NHWC with a multiple of
+// 16 channels, the same factor of 1 or 2 along both axes, and a separable filter of up to four taps per phase.
 //
-// Two rows of the result are computed at once, because they share most of their input. Both passes of the separable filter
-// run over a short piece of these rows, so that the sums of the first pass stay in the L1 cache, while memory is still read
-// and written sequentially.
+// Two rows of the result are computed at once, because they share most of their input. Both passes of the separable
+// filter run over a short piece of these rows, so that the sums of the first pass stay in the L1 cache, while memory is
+// still read and written sequentially.
 
 #include "cpu_upfirdn.h"
 
@@ -103,7 +103,7 @@ class RowPair {
   INLINE void run_piece(const T* const* rows, int64_t step, const float* weights0, const float* weights1, int64_t oy,
                         int64_t begin, int64_t end) {
     int tap;
-    int64_t left, right;  // The input columns that this piece reads are [left, right); those within the image are [a, b).
+    int64_t left, right;  // This piece reads input columns [left, right), of which [a, b) lie within the image.
     axis_x.locate(begin, &left, &tap);
     axis_x.locate(end - 1, &right, &tap);
     right += kTaps;

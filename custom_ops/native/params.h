@@ -9,8 +9,8 @@ namespace stylegan2 {
 
 enum DataType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
-// y = gain * act(x + b). The names are those of ACTIVATIONS in Python, in the order of the enum; test_native.py compares
-// the two lists.
+// y = gain * act(x + b). The names are those of ACTIVATIONS in Python, in the order of the enum; test_native.py
+// compares the two lists.
 enum Activation { kLinear = 0, kRelu, kLeakyRelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish };
 constexpr int kNumActivations = kSwish + 1;
 inline constexpr const char* kActivationNames[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
@@ -20,10 +20,11 @@ static_assert(sizeof(kActivationNames) / sizeof(kActivationNames[0]) == kNumActi
 // ---- upfirdn_2d ----
 
 // Images are [major, in_h, in_w, minor] in row-major order: NHWC is (N, H, W, C), NCHW is (N * C, H, W, 1). Along each
-// axis the input is upsampled by zero insertion, padded (a negative pad crops), filtered, and every down-th sample is kept:
+// axis the input is upsampled by zero insertion, padded (a negative pad crops), filtered, and every down-th sample is
+// kept:
 //     y[o] = sum over t of taps[t] * upsampled_padded_x[o * down + t].
-// `taps` is k reversed, so that this is a convolution with k and not a correlation. With `flip`, which the gradient sets,
-// `taps` is k itself.
+// `taps` is k reversed, so that this is a convolution with k and not a correlation. With `flip`, which the gradient
+// sets, `taps` is k itself.
 struct UpfirdnParams {
   const void* x;        // [major, in_h, in_w, minor], dtype.
   const float* k;       // [k_h, k_w].
@@ -32,7 +33,7 @@ struct UpfirdnParams {
   int flip;
   int up_y, up_x;       // At least 1.
   int down_y, down_x;   // At least 1.
-  int pad_y0, pad_x0;   // Zeros before the first row and column; negative crops. The pads at the end follow from out_h, out_w.
+  int pad_y0, pad_x0;   // Zeros before the first row and column; negative crops. out_h and out_w imply the other pads.
   int k_h, k_w;
   int64_t major, in_h, in_w, minor;  // Any may be 0.
   int64_t out_h, out_w;
@@ -47,10 +48,10 @@ constexpr int kMaxOrder = 6;
 //   order 0:  y = gain * act(x + b), clipped to [-clamp, clamp].
 //   order n:  y = gain * (dy + c) * act^(n)(x + b), the n-th derivative;
 //             db[channel] = sum of y over outer and inner, unless db is null.
-// With `ref_is_y` (linear, relu and leaky relu, first order), x is the result of order 0 instead of its input: act' follows
-// from the sign of x, and is zero where x was clamped.
+// With `ref_is_y` (linear, relu and leaky relu, first order), x is the result of order 0 instead of its input: act'
+// follows from the sign of x, and is zero where x was clamped.
 struct BiasActParams {
-  const void* x;        // Order 0: the input. Order n: the reference. Null if act is linear, order is 1 and nothing is clamped.
+  const void* x;        // Order 0: the input. Order n: the reference; null for linear, order 1, without a clamp.
   const void* b;        // [channels], dtype. Null = zeros.
   const void* dy;       // Order n: the gradient of the result. Null for order 0.
   const void* c;        // Order n: [channels], dtype, added to dy. Null = zeros.
