@@ -20,21 +20,27 @@ def main(argv, prog):
     parser.add_argument('--rounds', help='times each function is timed', type=int, default=8, metavar='N')
     parser.add_argument('--cases', help='CONFIG/RESOLUTION/bBATCH, with commas between', default=CASES, metavar='LIST')
     parser.add_argument('--dtypes', help='types that the networks compute in', default='float32,bfloat16', metavar='LIST')
+    parser.add_argument('--impls', help='forms of the custom ops: native, ref', default='native', metavar='LIST')
     parser.add_argument('--layers', help='print the work of each layer', action='store_true')
     args = parser.parse_args(argv)
 
     print(timing.machine())
     rows = []
+    kinds = [(dtype, impl) for dtype in args.dtypes.split(',') for impl in args.impls.split(',')]
     for case in args.cases.split(','):
-        rows += measure(case, args.dtypes.split(','), args.rounds, args.layers)
+        rows += measure(case, kinds, args.rounds, args.layers)
     timing.report(rows, COLUMNS, args.json, before=('generator', 'fraction_of_bound'))
 
 
-def generator_of(case):
-    """(the generator of CONFIG/RESOLUTION/bBATCH, function (dtype, from constants?) -> function that makes a batch of pictures)."""
+def generator_of(case, G=None):
+    """The generator of CONFIG/RESOLUTION/bBATCH, or that network G with this batch, and what runs it.
+
+    Returns:
+        (G, function (dtype, from constants?) -> function that makes a batch of pictures).
+    """
     import tensorflow as tf
     config, resolution, batch = case.split('/')
-    G = networks.make_network('G', config, int(resolution))
+    G = G or networks.make_network('G', config, int(resolution))
     z = np.random.RandomState(0).randn(int(batch[1:]), *G.input_shape[1:])
 
     def function_of(dtype, constants):
@@ -46,35 +52,50 @@ def generator_of(case):
     return G, function_of
 
 
-def measure(case, dtypes, rounds, layers=False):
-    """Rows of a case, one for each type. 'speedup' is over the first type, 'over_traced' over the evaluation with variables, and
-    'grey_levels' the mean distance to the first type's pictures."""
+def measure(case, kinds, rounds, layers=False):
+    """Rows of a case, one for each kind (dtype, form of the ops).
+
+    'speedup' is over the first kind, 'over_traced' over the evaluation with variables, and 'grey_levels' the mean distance
+    to the pictures of the first kind.
+    """
+    import custom_ops
     from dnnlib import tflib
-    G, function_of = generator_of(case)
+    first = kinds[0]
+    G, _ = generator_of(case)
     batch = int(case.split('/')[2][1:])
     products = costs.products_of(G)
     if layers:
         costs.report_layers(products)
     gflop = batch * sum(flop for *_, flop in products) / 1e9
-    functions = {dtype: function_of(dtype, True) for dtype in dtypes}
-    pictures = {dtype: tflib.convert_images_to_uint8(function()).numpy().astype(int) for dtype, function in functions.items()}
-    traced = {(dtype, 'traced'): function_of(dtype, False) for dtype in dtypes}
-    times = timing.interleaved({**functions, **traced, **limits.matmuls(dtypes)}, rounds)
+    functions, traced, pictures = {}, {}, {}
+    for kind in kinds:
+        dtype, impl = kind
+        _, function_of = generator_of(case, G.clone())  # A network keeps its traced functions, so each kind has its own.
+        functions[kind], traced[kind, 'traced'] = function_of(dtype, True), function_of(dtype, False)
+        custom_ops.set_impl(impl)  # Both functions are traced here.
+        pictures[kind] = tflib.convert_images_to_uint8(functions[kind]()).numpy().astype(int)
+        traced[kind, 'traced']()
+        custom_ops.set_impl(None)
+    times = timing.interleaved({**functions, **traced, **limits.matmuls(dict.fromkeys(dtype for dtype, _ in kinds))}, rounds)
     rows = []
-    for dtype in dtypes:
-        median, best = times[dtype]
+    for kind in kinds:
+        dtype, impl = kind
+        median, best = times[kind]
         rate = limits.matmul_rate(times, dtype)
         rows.append({
-            'name': f'generator/{case}/{dtype}', 'median_ms': median, 'best_ms': best, 'images_per_s': batch / best * 1e3, 'gflop': gflop,
-            'matmul_gflops': rate, 'fraction_of_bound': gflop / rate / best * 1e3, 'over_traced': times[dtype, 'traced'][1] / best,
-            'speedup': times[dtypes[0]][1] / best, 'grey_levels': float(np.abs(pictures[dtype] - pictures[dtypes[0]]).mean()),
+            'name': '/'.join(['generator', case, dtype] + [impl] * (impl != 'native')), 'median_ms': median, 'best_ms': best,
+            'images_per_s': batch / best * 1e3, 'gflop': gflop, 'matmul_gflops': rate,
+            'fraction_of_bound': gflop / rate / best * 1e3, 'over_traced': times[kind, 'traced'][1] / best,
+            'speedup': times[first][1] / best, 'grey_levels': float(np.abs(pictures[kind] - pictures[first]).mean()),
             'peak_mb': float(timing.in_own_process(
-                'import sys; from bench import generator; generator.print_peak(*sys.argv[1:])', case, dtype))})
+                'import sys; from bench import generator; generator.print_peak(*sys.argv[1:])', case, *kind))})
     return rows
 
 
-def print_peak(case, dtype):
+def print_peak(case, dtype, impl):
     """Print the peak memory in MB, TensorFlow's own included, of a process that makes pictures."""
+    import custom_ops
+    custom_ops.set_impl(impl)
     _, function_of = generator_of(case)
     generate = function_of(dtype, True)
     for _ in range(2):

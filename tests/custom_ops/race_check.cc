@@ -1,6 +1,7 @@
-// Runs the CPU kernels with each unit of work in a thread of its own, and once more in a single thread. test_native.py builds this
-// program with -fsanitize=thread: ThreadSanitizer reports memory that two units access without synchronisation, in whatever order they
-// happened to run. Prints 'no races' and exits with 0 if it reports none and both runs give the same bytes.
+// Runs the CPU kernels with each unit of work in a thread of its own, and once more in a single thread. test_native.py
+// builds this program with -fsanitize=thread: ThreadSanitizer reports memory that two units access without
+// synchronisation, in whatever order they happened to run, and makes the exit status differ from 0. The program itself
+// prints 'same results' if both runs give the same bytes. With the argument `fault` it contains a race.
 
 #include <cmath>
 #include <cstdio>
@@ -22,7 +23,7 @@ void one_thread_per_unit(int64_t total, int64_t, const std::function<void(int64_
 
 void single_thread(int64_t total, int64_t, const std::function<void(int64_t, int64_t)>& body) { body(0, total); }
 
-// `run(output, parallel_for)` fills the output; both ways of running must give the same bytes.
+// `run(output, parallel)` fills the output. Both ways of running it must give the same bytes.
 template <typename Run>
 bool same_results(const char* what, int64_t size, const Run& run) {
   std::vector<float> expected(size, -1.0f), actual(size, -2.0f);
@@ -39,7 +40,7 @@ std::vector<float> numbers(int64_t size) {
   return values;
 }
 
-// Filters an image of `h` rows; rows are so wide that a unit of work is a band of 32 of them.
+// Filters images of `h` rows, which must be wide enough for bands of the least height.
 bool check_upfirdn(int64_t h, int64_t w, int64_t channels, int up, int down, bool separable) {
   const float taps[] = {0.125f, 0.375f, 0.375f, 0.125f};
   std::vector<float> k(16);
@@ -54,8 +55,8 @@ bool check_upfirdn(int64_t h, int64_t w, int64_t channels, int up, int down, boo
   const std::vector<float> x = numbers(p.major * h * w * channels);
   p.x = x.data();
   char what[100];
-  std::snprintf(what, sizeof(what), "upfirdn_2d, %ld rows, %ld channels, up %d, down %d, separable %d", static_cast<long>(h),
-                static_cast<long>(channels), up, down, separable);
+  std::snprintf(what, sizeof(what), "upfirdn_2d, %ld rows, %ld channels, up %d, down %d, separable %d",
+                static_cast<long>(h), static_cast<long>(channels), up, down, separable);
   return same_results(what, p.major * p.out_h * p.out_w * channels, [&](float* y, const ParallelFor& parallel) {
     UpfirdnParams run = p;
     run.y = y;
@@ -96,9 +97,15 @@ bool check_styled_bias_act(int64_t images, int64_t pixels, int64_t channels) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "fault") == 0) {
+    int shared = 0;
+    one_thread_per_unit(2, 1, [&shared](int64_t, int64_t) { shared = 1; });
+    return 0;
+  }
   bool ok = true;
-  // A last band of one row (33 results), of all rows but one, and of several; a whole vector of channels, few channels, one.
+  // Bands are 32 rows high: the last one may have a single row left (33, 65), all rows but one, or several. Channels: a
+  // whole vector, few, one.
   for (int64_t h : {1, 2, 31, 33, 34, 65, 66}) {
     for (int up : {1, 2}) {
       for (int down : {1, 2}) {
@@ -114,6 +121,6 @@ int main() {
     ok &= check_bias_act(3, 5, 40000, order);
   }
   ok &= check_styled_bias_act(3, 5000, 40);
-  if (ok) std::puts("no races");
+  if (ok) std::puts("same results");
   return ok ? 0 : 1;
 }
