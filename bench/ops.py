@@ -55,7 +55,7 @@ def main(argv: list[str], prog: str) -> None:
             gc.collect()  # Traced functions hold their tensors in cycles.
     timing.report(rows, COLUMNS, args.json, before=('ops', 'ratio_copy'))
     slower = [f'{row["name"]} ({row["ratio_ref"]:.2f})' for row in rows if row['ratio_ref'] > NOISE]
-    print(f'{len(rows)} rows; more than {NOISE - 1:.0%} slower than the reference form, in best times: '
+    print(f'{len(rows)} rows; slower than the reference form, by over {NOISE - 1:.0%} in best times: '
           f'{", ".join(slower) or "none"}')
 
 
