@@ -374,5 +374,6 @@ def test_faults_are_found(programs, fault, word):
 @pytest.mark.skipif(cuda_check.find_nvcc() is None, reason="needs nvcc: pip install '.[cuda-build]'")
 def test_nvcc_compiles_the_kernels():
     nvcc = cuda_check.find_nvcc()
+    assert nvcc is not None
     archs = cuda_check.architectures(nvcc)
     assert cuda_check.compile_kernels(nvcc, [archs[0], archs[-1]]) == ''  # `make cuda-check` compiles for all of them.
