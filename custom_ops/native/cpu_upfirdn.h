@@ -50,13 +50,13 @@ struct Axis {
 // Some rows of the result of one image, and what they are computed from.
 template <typename T>
 struct NhwcBand {
-  const T* x;               // The image, [in_h, in_w, minor].
-  T* y;                     // Its result, [out_h, out_w, minor].
+  const T* x;                  // The image, [in_h, in_w, minor].
+  T* y;                        // Its result, [out_h, out_w, minor].
   int64_t row_begin, row_end;  // The rows of the result to compute, at least two.
-  const float* weights_y;   // [up_y, taps of a phase], down the columns.
-  const float* weights_x;   // [up_x, taps of a phase], along the rows.
-  const T* zeros;           // [in_w, minor], in place of the rows outside the image.
-  bool nontemporal;
+  const float* weights_y;      // [up_y, taps of a phase], down the columns.
+  const float* weights_x;      // [up_x, taps of a phase], along the rows.
+  const T* zeros;              // [in_w, minor], in place of the rows outside the image.
+  bool nontemporal;            // Whether to write y with non-temporal stores, for which it must be aligned.
 };
 
 template <typename T>
