@@ -133,12 +133,14 @@ def measure(name: str, op: str, data_format: str, dtype: str, shape: tuple[int, 
     if kind == 'backward' and act_of(x, data_format) == 'linear':
         num_bytes //= 3
     del result
-    copy = copy_function(num_bytes // 2)
-    # Copy before each form, or the second form would find in the caches what the first one has read.
-    functions = {'copy': copy, 'native': functions.pop('native'), 'copy again': copy, **functions}
-    if 'float32' in functions:
-        functions = {'copy before float32': copy, 'float32': functions.pop('float32'), **functions}
-    times = timing.interleaved(functions, rounds, seconds=10 if with_conv else 2)
+    copy, read = memory_functions(num_bytes)
+    # Other memory is read before each function: no function finds its input in the caches, or results of others there
+    # that must be written to memory first.
+    separated = {}
+    for key, function in {'copy': copy, **functions}.items():
+        separated[f'read before {key}'] = read
+        separated[key] = function
+    times = timing.interleaved(separated, rounds, seconds=10 if with_conv else 2)
     if op.startswith('fused_bias_act'):
         for key in times.keys() & {'native', 'ref', 'float32'}:
             times[key] = tuple(value / repeats(x) for value in times[key])
@@ -180,17 +182,26 @@ def traced_forms(x: Any, op: str, kind: str, data_format: str, with_conv: bool) 
     return functions, tf.nest.flatten(results)[0]
 
 
-def copy_function(num_bytes: int) -> Callable[[], None]:
-    """A function that copies so many bytes from one array to another, in as many threads as there are CPUs."""
+def memory_functions(num_bytes: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What an op that accesses so many bytes is compared with, and what is run before both.
+
+    Returns:
+        (function that reads and writes half of the bytes each: a copy between two arrays,
+        function that reads as many bytes of other arrays). Both run in as many threads as there are CPUs.
+    """
     threads = len(os.sched_getaffinity(0))
-    sources = np.array_split(np.ones(num_bytes, np.uint8), threads)
-    targets = np.array_split(np.zeros(num_bytes, np.uint8), threads)
     pool = concurrent.futures.ThreadPoolExecutor(threads)
+    sources, targets = (np.array_split(np.ones(num_bytes // 2, np.uint8), threads) for _ in range(2))
+    others = np.array_split(np.ones(num_bytes // 8 + threads, np.int64), threads)
 
     def copy():
         for _ in pool.map(np.copyto, targets, sources):
             pass
-    return copy
+
+    def read():
+        for _ in pool.map(np.max, others):
+            pass
+    return copy, read
 
 
 def resampling(x: Any, kind: str, data_format: str) -> Callable:
