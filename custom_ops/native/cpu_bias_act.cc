@@ -221,45 +221,43 @@ class BiasAct {
       return write_clipped_block(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
-    // y = result(dy + c, i), where the first argument is a number or Floats.
-    template <typename Result>
-    INLINE A write_gradient(int64_t start, int64_t n, const Result& result) {
-      const T* dy = static_cast<const T*>(p.dy) + start;
-      const A* c = added.data();
-      return write_block(start, n, [=](auto v, int64_t i) {
-        using V = decltype(v);
-        return V(result(V(get<V>(dy + i) + get<V>(c + i)), i));
-      });
-    }
-
-    // y = gain * (dy + c) * act^(order)(x + b).
+    // y = gain * (dy + c) * act^(order)(x + b). Each lambda loads dy and c itself: one lambda that calls another one, which
+    // could share that line, compiles to slower code.
     A backward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + (p.x ? start : 0);
-      const A* b = bias.data();
+      const T* dy = static_cast<const T*>(p.dy) + start;
+      const A *b = bias.data(), *c = added.data();
       const A gain = p.gain, below = p.act == kLinear ? gain : p.act == kRelu ? A(0) : gain * A(p.alpha);
       if (p.order == 1 && p.clamp >= 0) {  // x is the result of order 0.
         const A clamp = p.clamp;
-        return write_gradient(start, n, [=](auto dy, int64_t i) {
-          using V = decltype(dy);
+        return write_block(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
           const V y = get<V>(x + i), high = V{} + clamp, rate = select_by_sign(y, gain, below);
-          return dy * (y >= high ? V{} : V(y <= -high ? V{} : rate));
+          return V((get<V>(dy + i) + get<V>(c + i)) * (y >= high ? V{} : V(y <= -high ? V{} : rate)));
         });
       }
       if (p.order == 1 && p.act == kLinear)
-        return write_gradient(start, n, [=](auto dy, int64_t) { return dy * gain; });
+        return write_block(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(c + i)) * gain);
+        });
       if (!smooth && p.ref_is_y)
-        return write_gradient(start, n, [=](auto dy, int64_t i) {
-          return dy * select_by_sign(get<decltype(dy)>(x + i), gain, below);
+        return write_block(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(c + i)) * select_by_sign(get<V>(x + i), gain, below));
         });
       if (!smooth)
-        return write_gradient(start, n, [=](auto dy, int64_t i) {
-          using V = decltype(dy);
-          return dy * select_by_sign(V(get<V>(x + i) + get<V>(b + i)), gain, below);
+        return write_block(start, n, [=](auto v, int64_t i) {
+          using V = decltype(v);
+          return V((get<V>(dy + i) + get<V>(c + i)) * select_by_sign(V(get<V>(x + i) + get<V>(b + i)), gain, below));
         });
       load_points(start, n);
       apply_derivative(p, points.data(), n);
       const A* point = points.data();
-      return write_gradient(start, n, [=](auto dy, int64_t i) { return dy * get<decltype(dy)>(point + i) * gain; });
+      return write_block(start, n, [=](auto v, int64_t i) {
+        using V = decltype(v);
+        return V((get<V>(dy + i) + get<V>(c + i)) * get<V>(point + i) * gain);
+      });
     }
   };
 };
