@@ -88,7 +88,7 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
     functions, traced, images = {}, {}, {}
     for kind in kinds:
         dtype, impl = kind
-        _, function_of = generator_of(case, G.clone())  # A network keeps its traced functions, so each kind has its own.
+        _, function_of = generator_of(case, G.clone())  # A network keeps its traced functions: one for each kind.
         functions[kind], traced[kind, 'traced'] = function_of(dtype, True), function_of(dtype, False)
         custom_ops.set_impl(impl)  # Both functions are traced here.
         images[kind] = tflib.convert_images_to_uint8(functions[kind]()).numpy().astype(int)

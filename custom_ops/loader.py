@@ -63,7 +63,7 @@ def library() -> Any:
 
 
 def loaded_library() -> Any:
-    """Return the loaded module of native ops, which gradients need even if the choice has changed since the forward op."""
+    """Return the loaded module of native ops, which gradients need even if the choice has changed since."""
     return _native
 
 

@@ -1,4 +1,7 @@
-"""The tests, in folders like those of the code; commands/ and house/ have those of the scripts and of the project's own upkeep."""
+"""The tests, in folders like those of the code.
+
+The folder commands has the tests of the scripts, and house those of the project itself, such as its documentation.
+"""
 
 import pathlib
 

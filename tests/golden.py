@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 
-GOLDEN = pathlib.Path(os.environ.get('STYLEGAN2_GOLDEN', pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'golden')).resolve()
+GOLDEN = pathlib.Path(
+    os.environ.get('STYLEGAN2_GOLDEN', pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'golden')
+).resolve()
 
 
 def load_json(name):
@@ -18,7 +20,9 @@ def load_json(name):
     if not GOLDEN.is_dir():
         return {}
     if not path.is_file():
-        raise FileNotFoundError(f'golden file {path} is missing; set STYLEGAN2_GOLDEN to the folder of the golden numbers')
+        raise FileNotFoundError(
+            f'golden file {path} is missing; set STYLEGAN2_GOLDEN to the folder of the golden numbers'
+        )
     return json.loads(path.read_text())
 
 

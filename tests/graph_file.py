@@ -1,7 +1,7 @@
 """Writes a TensorFlow graph of Inception-v3 as that of December 2015: operations and constants by its names, for tests.
 
-Made of a table of its own, not of the network's code, with the operations that the graph has: ResizeBilinear, Sub, Mul, Conv2D,
-BatchNormWithGlobalNormalization, Relu, MaxPool, AvgPool, Concat.
+Made of a table of its own, not of the network's code, with the operations that the graph has: ResizeBilinear, Sub, Mul,
+Conv2D, BatchNormWithGlobalNormalization, Relu, MaxPool, AvgPool, Concat.
 """
 
 import io
@@ -45,10 +45,24 @@ class Graph:
 
     def conv(self, x, scope, stride=1, padding='SAME'):
         kernel, mean, variance, beta, gamma = self.arrays[scope]
-        inputs = [self.const(f'{scope}/{name}', value) for name, value in (
-            ('batchnorm/moving_mean', mean), ('batchnorm/moving_variance', variance), ('batchnorm/beta', beta), ('batchnorm/gamma', gamma))]
-        y = self.node(f'{scope}/Conv2D', 'Conv2D', x, self.const(f'{scope}/conv2d_params', kernel), T=1, strides=[1, stride, stride, 1],
-                      padding=padding)
+        inputs = [
+            self.const(f'{scope}/{name}', value)
+            for name, value in (
+                ('batchnorm/moving_mean', mean),
+                ('batchnorm/moving_variance', variance),
+                ('batchnorm/beta', beta),
+                ('batchnorm/gamma', gamma),
+            )
+        ]
+        y = self.node(
+            f'{scope}/Conv2D',
+            'Conv2D',
+            x,
+            self.const(f'{scope}/conv2d_params', kernel),
+            T=1,
+            strides=[1, stride, stride, 1],
+            padding=padding,
+        )
         y = self.node(f'{scope}/batchnorm', 'BatchNormWithGlobalNormalization', y, *inputs, T=1, variance_epsilon=0.001,
                       scale_after_normalization=self.scale)
         return self.node(scope, 'Relu', y, T=1)
@@ -57,26 +71,41 @@ class Graph:
         return self.node(name, op, x, T=1, ksize=[1, size, size, 1], strides=[1, stride, stride, 1], padding=padding)
 
     def mixed(self, x, scope, *towers):
-        """Towers after each other in the channels; each is a list of steps: names of convolutions, or functions of the node."""
+        """Concatenate towers along the channels. Each is a list of names of convolutions and functions of the node."""
         outputs = []
         for tower in towers:
             y = x
             for step in tower:
                 y = step(y) if callable(step) else self.conv(y, f'{scope}/{step}')
             outputs += y if isinstance(y, list) else [y]
-        return self.node(f'{scope}/join', 'Concat', self.const(f'{scope}/join/concat_dim', np.int32(3)), *outputs, T=1, N=len(outputs))
+        return self.node(
+            f'{scope}/join',
+            'Concat',
+            self.const(f'{scope}/join/concat_dim', np.int32(3)),
+            *outputs,
+            T=1,
+            N=len(outputs),
+        )
 
 
 def inception_graph(arrays, scale_after_normalization=True):
-    """GraphDef from the placeholder 'images' [1, H, W, 3], 0..255, to FEATURES [1, 1, 1, 2048] and PROBABILITIES [1, 1008].
+    """GraphDef from 'images' [1, H, W, 3], 0..255, to FEATURES [1, 1, 1, 2048] and PROBABILITIES [1, 1008].
 
     Args:
-        arrays: Dict of scope -> (kernel, moving mean, moving variance, beta, gamma), and 'softmax' -> (weights, biases).
+        arrays: Dict of scope -> (kernel, moving mean, moving variance, beta, gamma), and 'softmax' -> (weights,
+                biases).
         scale_after_normalization: Attribute of the normalisations: use gamma?
     """
     g = Graph(arrays, scale_after_normalization)
     x = g.node('images', 'Placeholder', dtype=1)
-    x = g.node('ResizeBilinear', 'ResizeBilinear', x, g.const('ResizeBilinear/size', np.int32([299, 299])), T=1, align_corners=False)
+    x = g.node(
+        'ResizeBilinear',
+        'ResizeBilinear',
+        x,
+        g.const('ResizeBilinear/size', np.int32([299, 299])),
+        T=1,
+        align_corners=False,
+    )
     x = g.node('Sub', 'Sub', x, g.const('Sub/y', np.float32(128)), T=1)
     x = g.node('Mul', 'Mul', x, g.const('Mul/y', np.float32(0.0078125)), T=1)
     x = g.conv(x, 'conv', 2, 'VALID')
@@ -109,8 +138,14 @@ def inception_graph(arrays, scale_after_normalization=True):
                 [*tower('tower_1', 3), halved('mixed_8', 'tower_1/conv_3')],
                 [pooled('mixed_8', 'MaxPool', stride=2, padding='VALID')])
     for scope, op in ('mixed_9', 'AvgPool'), ('mixed_10', 'MaxPool'):
-        x = g.mixed(x, scope, ['conv'], ['tower/conv', split(scope, 'tower')], [*tower('tower_1', 2), split(scope, 'tower_1')],
-                    [pooled(scope, op), 'tower_2/conv'])
+        x = g.mixed(
+            x,
+            scope,
+            ['conv'],
+            ['tower/conv', split(scope, 'tower')],
+            [*tower('tower_1', 2), split(scope, 'tower_1')],
+            [pooled(scope, op), 'tower_2/conv'],
+        )
     x = g.pool(x, 'pool_3', 'AvgPool', 8, 1, 'VALID')
     x = g.node('pool_3/reshape', 'Reshape', x, g.const('pool_3/shape', np.int32([-1, 2048])), T=1)
     weights, biases = arrays['softmax']
@@ -121,7 +156,7 @@ def inception_graph(arrays, scale_after_normalization=True):
 
 
 def run(graph, images):
-    """(features [N, 2048], probabilities [N, 1008]) of images [N, H, W, 3], float32, as TensorFlow computes the graph."""
+    """(features [N, 2048], probabilities [N, 1008]) of images [N, H, W, 3] float32, as TensorFlow computes the graph."""
     v1 = tf.compat.v1
     with v1.Graph().as_default():
         v1.import_graph_def(graph, name='')

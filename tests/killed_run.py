@@ -1,6 +1,7 @@
-"""run_training.py that kills itself: python -m tests.killed_run FUNCTION PATTERN COUNT DELAY ARGUMENTS_OF_RUN_TRAINING...
+"""run_training.py that kills itself: python -m tests.killed_run FUNCTION PATTERN COUNT DELAY FLAGS_OF_RUN_TRAINING...
 
-SIGKILL comes, DELAY milliseconds late, before the COUNT-th call of FUNCTION, a dotted name, whose arguments match PATTERN.
+SIGKILL comes, DELAY milliseconds late, before the COUNT-th call of FUNCTION, a dotted name, whose arguments match
+PATTERN.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""What a command imports to answer --help. Its speed is measured by `python -m bench startup`; this is what it depends on."""
+"""What a command imports to answer --help. Its speed is measured by `python -m bench startup`.
+
+This is what it depends on.
+"""
 
 import subprocess
 import sys
@@ -18,7 +21,10 @@ else:
 
 
 def help_of(*argv, allowed=(), **options):
-    """What `python argv --help` prints. None of the heavy modules may be imported for it, except those that are `allowed`."""
+    """What `python argv --help` prints.
+
+    None of the heavy modules may be imported for it, except those that are `allowed`.
+    """
     done = subprocess.run([sys.executable, '-c', _PROGRAM, *argv, '--help'], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     assert set(done.stderr.split()) <= set(allowed), f'{" ".join(argv)} --help imports {done.stderr}'

@@ -31,7 +31,10 @@ NETWORKS = {
 
 @pytest.fixture
 def stub_networks(monkeypatch, tmp_path):
-    """Puts NETWORKS in the place of the real ones; what is taken out of the dict that it gives counts as not to be had."""
+    """Puts NETWORKS in the place of the real ones.
+
+    What is taken out of the dict that it gives counts as not to be had.
+    """
     networks = dict(NETWORKS)
 
     def load(name):
@@ -39,6 +42,8 @@ def stub_networks(monkeypatch, tmp_path):
             raise UserError(f'{name}: the weights are not there', 'Get them.')
         return networks[name]
     monkeypatch.setattr(feature_networks, 'load', load)
-    monkeypatch.setattr(feature_networks, 'load_classifier', lambda index: lambda images: patches(images)[:, index:index + 1] - 0.5)
+    monkeypatch.setattr(
+        feature_networks, 'load_classifier', lambda index: lambda images: patches(images)[:, index : index + 1] - 0.5
+    )
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
     return networks

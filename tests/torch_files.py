@@ -6,7 +6,17 @@ import zipfile
 
 import numpy as np
 
-STORAGES = {'f8': 'Double', 'f4': 'Float', 'f2': 'Half', 'i8': 'Long', 'i4': 'Int', 'i2': 'Short', 'i1': 'Char', 'u1': 'Byte', 'b1': 'Bool'}
+STORAGES = {
+    'f8': 'Double',
+    'f4': 'Float',
+    'f2': 'Half',
+    'i8': 'Long',
+    'i4': 'Int',
+    'i2': 'Short',
+    'i1': 'Char',
+    'u1': 'Byte',
+    'b1': 'Bool',
+}
 
 
 class Raw(bytes):
@@ -72,7 +82,11 @@ def write_new(path, description, data, **more):
 def write_old(path, description, data, itemsize=4, little_endian=True):
     """The form before PyTorch 1.6, of numbers of `itemsize` bytes."""
     with open(path, 'wb') as file:
-        for part in 0x1950a86a20f9469cfc6c, 1001, {'protocol_version': 1001, 'little_endian': little_endian, 'type_sizes': {'int': 4}}:
+        for part in (
+            0x1950A86A20F9469CFC6C,
+            1001,
+            {'protocol_version': 1001, 'little_endian': little_endian, 'type_sizes': {'int': 4}},
+        ):
             file.write(whole(part))
         file.write(description + whole(list(data)))
         for content in data.values():

@@ -1,4 +1,7 @@
-"""Training on two CPU devices. `test_multi_device.py` has pytest run this in a process of its own: TensorFlow divides the CPU once only."""
+"""Training on two CPU devices. `test_multi_device.py` has pytest run this in a process of its own.
+
+TensorFlow divides the CPU once only.
+"""
 
 import signal
 import types
@@ -7,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 from dnnlib.cli import Stopped, UserError  # noqa: E402
 from dnnlib.tflib.tfutil import seed_everything  # noqa: E402
@@ -51,7 +56,9 @@ class InjectedOnDevices(InjectedRandom):
         return copy
 
     def _draw(self, name, shape):
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group * self.rounds + (0 if self.index is None else self.index)
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group * self.rounds + (
+            0 if self.index is None else self.index
+        )
         return InjectedRandom(prefix=self.prefix, index=index, variables=self.variables)._draw(name, shape)
 
 
@@ -64,9 +71,16 @@ def numbers_for(parts):
     fed = {}
     for phase, evaluation, latents, n in [('G_train', 'G0', 'latents', PART), ('G_reg', 'G1', 'pl_latents', PART // 2),
                                           ('D_train', 'G0', 'latents', PART)]:
-        fed.update({f'{phase}/{latents}': each(n, 8), f'{phase}/{evaluation}/latents2': each(n, 8),
-                    f'{phase}/{evaluation}/mix_u': [np.float32(0.5 + i) for i in range(parts)],  # The first part mixes styles.
-                    f'{phase}/{evaluation}/mix_cutoff': [np.int32(2)] * parts})
+        fed.update(
+            {
+                f'{phase}/{latents}': each(n, 8),
+                f'{phase}/{evaluation}/latents2': each(n, 8),
+                f'{phase}/{evaluation}/mix_u': [
+                    np.float32(0.5 + i) for i in range(parts)
+                ],  # The first part mixes styles.
+                f'{phase}/{evaluation}/mix_cutoff': [np.int32(2)] * parts,
+            }
+        )
         fed.update({f'{phase}/{evaluation}/noise{i}': each(n, 1, size, size) for i, size in enumerate([4, 8, 8])})
     fed['G_reg/pl_noise'] = each(PART // 2, 3, 8, 8)
     return fed
@@ -74,7 +88,10 @@ def numbers_for(parts):
 
 @pytest.fixture(scope='module')
 def given():
-    """Networks whose noise counts, and real images for four parts. The same always: how much the parts differ depends on the weights."""
+    """Networks whose noise counts, and real images for four parts. The same always.
+
+    How much the parts differ depends on the weights.
+    """
     seed_everything(0)
     nets = small_networks()
     for net in (nets[0], nets[2]):
@@ -96,7 +113,10 @@ _made = {}  # (rounds, several devices?) -> trainer, its random numbers, values 
 
 
 def trainer_at_start(given, rounds, devices=None):
-    """Trainer whose variables are those at the start, and its random numbers. The same for all tests, for tracing it takes seconds."""
+    """Trainer whose variables are those at the start, and its random numbers.
+
+    The same for all tests, for tracing it takes seconds.
+    """
     key = rounds, devices is not None
     if key not in _made:
         rng = InjectedRandom() if devices is None else InjectedOnDevices()
@@ -110,7 +130,10 @@ def trainer_at_start(given, rounds, devices=None):
 
 
 def alone(given, fed, parts, phases):
-    """What a trainer of one device has come to after these phases on these parts: gradients by network, pl_mean, values by network."""
+    """What a trainer of one device has come to after these phases on these parts.
+
+    Gradients by network, pl_mean, values by network.
+    """
     trainer, rng = trainer_at_start(given, len(parts))
     rng.feed({name: [values[i] for i in parts] for name, values in fed.items()})
     reals = tf.constant(given[1][parts[0] * PART:(parts[-1] + 1) * PART])
@@ -120,15 +143,22 @@ def alone(given, fed, parts, phases):
         else:
             trainer.run(phase, PART, len(parts), LRATE, reals, tf.zeros([len(reals), 0]))
     return types.SimpleNamespace(
-        gradients={key: gradients(trainer, key) for key in 'GD'}, pl_mean=trainer.pl_mean.numpy(),
-        values={net.name: {name: var.numpy() for name, var in net.named_variables().items()} for net in (trainer.G, trainer.D, trainer.Gs)})
+        gradients={key: gradients(trainer, key) for key in 'GD'},
+        pl_mean=trainer.pl_mean.numpy(),
+        values={
+            net.name: {name: var.numpy() for name, var in net.named_variables().items()}
+            for net in (trainer.G, trainer.D, trainer.Gs)
+        },
+    )
 
 
 def together(given, devices, fed, rounds, phases, reals=None):
     """Trainer of two devices, each with `rounds` parts, and what each phase reports."""
     trainer, rng = trainer_at_start(given, rounds, devices)
     rng.feed(fed)
-    reals = devices.split(tf.constant(given[1][:2 * rounds * PART] if reals is None else reals), tf.zeros([2 * rounds * PART, 0]))
+    reals = devices.split(
+        tf.constant(given[1][: 2 * rounds * PART] if reals is None else reals), tf.zeros([2 * rounds * PART, 0])
+    )
     stats = {}
     for phase in phases:
         if phase == 'Gs_update':
@@ -150,7 +180,10 @@ def copies(devices, var):
 @pytest.mark.parametrize('rounds', [1, 2])
 @pytest.mark.parametrize('phase', PHASES)
 def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, phase, rounds):
-    """As in the original, whose devices know of each other's gradients only. 1e-5 of the largest: sums are in another order."""
+    """As in the original, whose devices know of each other's gradients only. 1e-5 of the largest.
+
+    Sums are in another order.
+    """
     fed = {name: values for name, values in numbers_for(2 * rounds).items() if name.startswith(phase)}
     trainer, stats = together(given, devices, fed, rounds, [phase])
     singles = [alone(given, fed, range(r * rounds, (r + 1) * rounds), [phase]) for r in range(2)]
@@ -159,7 +192,10 @@ def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, 
     assert largest > 1e-3
     for actual, *expected in zip(gradients(trainer, key), *(single.gradients[key] for single in singles), strict=True):
         np.testing.assert_allclose(actual, np.mean(expected, axis=0), atol=1e-5 * largest)
-    assert any(np.abs(a - b).max() > 0.01 * largest for a, b in zip(*(single.gradients[key] for single in singles), strict=True))
+    assert any(
+        np.abs(a - b).max() > 0.01 * largest
+        for a, b in zip(*(single.gradients[key] for single in singles), strict=True)
+    )
     means = [single.pl_mean for single in singles]
     np.testing.assert_allclose(copies(devices, trainer.pl_mean), [np.mean(means)] * 2, rtol=1e-6)
     if phase == 'G_reg':
@@ -176,7 +212,10 @@ def test_gradients_are_the_mean_of_what_each_device_gives_alone(given, devices, 
 
 @pytest.mark.parametrize('rounds', [1, 2])
 def test_weights_are_those_of_one_device_with_the_same_minibatch(given, devices, rounds):
-    """G_train and D_train; after it Gs, on both devices. 1e-5 of a weight: a step of Adam, 0.002, divides by the gradient's size."""
+    """G_train and D_train; after it Gs, on both devices. 1e-5 of a weight.
+
+    A step of Adam, 0.002, divides by the gradient's size.
+    """
     fed = {name: values for name, values in numbers_for(2 * rounds).items() if 'train' in name}
     phases = ['G_train', 'D_train', 'Gs_update']
     trainer, _ = together(given, devices, fed, rounds, phases)
@@ -185,7 +224,12 @@ def test_weights_are_those_of_one_device_with_the_same_minibatch(given, devices,
         for name, var in net.named_variables(trainable=True).items():
             for value in copies(devices, var):
                 np.testing.assert_allclose(value, single.values[net.name][name], rtol=1e-5, atol=1e-5, err_msg=name)
-    assert np.abs(trainer.G.get_var('G_synthesis/8x8/Conv1/weight') - given[0][0].get_var('G_synthesis/8x8/Conv1/weight')).max() > 1e-3
+    assert (
+        np.abs(
+            trainer.G.get_var('G_synthesis/8x8/Conv1/weight') - given[0][0].get_var('G_synthesis/8x8/Conv1/weight')
+        ).max()
+        > 1e-3
+    )
 
 
 def test_one_trace_for_both_devices_and_layers_that_stay_as_they_are(given, devices):
@@ -199,7 +243,9 @@ def test_one_trace_for_both_devices_and_layers_that_stay_as_they_are(given, devi
     for name, var in trainer.D.named_variables().items():
         here, there = copies(devices, var)
         np.testing.assert_array_equal(here, there, err_msg=name)
-        assert np.array_equal(here, given[0][1].get_var(name)) == any(name.startswith(layer) for layer in trainer.frozen_layers), name
+        assert np.array_equal(here, given[0][1].get_var(name)) == any(
+            name.startswith(layer) for layer in trainer.frozen_layers
+        ), name
 
 
 def test_a_gradient_that_is_not_finite_on_one_device_skips_the_update_on_both(given, devices):
@@ -217,7 +263,10 @@ def test_a_gradient_that_is_not_finite_on_one_device_skips_the_update_on_both(gi
 # ---- Random numbers and data ----
 
 def test_each_device_draws_its_own_numbers_and_the_same_again(given, devices):
-    """dlatent_avg tells of the latents: it goes from zero towards their W. They depend on the seed, the device and the round alone."""
+    """dlatent_avg tells of the latents.
+
+    It goes from zero towards their W. They depend on the seed, the device and the round alone.
+    """
     trainer = make_trainer(given, None, devices)
     avg = trainer.G.named_variables()['dlatent_avg']
 
@@ -273,14 +322,29 @@ def test_real_images_are_flipped_on_each_device_by_draws_of_its_own(devices, tmp
 
 def test_exact_resume(data_dir, tmp_path):
     """Growing, with labels and flips; stopped between two looks at the schedule."""
-    kwargs = dict(num_gpus=2, total_kimg=0.064, sched_args=dict(
-        minibatch_size_base=4, minibatch_gpu_base=2, lod_initial_resolution=4, lod_training_kimg=0.016, lod_transition_kimg=0.024,
-        tick_kimg_base=0.016, tick_kimg_dict={}))
+    kwargs = dict(
+        num_gpus=2,
+        total_kimg=0.064,
+        sched_args=dict(
+            minibatch_size_base=4,
+            minibatch_gpu_base=2,
+            lod_initial_resolution=4,
+            lod_training_kimg=0.016,
+            lod_transition_kimg=0.024,
+            tick_kimg_base=0.016,
+            tick_kimg_dict={},
+        ),
+    )
     never, run = tmp_path / 'never', tmp_path / 'run'
     train(data_dir, never, resume=None, **kwargs)
     with pytest.raises(Stopped):
-        train(data_dir, run, {(Iterations, 'run'): lambda count: signal.raise_signal(signal.SIGTERM) if count == 2 else None},
-              resume=None, **kwargs)
+        train(
+            data_dir,
+            run,
+            {(Iterations, 'run'): lambda count: signal.raise_signal(signal.SIGTERM) if count == 2 else None},
+            resume=None,
+            **kwargs,
+        )
     train(data_dir, run, **kwargs)
     assert_same_run(run, never)
 

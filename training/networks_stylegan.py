@@ -176,8 +176,8 @@ class Conv2D(ScopedLayer):
 class Epilogue(ScopedLayer):
     """Base class of layers that end with noise, bias, activation, normalization and style (Figure 1b).
 
-    Subclasses take an argument `epilogue`, a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS, and keep it
-    as the namespace `options`. They have the variables Noise/weight, bias, StyleMod/weight and StyleMod/bias.
+    Subclasses take an argument `epilogue`, a dict with the settings of G_synthesis named in EPILOGUE_SETTINGS, and keep
+    it as the namespace `options`. They have the variables Noise/weight, bias, StyleMod/weight and StyleMod/bias.
     """
 
     def build_epilogue(self, fmaps):

@@ -173,7 +173,7 @@ class _Template:
         return size is not None and size <= max(self._SMALL, sum(x.shape.num_elements() or 0 for x in op.inputs))
 
     def freeze(self, values):
-        """Return the function for these values of the variables, with the arguments (list of tensors, dict of scalars)."""
+        """Return the function (list of tensors, dict of scalars) -> result for these values of the variables."""
         results = self._compute(*(values[index] for index in self._reads.values()))
         constants = {name: result.numpy() for name, result in zip(self._kept, results)}
 

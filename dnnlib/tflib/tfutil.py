@@ -11,7 +11,7 @@ _initialized = False
 
 
 def visible_gpus() -> list[tf.config.PhysicalDevice]:
-    """The GPUs that this process may use: those of the machine, less those hidden by CUDA_VISIBLE_DEVICES or TensorFlow."""
+    """The GPUs that this process may use: those that neither CUDA_VISIBLE_DEVICES nor TensorFlow's settings hide."""
     return tf.config.get_visible_devices('GPU')
 
 

@@ -1,4 +1,4 @@
-"""Our optimizer and our moving average against those of others: Keras' Adam, and tensorflow-addons' MovingAverage where it imports."""
+"""Our optimizer and our moving average against those of Keras and, where it imports, tensorflow-addons."""
 
 import keras
 import numpy as np
@@ -23,9 +23,11 @@ def gradients(rng, scale):
 
 
 @pytest.mark.parametrize('ratio', [1, 4 / 5, 16 / 17])
-@pytest.mark.parametrize('beta1, epsilon, scale', [(0.0, 1e-8, 1), (0.0, 1e-8, 1e-7), (0.0, 1e-3, 1), (0.9, 1e-8, 1), (0.9, 1e-3, 1)])
+@pytest.mark.parametrize(
+    'beta1, epsilon, scale', [(0.0, 1e-8, 1), (0.0, 1e-8, 1e-7), (0.0, 1e-3, 1), (0.9, 1e-8, 1), (0.9, 1e-3, 1)]
+)
 def test_adam_takes_the_steps_of_keras(beta1, epsilon, scale, ratio):
-    """Keras adds epsilon to sqrt(v) before the correction of the bias, as TensorFlow 1 and ours do: equal up to rounding.
+    """Keras adds epsilon to sqrt(v) before bias correction, as TensorFlow 1 and ours do: equal up to rounding.
 
     With epsilons and gradients of like size that place is what the result hangs on: see the next test.
     """
@@ -45,7 +47,7 @@ def test_adam_takes_the_steps_of_keras(beta1, epsilon, scale, ratio):
 
 
 def test_the_place_of_epsilon_counts():
-    """The formula in float64, with epsilon in its place and in the other (Kingma and Ba's Algorithm 1): only one is ours."""
+    """The formula in float64 with epsilon at both places. Ours is not that of Kingma and Ba's Algorithm 1."""
     rng = np.random.RandomState(2)
     var = tf.Variable(np.zeros(SHAPES[0], np.float32))
     ours = Adam([var], beta1=0.9, beta2=0.99, epsilon=1e-3)
@@ -61,7 +63,9 @@ def test_the_place_of_epsilon_counts():
     assert np.abs(var.numpy() - wrong).max() > 1e-4
 
 
-@pytest.mark.skipif(not ADDONS, reason=f'tensorflow-addons imports only up to TensorFlow 2.15, this is {tf.version.VERSION}')
+@pytest.mark.skipif(
+    not ADDONS, reason=f'tensorflow-addons imports only up to TensorFlow 2.15, this is {tf.version.VERSION}'
+)
 @pytest.mark.parametrize('beta', [0.5 ** (32 / 10000), 0.5])
 def test_Gs_is_the_moving_average_of_addons(beta):
     import tensorflow_addons as tfa
@@ -82,6 +86,8 @@ def test_Gs_is_the_moving_average_of_addons(beta):
     for name, ours in Gs.named_variables(trainable=True).items():
         theirs = addons.get_slot(G.named_variables()[name], 'average').numpy()
         # Ours starts from G's weight and goes back, theirs from the average: ten roundings of the size of G's weight.
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=10 * 6e-8 * np.abs(G.get_var(name)).max(), err_msg=name)
+        np.testing.assert_allclose(
+            ours.numpy(), theirs, rtol=0, atol=10 * 6e-8 * np.abs(G.get_var(name)).max(), err_msg=name
+        )
         assert np.abs(ours - start[name]).max() > 1e-4, name
     np.testing.assert_array_equal(Gs.get_var('dlatent_avg'), G.get_var('dlatent_avg'))  # Not trained: copied.

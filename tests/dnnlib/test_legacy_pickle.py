@@ -125,8 +125,10 @@ def test_plain_data_of_every_protocol_reads_as_pickle_reads_it(protocol):
 
 def test_python_2_pickle_is_read_as_latin1():
     data = (b'\x80\x02}q\x01(U\x04nameq\x02U\x02\xe9aq\x03U\x05arrayq\x04cnumpy.core.multiarray\n'
-            b'_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x02\x85cnumpy\ndtype\nq\x08U\x02f4K\x00K\x01\x87Rq\x09(K\x03U\x01<NNNJ\xff\xff\xff'
-            b'\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80\x3f\x00\x00\x80\xbftbU\x01oq\x0accollections\nOrderedDict\n]]'
+            b'_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x02\x85cnumpy\n'
+            b'dtype\nq\x08U\x02f4K\x00K\x01\x87Rq\x09(K\x03U\x01<NNNJ\xff\xff\xff'
+            b'\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80\x3f\x00\x00\x80\xbftb'
+            b'U\x01oq\x0accollections\nOrderedDict\n]]'
             b'(U\x01kK\x05ea\x85RU\x01eq\x0bcdnnlib.util\nEasyDict\n)\x81q\x0cU\x01xNs}q\x0dbu.')
     expected = {'name': '\xe9a', 'array': np.array([1, -1], np.float32), 'o': collections.OrderedDict(k=5),
                 'e': EasyDict(x=None)}

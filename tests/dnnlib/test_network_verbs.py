@@ -157,7 +157,10 @@ def test_none_stands_for_zeros_in_a_plain_call(networks):
 
 
 def test_networks_whose_values_are_assigned_draw_no_numbers(networks, tmp_path, monkeypatch):
-    """Thirty million normal numbers take a second. A clone with other settings may have variables that nothing else fills."""
+    """Thirty million normal numbers take a second.
+
+    A clone with other settings may have variables that nothing else fills.
+    """
     misc.save_pkl(networks, tmp_path / 'net.pkl')
 
     def draw(*args, **kwargs):
@@ -196,7 +199,7 @@ def test_clone_and_copies(networks):
     'copied', [lambda net: net.clone(), copy.deepcopy, lambda net: type(net).from_config(net.get_config())]
 )
 def test_a_component_can_be_copied_without_its_generator(networks, copied):
-    """It was made with the settings of the whole generator, which it keeps, but a copy of it must not be refused for them."""
+    """A component keeps the settings of the whole generator. A copy of it must not be refused because of them."""
     Gs = networks[2]
     z = np.random.RandomState(4).randn(2, 8)
     w = Gs.components.mapping.run(z, None)

@@ -50,7 +50,10 @@ def test_faces_are_crisp(images):
 
 
 def test_faces_are_inside_the_frame(images):
-    """Top corners are background, the lowest row shows shoulders, the middle a face: three different colours in every picture."""
+    """Top corners are background, the lowest row shows shoulders, the middle a face.
+
+    Three different colours in every picture.
+    """
     background, shoulders, cheek = images[:, 0, -1], images[:, -1, 16], images[:, 16, 16]
     for one, other in [(background, shoulders), (background, cheek), (shoulders, cheek)]:
         assert (one != other).any(axis=1).all()

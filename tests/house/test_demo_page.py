@@ -21,7 +21,12 @@ def results(tmp_path):
     for seed in range(9):
         Image.fromarray(np.full([16, 16, 3], 20 * seed, np.uint8)).save(tmp_path / 'faces' / f'seed{seed:04d}.png')
     Image.new('RGB', (48, 32), 'red').save(tmp_path / 'mixed' / 'grid.png')
-    return [str(tmp_path / 'index.html'), f'--run={run}', f'--faces={tmp_path / "faces"}', f'--mixed={tmp_path / "mixed"}']
+    return [
+        str(tmp_path / 'index.html'),
+        f'--run={run}',
+        f'--faces={tmp_path / "faces"}',
+        f'--mixed={tmp_path / "mixed"}',
+    ]
 
 
 def test_page_and_picture(results, tmp_path, capsys):
@@ -29,14 +34,21 @@ def test_page_and_picture(results, tmp_path, capsys):
     text = (tmp_path / 'index.html').read_text()
     assert text.count('<img ') == 9 + 1 + 3 and 'seed 8</figcaption>' in text
     assert '<a href="results/00000-train/report.html">' in text and '2,000 pictures in 2h 00m 00s' in text
-    assert text.index('alt="face of seed 0"') < text.index('alt="mixed faces"') < text.index('alt="reals.png"') < text.index('kimg 2')
+    assert (
+        text.index('alt="face of seed 0"')
+        < text.index('alt="mixed faces"')
+        < text.index('alt="reals.png"')
+        < text.index('kimg 2')
+    )
     check_self_contained(text.replace('<a href="results/00000-train/report.html">', ''))
     with Image.open(tmp_path / 'faces.png') as sheet:
         assert sheet.size == (8 * 16 * 4, 2 * 16 * 4)
         assert [sheet.getpixel((x * 64 + 9, y * 64 + 9)) for x, y in ((0, 0), (7, 0), (0, 1), (1, 1))] == [
             (0,) * 3, (140,) * 3, (160,) * 3, (255,) * 3]
     out = capsys.readouterr().out
-    assert f'Look at new faces, one for each seed: {tmp_path / "faces.png"}\n' in out and out.endswith(f'file://{tmp_path}/index.html\n')
+    assert f'Look at new faces, one for each seed: {tmp_path / "faces.png"}\n' in out and out.endswith(
+        f'file://{tmp_path}/index.html\n'
+    )
 
 
 def test_faces_are_expected(results, tmp_path, capsys):

@@ -47,13 +47,17 @@ def test_there_are_no_circles():
 
 
 def test_imports_follow_the_order_of_the_levels():
-    against = {f'{name} -> {other}' for name, others in graph().items() for other in others if level(other) > level(name)}
+    against = {
+        f'{name} -> {other}' for name, others in graph().items() for other in others if level(other) > level(name)
+    }
     assert not against
 
 
 def test_imports_inside_functions_and_of_submodules_are_seen(tmp_path):
     file = tmp_path / 'module.py'
-    file.write_text('import dnnlib.cli\ndef f():\n    from training import misc\n    from metrics.metric_base import MetricGroup\n')
+    file.write_text(
+        'import dnnlib.cli\ndef f():\n    from training import misc\n    from metrics.metric_base import MetricGroup\n'
+    )
     modules = dict.fromkeys(['dnnlib', 'dnnlib.cli', 'training', 'training.misc', 'metrics.metric_base', 'latents'])
     assert imports_of(file, modules) == {'dnnlib.cli', 'training.misc', 'metrics.metric_base'}
     assert [level(name) for name in ('dnnlib.tflib.random', 'projector', 'run_training')] == [0, 4, SCRIPTS]

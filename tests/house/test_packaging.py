@@ -1,4 +1,7 @@
-"""What pyproject.toml promises: the modules and sources it ships, the versions it admits, every library the code imports."""
+"""What pyproject.toml promises.
+
+The modules and sources it ships, the versions it admits, every library the code imports.
+"""
 
 import ast
 import hashlib
@@ -25,7 +28,13 @@ CONFIG = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 PROJECT, SETUPTOOLS = CONFIG['project'], CONFIG['tool']['setuptools']
 OWN = {file.stem for file in ROOT.glob('*.py')} | {file.parent.name for file in ROOT.glob('*/__init__.py')} | {'demo'}
 # Import name -> name on PyPI, where they are not the same.
-DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'dlib': 'dlib-bin', 'dicebear': 'dicebear-core', 'google': 'protobuf'}
+DISTRIBUTIONS = {
+    'PIL': 'pillow',
+    'sklearn': 'scikit-learn',
+    'dlib': 'dlib-bin',
+    'dicebear': 'dicebear-core',
+    'google': 'protobuf',
+}
 
 
 def declared(*extras):
@@ -35,7 +44,7 @@ def declared(*extras):
 
 
 def third_party_imports(path):
-    """Names on PyPI of what the file imports at any depth, without the standard library and this project's own modules."""
+    """Names on PyPI of what the file imports at any depth, without the standard library and the project's modules."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
@@ -46,7 +55,9 @@ def third_party_imports(path):
 
 
 def test_every_module_is_shipped_and_exists():
-    packages = {'.'.join(file.parent.relative_to(ROOT).parts) for name in OWN for file in ROOT.glob(f'{name}/**/__init__.py')}
+    packages = {
+        '.'.join(file.parent.relative_to(ROOT).parts) for name in OWN for file in ROOT.glob(f'{name}/**/__init__.py')
+    }
     assert set(SETUPTOOLS['packages']) == {name for name in packages if name.split('.')[0] not in ('tests', 'bench')}
     assert set(SETUPTOOLS['py-modules']) == {file.stem for file in ROOT.glob('*.py')}
 
@@ -61,7 +72,9 @@ def test_every_import_is_declared(patterns, extras):
     files = [file for pattern in patterns for file in ROOT.glob(pattern)]
     files = [file for file in files if file.parent.name != 'reference']  # It has an environment of its own.
     assert files
-    undeclared = {f'{file.relative_to(ROOT)}: {name}' for file in files for name in third_party_imports(file) - declared(*extras)}
+    undeclared = {
+        f'{file.relative_to(ROOT)}: {name}' for file in files for name in third_party_imports(file) - declared(*extras)
+    }
     assert not undeclared
 
 
@@ -79,9 +92,18 @@ def test_extras_can_be_read():
 
 
 def test_the_addons_extra_takes_the_tensorflow_that_addons_imports_on():
-    pin = next(Requirement(line) for line in PROJECT['optional-dependencies']['addons'] if Requirement(line).name == 'tensorflow')
+    pin = next(
+        Requirement(line)
+        for line in PROJECT['optional-dependencies']['addons']
+        if Requirement(line).name == 'tensorflow'
+    )
     assert list(pin.specifier.filter(['2.14.1', '2.15.1', '2.16.1'])) == ['2.15.1']
-    assert [pin.marker.evaluate({'python_version': version}) for version in ('3.10', '3.11', '3.12', '3.13')] == [True, True, False, False]
+    assert [pin.marker.evaluate({'python_version': version}) for version in ('3.10', '3.11', '3.12', '3.13')] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_docs_say_why_for_every_package():
@@ -95,7 +117,9 @@ def test_docs_say_why_for_every_package():
 def test_licence_is_the_standard_text_under_our_line():
     owner, text = (ROOT / 'LICENSE').read_text().split('\n', 1)
     assert owner == 'Copyright The StyleGAN2-TF2 authors'
-    assert hashlib.sha256(text.encode()).hexdigest() == 'cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30'  # apache.org
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == 'cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30'
+    )  # apache.org
 
 
 # ---- Wheel and sdist ----
@@ -110,7 +134,9 @@ def run(*command, **options):
 def distributions(tmp_path_factory):
     """(sdist, wheel): the first from a copy of this folder, the second from the first."""
     tmp_path = tmp_path_factory.mktemp('dist')
-    made_here = shutil.ignore_patterns('.*', '_build', 'build', 'dist', 'results', 'datasets', '__pycache__', '*.egg-info', '*.whl')
+    made_here = shutil.ignore_patterns(
+        '.*', '_build', 'build', 'dist', 'results', 'datasets', '__pycache__', '*.egg-info', '*.whl'
+    )
     shutil.copytree(ROOT, tmp_path / 'copy', ignore=made_here)
     code = 'import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))'
     sdist = tmp_path / run('-c', code, 'build_sdist', tmp_path, cwd=tmp_path / 'copy').splitlines()[-1]
@@ -138,8 +164,14 @@ def test_an_installed_wheel_builds_the_native_operations_when_they_are_first_use
     # For the CPU alone: with CUDA it would take minutes.
     (tmp_path / 'nvcc').write_text('#!/bin/sh\nexit 1\n')
     (tmp_path / 'nvcc').chmod(0o755)
-    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site'), 'XDG_CACHE_HOME': str(tmp_path / 'cache'), 'STYLEGAN2_OPS': 'native',
-           'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}', 'CUDA_VISIBLE_DEVICES': ''}
+    env = {
+        **os.environ,
+        'PYTHONPATH': str(tmp_path / 'site'),
+        'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+        'STYLEGAN2_OPS': 'native',
+        'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}',
+        'CUDA_VISIBLE_DEVICES': '',
+    }
     for name in ('STYLEGAN2_OPS_CACHE', 'CUDA_HOME', 'CUDA_PATH'):
         env.pop(name, None)
     code = 'import custom_ops; print(custom_ops.__file__, custom_ops.impl_report())'

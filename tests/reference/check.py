@@ -1,7 +1,8 @@
-"""Compares our feature networks with the outputs of the reference implementations: python -m tests.reference.check FOLDER [--update]
+"""Compare our feature networks with the outputs of other implementations: python -m tests.reference.check
 
-FOLDER is what tests/reference/torch_outputs.py wrote. Every comparison is to 1e-4 of the largest value. With --update, what the quick tests
-compare with (tests/data) is written anew: the outputs, and small files of PyTorch. Without, the outputs must be those of the references.
+FOLDER is what tests/reference/torch_outputs.py wrote. Every comparison is to 1e-4 of the largest value. With --update,
+what the quick tests compare with (tests/data) is written anew: the outputs, and small files of PyTorch. Without, the
+outputs must be those of the references.
 """
 
 import argparse
@@ -42,7 +43,11 @@ def our_outputs(folder):
         result = distance(a, b)
     yield 'lpips', 'vgg16-convolutions.pth', result
     yield 'lpips_gradient', 'vgg16-convolutions.pth', tape.gradient(result, a)
-    yield 'vgg16_fc2', 'vgg16.pth', vgg16.load_fc2(str(folder / 'vgg16.pth'))(random_weights.images([2, 3, 224, 224], 4))
+    yield (
+        'vgg16_fc2',
+        'vgg16.pth',
+        vgg16.load_fc2(str(folder / 'vgg16.pth'))(random_weights.images([2, 3, 224, 224], 4)),
+    )
 
     file = feature_networks.find_weights('efficientnet_lite0')
     yield 'efficientnet_lite0', file, efficientnet.load(file)(random_weights.images([2, 3, 224, 224], 5))
@@ -58,7 +63,9 @@ def check_files(folder, expected):
             assert set(tensors) == names, f'{file}: {set(tensors) ^ names}'
             for name in names:
                 reference = expected[f'{kind}/{name}']
-                assert tensors[name].dtype == reference.dtype and np.array_equal(tensors[name], reference), f'{file}: {name}'
+                assert tensors[name].dtype == reference.dtype and np.array_equal(tensors[name], reference), (
+                    f'{file}: {name}'
+                )
                 count += 1
     print(f'{count} tensors in 4 files: equal')
 
@@ -74,7 +81,10 @@ def main(argv):
     for name, file, output in our_outputs(args.folder):
         output, reference = np.asarray(output), expected[name]
         error = np.abs(output - reference).max() / np.abs(reference).max()
-        print(f'{name} {list(reference.shape)} from {pathlib.Path(file).name}: largest difference {error:.1e} of the largest value')
+        print(
+            f'{name} {list(reference.shape)} from {pathlib.Path(file).name}: '
+            f'largest difference {error:.1e} of the largest value'
+        )
         assert_close(output, reference, RTOL, name)
     names = [name for name in expected if name in GOLDEN_NAMES or '/' in name]
     if args.update:

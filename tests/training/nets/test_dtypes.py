@@ -1,4 +1,7 @@
-"""Half precision: which tensors are half, how near the results are to float32's, and what keeps float16 from overflowing."""
+"""Half precision.
+
+Which tensors are half, how near the results are to float32's, and what keeps float16 from overflowing.
+"""
 
 import functools
 import json
@@ -103,7 +106,10 @@ HEAVY = ('Conv2D', 'Conv2DBackpropInput', 'Stylegan2BiasAct', 'Stylegan2Upfirdn2
 
 
 def half_layers(ops):
-    """{'32x32', 'lod0', ...}: what the layers that compute in half precision are called; the layers of a block must agree."""
+    """{'32x32', 'lod0', ...}: what the layers that compute in half precision are called.
+
+    The layers of a block must agree.
+    """
     types = {}
     for op in ops:
         layer = re.match(r'(\d+x\d+|(To|From)RGB_(?P<lod>lod\d+))_?[^/]*/', op.name)
@@ -138,7 +144,7 @@ def test_an_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match=r"expected a dtype of .*'bfloat16'.*received 'half'"):
         net.run(np.zeros([1, 3, 32, 32]), dtype='half')
     with pytest.raises(
-        ValueError, match="expected dtype 'float32', received 'float16'; give that where the network is evaluated"
+        ValueError, match="expected dtype 'float32', received 'float16'; can be given for a single call"
     ):
         make('D_stylegan2', dtype='float16')
     with pytest.raises(ValueError, match="expected dtype 'float32', received 'float16'"):
@@ -147,7 +153,7 @@ def test_an_unknown_dtype_is_refused():
 
 @pytest.mark.parametrize('name', ['G_main', 'D_stylegan2'])
 def test_huge_weights_stay_finite_in_float16(name, impl):
-    """Weights of 3000 times the usual size, of which a float16 network without clamp and normalisation makes infinity and NaN."""
+    """Weights of 3000 times the usual size: without clamp and normalization, float16 overflows to infinity and NaN."""
     net = make(name)
     for key, var in net.named_variables(trainable=True).items():
         if re.search(r'(8x8|16x16|32x32)/(Conv|Skip|FromRGB).*/(mod_)?weight', key):
@@ -165,7 +171,7 @@ PHASES = ('G_train', 'G_reg', 'D_train', 'D_reg')
 
 @functools.cache
 def traced_trainer(precision):
-    """TrainStep of small networks, its arguments for each phase, and [(variable, value at the start)] of all that it changes."""
+    """TrainStep of small networks, its arguments for each phase, and [(variable, initial value)] of what it changes."""
     seed_everything(0)
     generator = tf.random.get_global_generator()
     G, D = (make(name, resolution=16) for name in ('G_main', 'D_stylegan2'))
@@ -295,7 +301,7 @@ def test_a_device_that_cannot_is_named_before_training(monkeypatch):
     for precision in ('float32', 'bfloat16', 'mixed_float16'):
         check_precision(precision)
     # No CPU has such a convolution in float64, so that conv2d.py computes it in another form, which is left out here.
-    monkeypatch.setattr(conv2d, '_form', lambda data_format, dtype: (data_format, dtype))
+    monkeypatch.setattr(conv2d, '_supported_form', lambda data_format, dtype: (data_format, dtype))
     monkeypatch.setitem(PRECISIONS, 'mixed_float16', 'float64')
     conv2d.set_image_format('NCHW')
     try:

@@ -22,7 +22,9 @@ def trainer():
     gradients that are always zero through a convolution of D once more."""
     custom_ops.set_impl('native')
     shape = dict(num_channels=3, resolution=16, label_size=0, fmap_base=64, fmap_max=24)
-    G = registry.create_network('G', 'G_main', **shape, latent_size=10, dlatent_size=14, mapping_fmaps=9, mapping_layers=3)
+    G = registry.create_network(
+        'G', 'G_main', **shape, latent_size=10, dlatent_size=14, mapping_fmaps=9, mapping_layers=3
+    )
     D = registry.create_network('D', 'D_stylegan2', **shape)
     yield TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns_pathreg', 'D_logistic_r1')
     custom_ops.set_impl(None)
@@ -46,8 +48,19 @@ def test_activations_are_those_that_the_networks_list(trainer):
     assert largest < found < 4 * largest
 
 
-ASSUMED = dict(peak=10.0, utilisation=0.5, node=8, link=100.0, network=10.0, latency=0.0, cores=1.0, storage=1.0, minibatch=32,
-               minibatch_gpu=4, total_kimg=1000.0)
+ASSUMED = dict(
+    peak=10.0,
+    utilisation=0.5,
+    node=8,
+    link=100.0,
+    network=10.0,
+    latency=0.0,
+    cores=1.0,
+    storage=1.0,
+    minibatch=32,
+    minibatch_gpu=4,
+    total_kimg=1000.0,
+)
 WORK = {'G_train': 1e12, 'G_reg': 4e12, 'D_train': 1e12, 'D_reg': 8e12}
 GRADIENTS = {'G': 80e6, 'D': 160e6}
 
@@ -63,7 +76,9 @@ def test_the_estimate_by_hand():
     eight = estimate(8, False)
     # 8 + 2 + 2 = 12e12 FLOP each; (80 MB * 5/4 + 160 MB * 17/16) * 2 * 7/8 over 100 GB/s
     assert eight['compute_ms'] == pytest.approx(2400) and eight['allreduce_ms'] == pytest.approx(4.725)
-    assert eight['images_per_s'] == pytest.approx(32 / 2.404725) and eight['days'] == pytest.approx(1e6 / (32 / 2.404725) / 86400)
+    assert eight['images_per_s'] == pytest.approx(32 / 2.404725) and eight['days'] == pytest.approx(
+        1e6 / (32 / 2.404725) / 86400
+    )
     assert eight['cores'] == pytest.approx(eight['images_per_s'] / 10)
     assert eight['input_gb_per_s'] == pytest.approx(eight['images_per_s'] * 3e-3)
     assert eight == estimate(8, True)
@@ -80,19 +95,45 @@ def test_a_minibatch_that_stays_leaves_accelerators_idle():
 
 def test_what_limits_first():
     def breaks(**changes):
-        return list(scale.find_limits(types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0).values())
+        return list(
+            scale.find_limits(types.SimpleNamespace(**{**ASSUMED, **changes}), WORK, GRADIENTS, 3e6, 10.0).values()
+        )
+
     assert breaks() == [16, 32, None, None, None, 256]  # each takes 1.7 images/s, 5 MB/s, of 1 GB/s
-    assert breaks(cores=0.1)[4] == 1                    # 0.1 cores read 1 image/s
-    assert breaks(network=0.05)[3] == 16                # 10 s of sending against 2.4 s of computing, once there are two machines
+    assert breaks(cores=0.1)[4] == 1  # 0.1 cores read 1 image/s
+    assert breaks(network=0.05)[3] == 16  # 10 s of sending against 2.4 s of computing, once there are two machines
     assert breaks(minibatch=1024)[:2] == [512, 1024]
 
 
 @pytest.mark.slow
 def test_the_page(tmp_path, capsys):
-    scale.main(['--resolution', '16', '--reader-images', '80', '--accelerators', '8,64', '--json', str(tmp_path / 'rows.json')], 'bench')
+    scale.main(
+        [
+            '--resolution',
+            '16',
+            '--reader-images',
+            '80',
+            '--accelerators',
+            '8,64',
+            '--json',
+            str(tmp_path / 'rows.json'),
+        ],
+        'bench',
+    )
     rows = json.loads((tmp_path / 'rows.json').read_text())
-    assert [(row['name'], row['minibatch']) for row in rows] == [('8 accelerators', 32), ('64 accelerators', 32), ('64 accelerators', 256)]
+    assert [(row['name'], row['minibatch']) for row in rows] == [
+        ('8 accelerators', 32),
+        ('64 accelerators', 32),
+        ('64 accelerators', 256),
+    ]
     assert all(np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
     out = capsys.readouterr().out
-    for text in ('16x16/Conv1', 'G_reg', 'Gradients: G', 'Reader, measured', 'Assumed: --peak=19.5', 'The minibatch is too small'):
+    for text in (
+        '16x16/Conv1',
+        'G_reg',
+        'Gradients: G',
+        'Reader, measured',
+        'Assumed: --peak=19.5',
+        'The minibatch is too small',
+    ):
         assert text in out

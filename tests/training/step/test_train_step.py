@@ -24,10 +24,21 @@ def training_cases():
 
 
 def make_trainer(case, nets, rng):
-    reg_args = {'G_reg_interval': case['G_reg_interval'], 'D_reg_interval': case['D_reg_interval']} if case['lazy'] else {}
-    return TrainStep(*nets, case['G_loss'], case['D_loss'], D_loss_args={'gamma': case['gamma']},
-                     G_opt_args=dict(beta1=0.0, beta2=0.99, epsilon=1e-8), D_opt_args=dict(beta1=0.0, beta2=0.99, epsilon=1e-8),
-                     lazy_regularization=case['lazy'], label_table=np.zeros([1, case['LS']]), rng=rng, **reg_args)
+    reg_args = (
+        {'G_reg_interval': case['G_reg_interval'], 'D_reg_interval': case['D_reg_interval']} if case['lazy'] else {}
+    )
+    return TrainStep(
+        *nets,
+        case['G_loss'],
+        case['D_loss'],
+        D_loss_args={'gamma': case['gamma']},
+        G_opt_args=dict(beta1=0.0, beta2=0.99, epsilon=1e-8),
+        D_opt_args=dict(beta1=0.0, beta2=0.99, epsilon=1e-8),
+        lazy_regularization=case['lazy'],
+        label_table=np.zeros([1, case['LS']]),
+        rng=rng,
+        **reg_args,
+    )
 
 
 @pytest.mark.golden
@@ -57,7 +68,9 @@ def test_golden_training(name, case, impl):
             minibatch = [reals, labels] if phase[0] == 'D' else [None, None]
             stats = trainer.run(phase, case['mbg'], rounds, case['lr'], *minibatch, stage).stats
             if case['lazy'] or phase != 'D_train':
-                expected = [data[f'value/it{iteration:02d}/{phase}' + (f'_r{r}' if rounds > 1 else '')] for r in range(rounds)]
+                expected = [
+                    data[f'value/it{iteration:02d}/{phase}' + (f'_r{r}' if rounds > 1 else '')] for r in range(rounds)
+                ]
                 count, total, _ = stats[f'Loss/{phase[0]}/{"reg" if phase.endswith("reg") else "loss"}'].numpy()
                 assert_close(total / count, np.mean(expected), 1e-5, f'{name} it{iteration} {phase}')
         for which, net in zip(('G', 'D', 'Gs'), nets, strict=True):
@@ -81,10 +94,15 @@ def test_golden_training(name, case, impl):
 
 
 def assert_weights_close(actual, expected, lrate, what):
-    """Within 0.05 * lrate * max(1, |w|), but for one element in a thousand: Adam turns gradients near zero into whole steps."""
+    """Within 0.05 * lrate * max(1, |w|), but for one element in a thousand.
+
+    Adam turns gradients near zero into whole steps.
+    """
     error = np.abs(actual - expected) / (lrate * np.maximum(1, np.abs(expected)))
     outliers = np.count_nonzero(~(error <= 0.05))
-    assert outliers <= error.size / 1000, f'{what}: {outliers} of {error.size} elements differ, by up to {error.max():.3g} learning rates'
+    assert outliers <= error.size / 1000, (
+        f'{what}: {outliers} of {error.size} elements differ, by up to {error.max():.3g} learning rates'
+    )
 
 
 def memory_of_rounds():
@@ -124,5 +142,7 @@ def test_rounds_follow_one_another():
 
 def test_sum_over_microbatches():
     """Each round is added once."""
-    function = tf.function(lambda: _sum_over_microbatches(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False)
+    function = tf.function(
+        lambda: _sum_over_microbatches(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False
+    )
     assert function()['a'].numpy().tolist() == [0 + 1 + 2 + 3, 0 + 1 + 4 + 9]
