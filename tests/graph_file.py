@@ -156,7 +156,7 @@ def inception_graph(arrays, scale_after_normalization=True):
 
 
 def run(graph, images):
-    """(features [N, 2048], probabilities [N, 1008]) of images [N, H, W, 3] float32, as TensorFlow computes the graph."""
+    """TensorFlow's results for images [N, H, W, 3] float32: (features [N, 2048], probabilities [N, 1008])."""
     v1 = tf.compat.v1
     with v1.Graph().as_default():
         v1.import_graph_def(graph, name='')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,20 @@ def setup_image_grid(
 
 def _row_per_class(training_set: TFRecordDataset, columns: int, rows: int,
                    seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(reals, labels) of a grid with one class per row; cells without an image are black."""
+    """(reals, labels) of a grid with one class per row.
+
+    Rows beyond the number of classes repeat the classes, and images are repeated where a class has too few. Rows of a
+    class without images, or with very few, have black cells.
+    """
     cells: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(rows)]
-    wanted = min(rows, training_set.label_size)
-    for _, (images, labels) in zip(range(training_set.num_images), training_set.iterate(1, seed=seed)):
+    most = training_set.num_images + 10 * rows * columns
+    for images, labels in itertools.islice(training_set.iterate(1, seed=seed), most):
         row = int(np.argmax(labels[0]))
-        if row < wanted and len(cells[row]) < columns:
+        while row < rows and len(cells[row]) == columns:
+            row += training_set.label_size
+        if row < rows:
             cells[row].append((images[0].numpy(), labels[0].numpy()))
-        if all(len(row) == columns for row in cells[:wanted]):
+        if all(len(row) == columns for row in cells):
             break
     empty = (np.zeros(training_set.shape, np.uint8), np.zeros([training_set.label_size], np.float32))
     flat = [cell for row in cells for cell in [*row, *[empty] * (columns - len(row))]]

@@ -76,7 +76,9 @@ class TrainStep(tf.Module):
         self.trained = {'G': G.named_variables(trainable=True), 'D': trained_of_D}
         self._optimizers = {}
         for key, opt_args in (('G', G_opt_args), ('D', D_opt_args)):
-            ratio = self.reg_intervals[key] / (self.reg_intervals[key] + 1) if self.has_lazy_reg(key) else 1.0
+            # As in the original, this does not depend on whether the loss of the network has a regularizer.
+            interval = self.reg_intervals[key] if self.lazy else None
+            ratio = 1.0 if interval is None else interval / (interval + 1)
             self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, **(opt_args or {}))
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)

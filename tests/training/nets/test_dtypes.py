@@ -144,7 +144,7 @@ def test_an_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match=r"expected a dtype of .*'bfloat16'.*received 'half'"):
         net.run(np.zeros([1, 3, 32, 32]), dtype='half')
     with pytest.raises(
-        ValueError, match="expected dtype 'float32', received 'float16'; can be given for a single call"
+        ValueError, match="expected dtype 'float32', received 'float16'. Other types can be given for a single call"
     ):
         make('D_stylegan2', dtype='float16')
     with pytest.raises(ValueError, match="expected dtype 'float32', received 'float16'"):
@@ -305,7 +305,7 @@ def test_a_device_that_cannot_is_named_before_training(monkeypatch):
     monkeypatch.setitem(PRECISIONS, 'mixed_float16', 'float64')
     conv2d.set_image_format('NCHW')
     try:
-        with pytest.raises(UserError, match='--precision=mixed_float16: this device cannot do it: .*NHWC') as err:
+        with pytest.raises(UserError, match='mixed_float16: this device does not support it: .*NHWC') as err:
             check_precision('mixed_float16')
         assert '--precision=float32' in err.value.remedy
     finally:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from dnnlib import onednn
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
-from training import misc
+from training import configs, misc
+from training.nets import registry
 from training.step.train_step import TrainStep, _sum_over_microbatches
 
 
@@ -146,3 +147,22 @@ def test_sum_over_microbatches():
         lambda: _sum_over_microbatches(lambda index: {'a': tf.stack([index, index * index])}, 4), autograph=False
     )
     assert function()['a'].numpy().tolist() == [0 + 1 + 2 + 3, 0 + 1 + 4 + 9]
+
+
+@pytest.mark.parametrize('config', ['config-a', 'config-b', 'config-c', 'config-d', 'config-e', 'config-f'])
+@pytest.mark.parametrize('losses', [{}, {'G_loss': 'G_logistic_ns', 'D_loss': 'D_logistic'}])
+def test_lazy_regularization_changes_adam_for_every_loss(config, losses):
+    """The original scales learning rate and betas of both networks, even if the loss of one has no regularizer."""
+    args = configs.training_run('data', config=config, **losses).run_func_kwargs
+    lazy = args.get('lazy_regularization', True)
+    shape = dict(resolution=4, fmap_base=8, fmap_max=2, num_channels=1)
+    small = dict(latent_size=4, dlatent_size=4, mapping_fmaps=4, mapping_layers=1)
+    G = registry.create_network('G', **{**args.G_args, **shape, **small})
+    D = registry.create_network('D', **{**args.D_args, **shape})
+    trainer = TrainStep(
+        G, D, G.clone('Gs'), args.G_loss_args['func_name'], args.D_loss_args['func_name'], G_opt_args=args.G_opt_args,
+        D_opt_args=args.D_opt_args, lazy_regularization=lazy)
+    for optimizer, interval in ((trainer.G_opt, 4), (trainer.D_opt, 16)):
+        ratio = interval / (interval + 1) if lazy else 1
+        assert optimizer.mb_ratio == ratio  # The factor of the learning rate.
+        assert optimizer.beta1 == 0.0 and optimizer.beta2 == 0.99 ** ratio
