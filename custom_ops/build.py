@@ -40,11 +40,10 @@ _CXX_FLAGS = ['-march=native', '-U__AVX512FP16__', '-fno-math-errno', '-fPIC', '
 _LEVELS = {
     'ops.cc': '-O1',
     'cpu_bias_act.cc': '-O3',
-    'cpu_upfirdn_fast.cc': '-O3',
+    'cpu_upfirdn_nhwc.cc': '-O3',
     'cpu_upfirdn.cc': '-O3',
     'cpu_curves.cc': '-O3',
     'cpu_styled_bias_act.cc': '-O2',
-    'cpu_stream_copy.cc': '-O2',
 }
 
 

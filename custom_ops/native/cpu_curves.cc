@@ -1,4 +1,5 @@
-// The activations that are curves, by Eigen's functions. This is the only kernel file that includes Eigen, which takes long to compile.
+// Smooth activations by Eigen's vectorised functions. This is the only kernel file that includes Eigen, because Eigen
+// takes long to compile.
 
 #include "cpu_curves.h"
 
@@ -15,6 +16,7 @@ constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 
 template <typename A> using Array = Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>;
 
+// coef[0] + coef[1] * x + coef[2] * x^2 + ...
 template <typename A>
 A polynomial(const double* coef, A x) {
   A y = A(coef[kMaxOrder + 1]);
@@ -23,12 +25,12 @@ A polynomial(const double* coef, A x) {
 }
 
 template <typename A>
-INLINE void polynomials(const double* coef, A* x, int64_t n) {
-  for (int64_t i = 0; i < n; i++) x[i] = polynomial(coef, x[i]);
+INLINE void apply_polynomial(const double* coef, A* data, int64_t n) {
+  for (int64_t i = 0; i < n; i++) data[i] = polynomial(coef, data[i]);
 }
 
 template <typename A>
-INLINE void activate_array(const BiasActParams& p, A* data, int64_t n) {
+INLINE void activation_of_array(const BiasActParams& p, A* data, int64_t n) {
   Array<A> z(data, n);
   switch (p.act) {
     case kTanh: z = z.tanh(); break;
@@ -42,13 +44,13 @@ INLINE void activate_array(const BiasActParams& p, A* data, int64_t n) {
 }
 
 template <typename A>
-INLINE void derive_array(const BiasActParams& p, A* data, int64_t n) {
+INLINE void derivative_of_array(const BiasActParams& p, A* data, int64_t n) {
   Array<A> z(data, n);
-  const A above = p.order == 1 ? A(1) : A(0);
+  const A above = p.order == 1 ? A(1) : A(0);  // Of elu and selu above zero, where they equal z.
   switch (p.act) {
     case kLinear: case kRelu: case kLeakyRelu: z.setZero(); break;
-    case kTanh: z = z.tanh(); polynomials(p.coef, data, n); break;
-    case kSigmoid: case kSoftplus: z = z.logistic(); polynomials(p.coef, data, n); break;
+    case kTanh: z = z.tanh(); apply_polynomial(p.coef, data, n); break;
+    case kSigmoid: case kSoftplus: z = z.logistic(); apply_polynomial(p.coef, data, n); break;
     case kElu: z = (z < A(0)).select(z.min(A(0)).exp(), above); break;
     case kSelu: z = A(kSeluScale) * (z < A(0)).select(A(kSeluAlpha) * z.min(A(0)).exp(), above); break;
     case kSwish:
@@ -62,9 +64,9 @@ INLINE void derive_array(const BiasActParams& p, A* data, int64_t n) {
 
 }  // namespace
 
-void activate(const BiasActParams& p, float* data, int64_t n) { activate_array(p, data, n); }
-void activate(const BiasActParams& p, double* data, int64_t n) { activate_array(p, data, n); }
-void derive(const BiasActParams& p, float* data, int64_t n) { derive_array(p, data, n); }
-void derive(const BiasActParams& p, double* data, int64_t n) { derive_array(p, data, n); }
+void apply_activation(const BiasActParams& p, float* data, int64_t n) { activation_of_array(p, data, n); }
+void apply_activation(const BiasActParams& p, double* data, int64_t n) { activation_of_array(p, data, n); }
+void apply_derivative(const BiasActParams& p, float* data, int64_t n) { derivative_of_array(p, data, n); }
+void apply_derivative(const BiasActParams& p, double* data, int64_t n) { derivative_of_array(p, data, n); }
 
 }  // namespace stylegan2

@@ -1,4 +1,4 @@
-// What ops.cc calls of the CPU kernels in cpu_*.cc. See params.h for what they compute.
+// The CPU kernels in cpu_*.cc, as ops.cc calls them. params.h says what they compute.
 #pragma once
 
 #include <functional>
@@ -7,12 +7,12 @@
 
 namespace stylegan2 {
 
-// Runs body(first, last) over parts of [0, total), several at once; `cost` is about the nanoseconds of one unit.
-using ParallelFor = std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t, int64_t)>& body)>;
+// Calls body(first, last) for parts of [0, total), several at once. `cost` is roughly the nanoseconds of one unit.
+using ParallelFor =
+    std::function<void(int64_t total, int64_t cost, const std::function<void(int64_t first, int64_t last)>& body)>;
 
 void upfirdn_cpu(const UpfirdnParams& p, const ParallelFor& parallel);
 void bias_act_cpu(const BiasActParams& p, const ParallelFor& parallel);
 void styled_bias_act_cpu(const StyledBiasActParams& p, const ParallelFor& parallel);
-void stream_copy_cpu(const void* x, void* y, int64_t bytes, const ParallelFor& parallel);
 
 }  // namespace stylegan2

@@ -1,5 +1,6 @@
-// The ops as TensorFlow sees them: definitions, shapes, and kernels that check their input and hand it on. This is the only file that
-// includes TensorFlow's headers, which take longer to compile than any of the kernels.
+// The ops as TensorFlow sees them: definitions, shape functions, and kernels that check their inputs and pass them on.
+// This is the only file that includes TensorFlow's headers, because they take longer to compile than any of the
+// kernels.
 
 #include <algorithm>
 #include <limits>
@@ -33,7 +34,7 @@ using tensorflow::shape_inference::ShapeHandle;
 
 // ---- Definitions ----
 
-// Size of an axis after resampling; negative where the pads crop more than there is.
+// Size of an axis after resampling; negative if the filter is larger than the padded image.
 int64_t output_size(int64_t in, int64_t up, int64_t down, int64_t pad0, int64_t pad1, int64_t taps) {
   const int64_t padded = in * up + pad0 + pad1;
   return padded < taps ? -1 : (padded - taps) / down + 1;
@@ -42,6 +43,14 @@ int64_t output_size(int64_t in, int64_t up, int64_t down, int64_t pad0, int64_t 
 Status same_shape(InferenceContext* c) {
   c->set_output(0, c->input(0));
   return Status();
+}
+
+bool valid_factors(const std::vector<int>& up, const std::vector<int>& down) {
+  return up.size() == 2 && down.size() == 2 && std::min({up[0], up[1], down[0], down[1]}) >= 1;
+}
+
+Status invalid_factors() {
+  return InvalidArgument("upfirdn_2d: up and down must be two factors of at least 1 each");
 }
 
 Status upfirdn_shape(InferenceContext* c) {
@@ -54,16 +63,17 @@ Status upfirdn_shape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("up", &up));
   TF_RETURN_IF_ERROR(c->GetAttr("down", &down));
   TF_RETURN_IF_ERROR(c->GetAttr("data_format", &format));
-  if (up.size() != 2 || down.size() != 2 || std::min({up[0], up[1], down[0], down[1]}) < 1)
-    return InvalidArgument("upfirdn_2d: up and down must be two factors of at least 1 each");
+  if (!valid_factors(up, down)) return invalid_factors();
   const Tensor* pad = c->input_tensor(2);
   ShapeHandle y = x;
   for (int i = 0; i < 2; i++) {
     const int axis = (format == "NHWC" ? 1 : 2) + i;
     DimensionHandle size = c->UnknownDim();
-    if (pad != nullptr && pad->NumElements() == 4 && c->ValueKnown(c->Dim(x, axis)) && c->ValueKnown(c->Dim(k, i))) {
-      const int64_t out = output_size(c->Value(c->Dim(x, axis)), up[i], down[i], pad->flat<int32_t>()(2 * i),
-                                      pad->flat<int32_t>()(2 * i + 1), c->Value(c->Dim(k, i)));
+    const DimensionHandle in = c->Dim(x, axis), taps = c->Dim(k, i);
+    if (pad != nullptr && pad->NumElements() == 4 && c->ValueKnown(in) && c->ValueKnown(taps)) {
+      const auto pad_values = pad->flat<int32_t>();
+      const int64_t out =
+          output_size(c->Value(in), up[i], down[i], pad_values(2 * i), pad_values(2 * i + 1), c->Value(taps));
       if (out < 0) return InvalidArgument("upfirdn_2d: the filter is larger than the padded image");
       size = c->MakeDim(out);
     }
@@ -85,12 +95,19 @@ REGISTER_OP("Stylegan2Upfirdn2d")
     .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
     .SetShapeFn(upfirdn_shape);
 
-#define ACT_ATTRS                                                                                               \
-  Attr("T: {float, double, bfloat16, half}")                                                                    \
-      .Attr("axis: int = 1")                                                                                    \
-      .Attr("act: {'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'} = 'linear'") \
-      .Attr("alpha: float = 0.0")                                                                               \
-      .Attr("gain: float = 1.0")                                                                                \
+// "act: {'linear', 'relu', ...} = 'linear'", from kActivationNames.
+std::string act_attr() {
+  std::string names;
+  for (const char* name : kActivationNames) names += std::string(names.empty() ? "'" : ", '") + name + "'";
+  return "act: {" + names + "} = '" + kActivationNames[kLinear] + "'";
+}
+
+#define ACT_ATTRS                            \
+  Attr("T: {float, double, bfloat16, half}") \
+      .Attr("axis: int = 1")                 \
+      .Attr(act_attr())                      \
+      .Attr("alpha: float = 0.0")            \
+      .Attr("gain: float = 1.0")             \
       .Attr("clamp: float = -1.0")
 
 REGISTER_OP("Stylegan2BiasAct")
@@ -103,7 +120,7 @@ REGISTER_OP("Stylegan2BiasAct")
 REGISTER_OP("Stylegan2BiasActGrad")
     .Input("dy: T")
     .Input("c: T")    // Empty = zeros.
-    .Input("ref: T")  // What the forward op got, or its result where ref_is_y. Not read where the derivative is a constant.
+    .Input("ref: T")  // The forward op's input, or its result with ref_is_y. Not read if the derivative is a constant.
     .Input("b: T")
     .Output("dx: T")
     .Output("db: T")  // Empty unless want_db.
@@ -118,7 +135,8 @@ REGISTER_OP("Stylegan2BiasActGrad")
       TF_RETURN_IF_ERROR(c->GetAttr("want_db", &want_db));
       const ShapeHandle dy = c->input(0);
       c->set_output(0, dy);
-      c->set_output(1, !want_db ? c->Vector(0) : c->Vector(c->RankKnown(dy) ? c->Dim(dy, axis) : c->UnknownDim()));
+      const DimensionHandle channels = c->RankKnown(dy) ? c->Dim(dy, axis) : c->UnknownDim();
+      c->set_output(1, want_db ? c->Vector(channels) : c->Vector(0));
       return Status();
     });
 
@@ -134,12 +152,9 @@ REGISTER_OP("Stylegan2StyledBiasAct")
     .Attr("clamp: float = -1.0")
     .SetShapeFn(same_shape);
 
-// The measure of the other ops: reads and writes every byte once, around the caches.
-REGISTER_OP("Stylegan2StreamCopy").Input("x: uint8").Output("y: uint8").SetShapeFn(same_shape);
+// ---- Common to the kernels of both devices ----
 
-// ---- What the kernels of both devices have in common ----
-
-// The element type of an op: its attribute T, which the definitions above limit to these four.
+// The attribute T of an op, which the definitions above limit to four types.
 DataType dtype_of(OpKernelConstruction* ctx) {
   tensorflow::DataType dtype = tensorflow::DT_INVALID;
   const Status status = ctx->GetAttr("T", &dtype);
@@ -161,19 +176,21 @@ class UpfirdnOp : public OpKernel {
     std::string format;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("data_format", &format));
     nhwc_ = format == "NHWC";
-    OP_REQUIRES(ctx, up_.size() == 2 && down_.size() == 2 && std::min({up_[0], up_[1], down_[0], down_[1]}) >= 1,
-                InvalidArgument("upfirdn_2d: up and down must be two factors of at least 1 each"));
+    OP_REQUIRES(ctx, valid_factors(up_, down_), invalid_factors());
   }
 
   void Compute(OpKernelContext* ctx) override {
     const Tensor& x = ctx->input(0);
     const Tensor& k = ctx->input(1);
     const Tensor& pads = ctx->input(2);
-    OP_REQUIRES(ctx, x.dims() == 4, InvalidArgument("upfirdn_2d: expected x of four axes, received ", x.shape().DebugString()));
-    OP_REQUIRES(ctx, k.dims() == 2 && k.NumElements() > 0, InvalidArgument("upfirdn_2d: expected k [kh, kw], received ", k.shape().DebugString()));
-    OP_REQUIRES(ctx, pads.NumElements() == 4, InvalidArgument("upfirdn_2d: expected four pads, received ", pads.NumElements()));
+    OP_REQUIRES(ctx, x.dims() == 4,
+                InvalidArgument("upfirdn_2d: expected x with four axes, received ", x.shape().DebugString()));
+    OP_REQUIRES(ctx, k.dims() == 2 && k.NumElements() > 0,
+                InvalidArgument("upfirdn_2d: expected k [kh, kw], received ", k.shape().DebugString()));
+    OP_REQUIRES(ctx, pads.NumElements() == 4,
+                InvalidArgument("upfirdn_2d: expected four pads, received ", pads.NumElements()));
     const auto pad = pads.flat<int32_t>();
-    const int height = nhwc_ ? 1 : 2;
+    const int height = nhwc_ ? 1 : 2;  // The axis.
     UpfirdnParams p = {};
     p.dtype = dtype_;
     p.flip = flip_;
@@ -186,7 +203,8 @@ class UpfirdnOp : public OpKernel {
     p.out_h = output_size(p.in_h, p.up_y, p.down_y, pad(0), pad(1), p.k_h);
     p.out_w = output_size(p.in_w, p.up_x, p.down_x, pad(2), pad(3), p.k_w);
     OP_REQUIRES(ctx, p.out_h >= 0 && p.out_w >= 0,
-                InvalidArgument("upfirdn_2d: the filter ", k.shape().DebugString(), " is larger than the padded image"));
+                InvalidArgument("upfirdn_2d: the filter ", k.shape().DebugString(),
+                                " is larger than the padded image"));
     TensorShape shape = x.shape();
     shape.set_dim(height, p.out_h);
     shape.set_dim(height + 1, p.out_w);
@@ -208,7 +226,6 @@ class UpfirdnOp : public OpKernel {
 class BiasActOp : public OpKernel {
  public:
   BiasActOp(OpKernelConstruction* ctx, bool is_grad) : OpKernel(ctx), is_grad_(is_grad) {
-    static const char* const names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
     std::string act;
     bool ref_is_y = false;
     p_ = {};
@@ -223,19 +240,20 @@ class BiasActOp : public OpKernel {
       OP_REQUIRES_OK(ctx, ctx->GetAttr("ref_is_y", &ref_is_y));
       OP_REQUIRES_OK(ctx, ctx->GetAttr("want_db", &want_db_));
       OP_REQUIRES(ctx, p_.order >= 1 && p_.order <= kMaxOrder,
-                  InvalidArgument("fused_bias_act: derivatives up to order ", kMaxOrder, " are known, received ", p_.order));
-      OP_REQUIRES(ctx, ref_is_y || p_.clamp < 0, InvalidArgument("fused_bias_act: only the result tells what was clamped"));
+                  InvalidArgument("fused_bias_act: expected an order from 1 to ", kMaxOrder, ", received ", p_.order));
+      OP_REQUIRES(ctx, ref_is_y || p_.clamp < 0, InvalidArgument("fused_bias_act: a clamp needs ref_is_y"));
     }
     p_.ref_is_y = ref_is_y;
-    while (act != names[p_.act]) p_.act = static_cast<Activation>(p_.act + 1);
-    const int depth = p_.act == kSoftplus ? p_.order - 1 : p_.order;
-    derivative_of_curve(p_.act == kTanh, depth, p_.coef);
-    derivative_of_curve(false, p_.order - 1, p_.coef2);
+    while (act != kActivationNames[p_.act]) p_.act = static_cast<Activation>(p_.act + 1);
+    const int order = p_.act == kSoftplus ? p_.order - 1 : p_.order;  // The derivative of softplus is sigmoid.
+    derivative_coefficients(p_.act == kTanh, order, p_.coef);
+    derivative_coefficients(false, p_.order - 1, p_.coef2);
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Tensor& x = ctx->input(0);  // dy for the gradient.
-    OP_REQUIRES(ctx, axis_ >= 0 && axis_ < x.dims(), InvalidArgument("fused_bias_act: no axis ", axis_, " in ", x.shape().DebugString()));
+    const Tensor& x = ctx->input(0);  // dy, in the gradient.
+    OP_REQUIRES(ctx, axis_ >= 0 && axis_ < x.dims(),
+                InvalidArgument("fused_bias_act: expected an axis of ", x.shape().DebugString(), ", received ", axis_));
     BiasActParams p = p_;
     p.outer = p.inner = 1;
     for (int i = 0; i < axis_; i++) p.outer *= x.dim_size(i);
@@ -245,11 +263,13 @@ class BiasActOp : public OpKernel {
     if (is_grad_) {
       const Tensor& ref = ctx->input(2);
       const bool reads_ref = p.act != kLinear || p.clamp >= 0;
-      OP_REQUIRES(ctx, !reads_ref || ref.shape() == x.shape(), InvalidArgument("fused_bias_act: dy and its reference differ in shape"));
+      OP_REQUIRES(ctx, !reads_ref || ref.shape() == x.shape(),
+                  InvalidArgument("fused_bias_act: expected ref of the shape of dy, ", x.shape().DebugString(),
+                                  ", received ", ref.shape().DebugString()));
       p.x = reads_ref ? ref.data() : nullptr;
       p.dy = x.data();
-      p.c = vector(ctx, 1, p.channels);
-      p.b = vector(ctx, 3, p.channels);
+      p.c = channel_values(ctx, 1, p.channels);
+      p.b = channel_values(ctx, 3, p.channels);
       if (p.act == kLinear && p.order == 1 && p.gain == 1 && p.clamp < 0 && p.c == nullptr) {
         ctx->set_output(0, x);  // dx is dy itself: there is nothing to write.
       } else {
@@ -259,7 +279,7 @@ class BiasActOp : public OpKernel {
       p.db = want_db_ ? db->data() : nullptr;
     } else {
       p.x = x.data();
-      p.b = vector(ctx, 1, p.channels);
+      p.b = channel_values(ctx, 1, p.channels);
       OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
     if (!ctx->status().ok()) return;
@@ -271,17 +291,19 @@ class BiasActOp : public OpKernel {
   virtual void launch(OpKernelContext* ctx, const BiasActParams& p) = 0;
 
  private:
-  // An input of one number per channel; null if it is empty.
-  static const void* vector(OpKernelContext* ctx, int index, int64_t channels) {
+  // The data of an input with one number per channel, or null if it is empty.
+  static const void* channel_values(OpKernelContext* ctx, int index, int64_t channels) {
     const Tensor& b = ctx->input(index);
     if (b.NumElements() == 0) return nullptr;
     if (b.dims() != 1 || b.dim_size(0) != channels)
-      ctx->CtxFailure(InvalidArgument("fused_bias_act: expected a bias of ", channels, " channels, received ", b.shape().DebugString()));
+      ctx->CtxFailure(InvalidArgument("fused_bias_act: expected a bias of ", channels, " channels, received ",
+                                      b.shape().DebugString()));
     return b.data();
   }
 
-  // Coefficients of the order-th derivative of f = tanh or sigmoid as a polynomial in f: f' = 1 - f^2, or f - f^2.
-  static void derivative_of_curve(bool tanh, int order, double* coef) {
+  // Coefficients of the order-th derivative of f = tanh or sigmoid as a polynomial in f. They follow from f' = 1 - f^2
+  // for tanh and f' = f - f^2 for sigmoid.
+  static void derivative_coefficients(bool tanh, int order, double* coef) {
     coef[1] = 1;
     for (int n = 0; n < order; n++) {
       double next[kMaxOrder + 2] = {};
@@ -332,13 +354,14 @@ class StyledBiasActOp : public OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     const Tensor &x = ctx->input(0), &scale = ctx->input(1), &noise = ctx->input(2), &b = ctx->input(3);
-    OP_REQUIRES(ctx, x.dims() == 4, InvalidArgument("styled_bias_act: expected x [N, H, W, C], received ", x.shape().DebugString()));
+    OP_REQUIRES(ctx, x.dims() == 4,
+                InvalidArgument("styled_bias_act: expected x [N, H, W, C], received ", x.shape().DebugString()));
     StyledBiasActParams p = p_;
     p.images = x.dim_size(0), p.pixels = x.dim_size(1) * x.dim_size(2), p.channels = x.dim_size(3);
     p.one_noise = noise.dims() > 0 && noise.dim_size(0) == 1;
-    p.scale = pointer(ctx, scale, p.images * p.channels);
-    p.noise = pointer(ctx, noise, (p.one_noise ? 1 : p.images) * p.pixels);
-    p.b = pointer(ctx, b, p.channels);
+    p.scale = numbers(ctx, scale, p.images * p.channels);
+    p.noise = numbers(ctx, noise, (p.one_noise ? 1 : p.images) * p.pixels);
+    p.b = numbers(ctx, b, p.channels);
     Tensor* y = nullptr;
     OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     if (!ctx->status().ok()) return;
@@ -347,35 +370,24 @@ class StyledBiasActOp : public OpKernel {
   }
 
  private:
-  // Numbers of an input; null if it is empty.
-  static const float* pointer(OpKernelContext* ctx, const Tensor& input, int64_t expected) {
+  // The data of an input with so many numbers, or null if it is empty.
+  static const float* numbers(OpKernelContext* ctx, const Tensor& input, int64_t expected) {
     if (input.NumElements() == 0) return nullptr;
     if (input.NumElements() != expected)
-      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected ", expected, " numbers, received ", input.shape().DebugString()));
+      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected ", expected, " numbers, received ",
+                                      input.shape().DebugString()));
     return input.flat<float>().data();
   }
 
   StyledBiasActParams p_ = {};
 };
 
-class StreamCopyOp : public OpKernel {
- public:
-  using OpKernel::OpKernel;
-  void Compute(OpKernelContext* ctx) override {
-    const Tensor& x = ctx->input(0);
-    Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, x.shape(), &y));
-    stream_copy_cpu(x.data(), y->data(), x.NumElements(), thread_pool(ctx));
-  }
-};
-
-// All element types that the definitions allow.
+// Each kernel handles all element types that its definition allows.
 #define REGISTER_CPU(name, kernel) REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU), kernel)
 REGISTER_CPU("Stylegan2Upfirdn2d", UpfirdnCpuOp);
 REGISTER_CPU("Stylegan2BiasAct", BiasActCpuOp<false>);
 REGISTER_CPU("Stylegan2BiasActGrad", BiasActCpuOp<true>);
 REGISTER_CPU("Stylegan2StyledBiasAct", StyledBiasActOp);
-REGISTER_CPU("Stylegan2StreamCopy", StreamCopyOp);
 
 // ---- CUDA ----
 

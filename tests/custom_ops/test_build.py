@@ -125,7 +125,7 @@ def test_the_real_sources_compile_for_other_cpus(arch):
     """For those of the last twenty years, whatever this one is: Eigen has code of its own for each."""
     recipe = build._recipe(None)
     flags = [flag.replace('=native', f'={arch}') for flag in recipe.compile_flags]
-    for name in ('cpu_upfirdn.cc', 'cpu_upfirdn_fast.cc', 'cpu_bias_act.cc', 'cpu_curves.cc'):
+    for name in ('cpu_upfirdn.cc', 'cpu_upfirdn_nhwc.cc', 'cpu_bias_act.cc', 'cpu_curves.cc'):
         done = subprocess.run([*recipe.cxx, *flags, '-fsyntax-only', str(build_cache.SOURCES / name)],
                               capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -1,6 +1,8 @@
-"""The native ops: the reference form's numbers for every dtype, layout and shape, exact derivatives, and use in TensorFlow's ways."""
+"""The native ops: the reference form's numbers for every dtype, layout and shape; exact derivatives; their use."""
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,8 +12,9 @@ import pytest
 import tensorflow as tf
 
 import custom_ops
-from custom_ops import loader
+from custom_ops import build_cache, loader
 from custom_ops.reference import bias_act_reference, styled_bias_act_reference, upfirdn_reference
+from tests import ROOT
 
 TOLERANCES = {'float32': 2e-6, 'float64': 1e-12, 'bfloat16': 1e-2, 'float16': 2e-3}
 
@@ -36,15 +39,16 @@ RESAMPLING = [
     ((4, 4), (1, 1), ((5, 3), (5, 3)), (12, 12)),
     ((1, 3), (3, 1), ((2, 2), (2, 2)), (1, 4)),
     ((1, 1), (1, 1), ((20, 20), (20, 20)), (33, 40)),
-    # Pads wider than the image and than the pieces that rows of many channels are taken in.
+    # Pads wider than the image, and than the pieces that rows with many channels are computed in.
     ((1, 1), (1, 1), ((2, 1), (50, 40)), [1, 3, 3, 1]),
     ((2, 2), (1, 1), ((2, 1), (40, 50)), [1, 3, 3, 1]),
     ((1, 1), (2, 2), ((1, 1), (60, 60)), [1, 3, 3, 1]),
     ((1, 1), (1, 1), ((1, 2), (50, -48)), [1, 3, 3, 1]),
 ]
-# N, H, W, C: one channel, few, a whole vector, more than that, many; odd sizes, one pixel, nothing at all.
+# N, H, W, C: one channel, few, a whole vector, more than that, many; odd sizes, one pixel, nothing at all; two bands,
+# of which the last has one row more.
 SHAPES = [(2, 16, 16, 32), (1, 7, 9, 3), (3, 5, 33, 1), (1, 9, 8, 16), (2, 6, 5, 48), (1, 1, 1, 4), (1, 17, 70, 144),
-          (2, 3, 5, 256), (0, 4, 4, 8), (2, 4, 4, 0)]
+          (2, 3, 5, 256), (0, 4, 4, 8), (2, 4, 4, 0), (1, 65, 130, 16)]
 
 
 @pytest.fixture(scope='module')
@@ -55,17 +59,25 @@ def native():
 
 
 def filter_of(taps, rng):
-    return np.outer(taps, taps).astype(np.float32) / np.sum(taps) ** 2 if isinstance(taps, list) else rng.randn(*taps).astype(np.float32)
+    if isinstance(taps, list):
+        return np.outer(taps, taps).astype(np.float32) / np.sum(taps) ** 2
+    return rng.randn(*taps).astype(np.float32)
 
 
 def out_size(size, up, down, pads, taps):
     return (size * up + sum(pads) - taps) // down + 1 if size * up + sum(pads) >= taps else 0
 
 
+def out_sizes(shape, up, down, pads, k):
+    """Height and width of the result for x [N, H, W, C]; 0 where the filter is larger than the padded image."""
+    return [out_size(shape[1 + i], up[i], down[i], pads[i], k.shape[i]) for i in range(2)]
+
+
 def close(actual, expected, tolerance, what=''):
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, what
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max(initial=0)), err_msg=what)
+    atol = tolerance * max(1, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, err_msg=what)
 
 
 @pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
@@ -76,24 +88,34 @@ def test_upfirdn_equals_the_reference(native, dtype, data_format):
         for shape in SHAPES:
             rng = np.random.RandomState(number)
             k = filter_of(taps, rng)
-            if not all(out_size(shape[1 + i], up[i], down[i], pads[i], k.shape[i]) for i in range(2)):
+            sizes = out_sizes(shape, up, down, pads, k)
+            if not all(sizes):
                 continue
             exact = tf.cast(tf.cast(rng.randn(*shape), dtype), tf.float64)  # As the kernel sees it.
             x = tf.cast(exact, dtype)
             x = tf.transpose(x, [0, 3, 1, 2]) if data_format == 'NCHW' else x
-            y = native.stylegan2_upfirdn2d(x, k, [p for pair in pads for p in pair], up=up, down=down, data_format=data_format)
+            flat_pads = [p for pair in pads for p in pair]
+            y = native.stylegan2_upfirdn2d(x, k, flat_pads, up=up, down=down, data_format=data_format)
             y = tf.transpose(y, [0, 2, 3, 1]) if data_format == 'NCHW' else y
-            expected = (upfirdn_reference(exact, k, up, down, pads) if 0 not in shape else
-                        np.zeros([shape[0], *(out_size(shape[1 + i], up[i], down[i], pads[i], k.shape[i]) for i in range(2)), shape[3]]))
+            expected = (upfirdn_reference(exact, k, up, down, pads) if 0 not in shape
+                        else np.zeros([shape[0], *sizes, shape[3]]))
             assert y.dtype == dtype
-            close(tf.cast(y, tf.float64), expected, TOLERANCES[dtype] * np.abs(k).sum(), f'{up} {down} {pads} {taps} {shape}')
+            tolerance = TOLERANCES[dtype] * np.abs(k).sum()
+            close(tf.cast(y, tf.float64), expected, tolerance, f'{up} {down} {pads} {taps} {shape}')
             done += 1
     assert done > 100
 
 
+def test_the_example_of_the_kernel(native):
+    """The numbers in custom_ops/native/cpu_upfirdn.h."""
+    x = tf.reshape(tf.constant([4.0, 8, 12, 16]), [1, 1, 4, 1])
+    y = native.stylegan2_upfirdn2d(x, [[1 / 4, 3 / 4, 3 / 4, 1 / 4]], [0, 0, 2, 1], up=[1, 2], down=[1, 1])
+    np.testing.assert_array_equal(tf.reshape(y, [-1]), [3, 5, 7, 9, 11, 13, 15, 12])
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_large_results_go_around_the_caches_unchanged(native, dtype):
-    """Beyond 8 MB they are stored another way; rows whose length is no multiple of a vector too."""
+def test_non_temporal_stores_write_the_same_results(native, dtype):
+    """Results of 2 MB and more are written with them, and so are rows that are no whole number of vectors."""
     for shape in [(2, 128, 128, 80), (1, 700, 1001, 3), (2, 301, 203, 48)]:
         x = tf.cast(tf.random.stateless_normal(shape, [1, 2]), dtype)
         for data_format, order, back in [('NHWC', [0, 1, 2, 3], [0, 1, 2, 3]), ('NCHW', [0, 3, 1, 2], [0, 2, 3, 1])]:
@@ -102,7 +124,8 @@ def test_large_results_go_around_the_caches_unchanged(native, dtype):
                 y = native.stylegan2_upfirdn2d(tf.transpose(x, order), k, [2, 1, 2, 1], up=[up, up], down=[down, down],
                                                data_format=data_format)
                 expected = upfirdn_reference(tf.cast(x, tf.float32), k, (up, up), (down, down), ((2, 1), (2, 1)))
-                close(tf.cast(tf.transpose(y, back), tf.float32), expected, TOLERANCES[dtype], f'{shape} {data_format} {up} {down}')
+                close(tf.cast(tf.transpose(y, back), tf.float32), expected, TOLERANCES[dtype],
+                      f'{shape} {data_format} {up} {down}')
 
 
 def test_upfirdn_refuses_what_it_cannot_do(native):
@@ -129,15 +152,43 @@ def test_shapes_are_known_while_tracing(native):
     assert [s.as_list() for s in shapes] == [[None, 8, 10, 3]] * 2
 
 
+@pytest.mark.skipif(shutil.which('g++') is None, reason='needs the C++ compiler g++')
+def test_threads_of_the_cpu_kernels_share_no_memory_that_they_write(tmp_path):
+    """Under ThreadSanitizer. Without -march=native all stores are plain ones, which it can observe."""
+    flags = ['-std=c++17', '-O1', '-g1', '-Wno-psabi', '-fsanitize=thread', f'-I{build_cache.SOURCES}',
+             '-isystem', tf.sysconfig.get_include()]
+    sources = [*build_cache.SOURCES.glob('cpu_*.cc'), ROOT / 'tests/custom_ops/race_check.cc']
+    objects = [str(tmp_path / f'{source.stem}.o') for source in sources]
+    for source, compiled in zip(sources, objects, strict=True):
+        subprocess.run(['g++', *flags, '-c', str(source), '-o', compiled], check=True)
+    program = str(tmp_path / 'race_check')
+    subprocess.run(['g++', '-fsanitize=thread', *objects, '-o', program], check=True)
+    fault = subprocess.run([program, 'fault'], capture_output=True, text=True)
+    if 'unexpected memory mapping' in fault.stderr:
+        pytest.skip('ThreadSanitizer does not run with the address space layout of this kernel')
+    assert fault.returncode != 0 and 'data race' in fault.stderr
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'same results\n', '')
+
+
 # ---- fused_bias_act ----
+
+def test_python_and_cpp_list_the_same_activations(native):
+    """In the same order, which tests/custom_ops/test_cuda_kernels.py relies on."""
+    with tf.Graph().as_default():
+        x, b = tf.zeros([2, 3]), tf.zeros([3])
+        for result in (native.stylegan2_bias_act(x, b), native.stylegan2_bias_act_grad(x, b, x, b).dx):
+            act = next(attr for attr in result.op.op_def.attr if attr.name == 'act')
+            assert [tf.compat.as_str(name) for name in act.allowed_values.list.s] == list(custom_ops.ACTIVATIONS)
+
 
 @pytest.mark.parametrize('dtype', list(TOLERANCES))
 @pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
 def test_bias_act_equals_the_reference(native, act, dtype):
     """Values, gradients and the gradients of their squares, where the reference takes them in float64."""
     spec = custom_ops.ACTIVATIONS[act]
-    for shape, axis in [((2, 9, 7, 5), 3), ((2, 5, 9, 7), 1), ((3, 600), 1), ((2, 3, 3, 2500), 3), ((4,), 0), ((0, 3), 1),
-                        ((20, 64, 64, 3), 3)]:
+    for shape, axis in [((2, 9, 7, 5), 3), ((2, 5, 9, 7), 1), ((3, 600), 1), ((2, 3, 3, 2500), 3), ((4,), 0),
+                        ((0, 3), 1), ((20, 64, 64, 3), 3)]:
         rng = np.random.RandomState(3)
         x, b, dy = (tf.cast(tf.cast(rng.randn(*s) * 2, dtype), tf.float64) for s in (shape, [shape[axis]], shape))
         alpha, gain = spec.def_alpha, spec.def_gain
@@ -154,7 +205,8 @@ def test_bias_act_equals_the_reference(native, act, dtype):
         results = gradients(lambda x, b: custom_ops.fused_bias_act(x, b, axis=axis, act=act),  # noqa: B023
                             *(tf.cast(t, dtype) for t in (x, b, dy)))
         expected = gradients(lambda x, b: bias_act_reference(x, b, axis, act, alpha, gain), x, b, dy)  # noqa: B023
-        for what, actual, right in zip(['y', 'dx', 'db', 'second x', 'second b', 'second dy'], results, expected, strict=True):
+        names = ['y', 'dx', 'db', 'second x', 'second b', 'second dy']
+        for what, actual, right in zip(names, results, expected, strict=True):
             if what.startswith('second') and dtype in ('bfloat16', 'float16'):
                 continue  # Made of the rounded first ones; compared in the other dtypes.
             assert actual.dtype == dtype
@@ -162,9 +214,11 @@ def test_bias_act_equals_the_reference(native, act, dtype):
 
 
 @pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
-@pytest.mark.parametrize('kwargs', [{'gain': 0.5}, {'gain': -2.0, 'alpha': 0.3}, {'alpha': -0.1}, {'gain': 1e-3, 'alpha': 0.0}])
+@pytest.mark.parametrize('kwargs', [{'gain': 0.5}, {'gain': -2.0, 'alpha': 0.3}, {'alpha': -0.1},
+                                    {'gain': 1e-3, 'alpha': 0.0}])
 def test_any_slope_and_gain(native, act, kwargs):
-    x, b = tf.random.stateless_normal([4, 6], [5, 6], dtype=tf.float64), tf.constant([0.0, 1, -1, 2, 0.5, 0], tf.float64)
+    x = tf.random.stateless_normal([4, 6], [5, 6], dtype=tf.float64)
+    b = tf.constant([0.0, 1, -1, 2, 0.5, 0], tf.float64)
     spec = custom_ops.ACTIVATIONS[act]
     alpha, gain = kwargs.get('alpha', spec.def_alpha), kwargs.get('gain', spec.def_gain)
     with tf.GradientTape(persistent=True) as tape:
@@ -175,7 +229,8 @@ def test_any_slope_and_gain(native, act, kwargs):
         close(tape.gradient(y, source), tape.gradient(expected, source), 1e-6, act)
 
 
-@pytest.mark.parametrize('act, kwargs', [('linear', {}), ('relu', {}), ('lrelu', {}), ('lrelu', {'gain': -1.0}), ('swish', {})])
+@pytest.mark.parametrize('act, kwargs', [('linear', {}), ('relu', {}), ('lrelu', {}), ('lrelu', {'gain': -1.0}),
+                                         ('swish', {})])
 @pytest.mark.parametrize('shape, axis', [((3, 5, 7, 8), 3), ((3, 8, 5, 7), 1)])
 def test_clamp(native, act, kwargs, shape, axis):
     """Values, gradients and the gradients of their squares."""
@@ -193,7 +248,8 @@ def test_clamp(native, act, kwargs, shape, axis):
     seconds = [outer.gradient(square, [x, b, dy], unconnected_gradients='zero') for square in squares]
     clamped = np.abs(ys[1]) == 1.5
     assert 0.2 < clamped.mean() < 0.8 and not np.any(firsts[0][0].numpy()[clamped])
-    for actual, expected in zip(*([y, *first, *second] for y, first, second in zip(ys, firsts, seconds, strict=True)), strict=True):
+    forms = ([y, *first, *second] for y, first, second in zip(ys, firsts, seconds, strict=True))
+    for actual, expected in zip(*forms, strict=True):
         close(actual, expected, 1e-6)  # alpha, gain and clamp are float32 in the op.
 
 
@@ -224,9 +280,12 @@ def test_styled_bias_act_equals_the_reference(native, shape, one_noise, without,
         second = outer.gradient(squares, values, unconnected_gradients='zero')
         return {'y': y, **first, **{f'second {name}': value for name, value in second.items()}}
 
+    def op(**values):
+        return custom_ops.styled_bias_act(**values, act=act, clamp=clamp, data_format='NHWC')
+
     def reference(x, b=None, scale=None, noise=None):
         return styled_bias_act_reference(x, b, scale, noise, act, None, clamp, 'NHWC')
-    actual = gradients(lambda **values: custom_ops.styled_bias_act(**values, act=act, clamp=clamp, data_format='NHWC'), dtype, tf.float32)
+    actual = gradients(op, dtype, tf.float32)
     expected = gradients(reference, tf.float64, tf.float64)
     assert actual['y'].dtype == actual['x'].dtype == dtype
     if dtype == 'float32':
@@ -266,8 +325,8 @@ def test_resampling_spreads_what_is_not_a_number_as_far_as_the_filter(native, da
     order, back = ([0, 3, 1, 2], [0, 2, 3, 1]) if data_format == 'NCHW' else ([0, 1, 2, 3], [0, 1, 2, 3])
     k = filter_of([1, 3, 3, 1], None)
     for up, down in [(2, 1), (1, 1), (1, 2)]:
-        y = native.stylegan2_upfirdn2d(tf.cast(x.transpose(order), dtype), k, [2, 1, 2, 1], up=[up, up], down=[down, down],
-                                       data_format=data_format)
+        images = tf.cast(x.transpose(order), dtype)
+        y = native.stylegan2_upfirdn2d(images, k, [2, 1, 2, 1], up=[up, up], down=[down, down], data_format=data_format)
         expected = upfirdn_reference(tf.constant(x), k, (up, up), (down, down), ((2, 1), (2, 1))).numpy()
         assert 0 < np.isnan(expected).sum() < expected.size / 10
         np.testing.assert_array_equal(np.isnan(tf.cast(y, tf.float32).numpy().transpose(back)), np.isnan(expected))
@@ -305,19 +364,24 @@ def check_derivatives(func, inputs):
         return tf.add_n([tf.reduce_sum(g * d) for g, d in zip(grads, directions[level - 1], strict=True)])
     for level in (1, 2, 3):
         step = 1e-5
-        ends = [along(level - 1, [x + sign * step * d for x, d in zip(inputs, directions[level - 1], strict=True)]) for sign in (1, -1)]
+        pairs = list(zip(inputs, directions[level - 1], strict=True))
+        ends = [along(level - 1, [x + sign * step * d for x, d in pairs]) for sign in (1, -1)]
         expected, actual = float(ends[0] - ends[1]) / (2 * step), float(along(level, list(inputs)))
-        assert abs(actual - expected) <= 1e-5 * max(1, abs(expected)), f'order {level}: {actual}, by differences {expected}'
+        what = f'order {level}: {actual}, by differences {expected}'
+        assert abs(actual - expected) <= 1e-5 * max(1, abs(expected)), what
 
 
 @pytest.mark.parametrize('up, down, pads, taps', RESAMPLING[:18])
 def test_derivatives_of_upfirdn(native, up, down, pads, taps):
     k = filter_of(taps, np.random.RandomState(0))
     x = tf.constant(np.random.RandomState(1).randn(1, 9, 10, 2))
+    flat_pads = [p for pair in pads for p in pair]
+
+    def op(data_format, x):
+        x = x if data_format == 'NHWC' else tf.transpose(x, [0, 3, 1, 2])
+        return native.stylegan2_upfirdn2d(x, k, flat_pads, up=up, down=down, data_format=data_format)
     for data_format in ('NHWC', 'NCHW'):
-        flat = [p for pair in pads for p in pair]
-        check_derivatives(lambda x: native.stylegan2_upfirdn2d(  # noqa: B023
-            x if data_format == 'NHWC' else tf.transpose(x, [0, 3, 1, 2]), k, flat, up=up, down=down, data_format=data_format), [x])  # noqa: B023
+        check_derivatives(functools.partial(op, data_format), [x])
 
 
 @pytest.mark.parametrize('act', list(custom_ops.ACTIVATIONS))
@@ -337,7 +401,7 @@ def run_script(script, **env):
 
 
 def test_two_devices(native):
-    """Under MirroredStrategy, replicas run the ops and sum their gradients."""
+    """Replicas of MirroredStrategy run the ops and sum their gradients."""
     out = run_script('''
         import tensorflow as tf
         cpu = tf.config.list_physical_devices('CPU')[0]
@@ -349,10 +413,12 @@ def test_two_devices(native):
         x = tf.random.stateless_normal([4, 8, 8, 3], [0, 1])
         def step(x):
             with tf.GradientTape() as tape:
-                y = custom_ops.fused_bias_act(custom_ops.upsample_2d(x, [1, 3, 3, 1], data_format='NHWC'), w, axis=3, act='lrelu')
+                y = custom_ops.upsample_2d(x, [1, 3, 3, 1], data_format='NHWC')
+                y = custom_ops.fused_bias_act(y, w, axis=3, act='lrelu')
                 loss = tf.reduce_sum(y ** 2)
             return tape.gradient(loss, w)
-        data = strategy.experimental_distribute_values_from_function(lambda ctx: x[2 * ctx.replica_id_in_sync_group:][:2])
+        half = lambda ctx: x[2 * ctx.replica_id_in_sync_group:][:2]
+        data = strategy.experimental_distribute_values_from_function(half)
         total = strategy.reduce('SUM', tf.function(lambda: strategy.run(step, [data]))(), axis=None)
         print(float(tf.reduce_max(abs(total - step(x)) / abs(step(x)))))
     ''')
@@ -360,7 +426,7 @@ def test_two_devices(native):
 
 
 def test_saved_model(native, tmp_path):
-    """A model that holds the ops opens in a process that has loaded the library, and nothing else of ours."""
+    """A saved model with native ops opens in a process that has loaded the library and nothing else of the project."""
     class Model(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
         def __call__(self, x):
@@ -388,7 +454,8 @@ def test_results_do_not_depend_on_the_number_of_threads(native, tmp_path):
         x = tf.random.stateless_normal([4, 64, 64, 48], [0, 1])
         with tf.GradientTape() as tape:
             b = tf.zeros([48]); tape.watch(b)
-            y = custom_ops.upsample_2d(custom_ops.fused_bias_act(x, b, axis=3, act='swish'), [1, 3, 3, 1], data_format='NHWC')
+            y = custom_ops.fused_bias_act(x, b, axis=3, act='swish')
+            y = custom_ops.upsample_2d(y, [1, 3, 3, 1], data_format='NHWC')
         np.savez({path!r}, y=y, db=tape.gradient(y, b))
     '''
     results = []
@@ -402,7 +469,7 @@ def test_results_do_not_depend_on_the_number_of_threads(native, tmp_path):
 
 @pytest.mark.parametrize('act', ['tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'])
 def test_results_do_not_depend_on_where_the_memory_lies(native, act):
-    """Small results, one after the other, so that the op's buffers come to lie at ever other addresses."""
+    """Many small results in turn, so that the buffers of the op get many different addresses."""
     inputs = {n: tf.random.stateless_normal([1, n], [0, n]) for n in range(9, 41)}
     first = {n: custom_ops.fused_bias_act(x, act=act).numpy() for n, x in inputs.items()}
     for _ in range(5):
@@ -411,7 +478,7 @@ def test_results_do_not_depend_on_where_the_memory_lies(native, act):
 
 
 def test_denormals_are_kept():
-    """A process that has loaded the library keeps denormals, in threads begun before and after; TensorFlow flushes them in its own."""
+    """Threads started before and after loading the library keep denormals. TensorFlow flushes them in its own."""
     out = run_script('''
         import concurrent.futures, numpy as np
         pool = concurrent.futures.ThreadPoolExecutor(1)
