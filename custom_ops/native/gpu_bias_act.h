@@ -1,5 +1,5 @@
-// fused_bias_act and its derivatives on the GPU, one pass over memory each. Sums along channels are made in two steps, blocks first,
-// without atomics: the same bits every time.
+// fused_bias_act and its derivatives on the GPU, each in one pass over memory. The sums per channel are computed in two
+// steps, first within blocks, and without atomics: they have the same bits in every run.
 #pragma once
 
 #include "gpu_common.h"
@@ -7,7 +7,7 @@
 namespace stylegan2 {
 namespace {
 
-// BiasActParams::coef and coef2 in the type of the arithmetic.
+// BiasActParams::coef and coef2, converted to the type of the arithmetic.
 template <class A>
 struct Polynomials {
   A coef[kMaxOrder + 2], coef2[kMaxOrder + 2];
@@ -21,6 +21,7 @@ struct Polynomials {
 
 // ---- Activations ----
 
+// coef[0] + coef[1] * x + coef[2] * x^2 + ...
 template <class A>
 __device__ __forceinline__ A polynomial(const A (&coef)[kMaxOrder + 2], A x) {
   A y = coef[kMaxOrder + 1];
@@ -29,14 +30,14 @@ __device__ __forceinline__ A polynomial(const A (&coef)[kMaxOrder + 2], A x) {
   return y;
 }
 
-// exp only of what is not positive: it cannot overflow.
+// Computed from exp(-|z|), which cannot overflow.
 template <class A>
 __device__ __forceinline__ A sigmoid(A z) {
   const A e = exp(-fabs(z));
   return (z >= 0 ? A(1) : e) / (1 + e);
 }
 
-// sigmoid^(order)(z), by its symmetry from -|z|: near sigmoid = 1 the terms of the polynomial would cancel.
+// sigmoid^(order)(z), computed at -|z| and mirrored, because near sigmoid = 1 the terms of the polynomial cancel.
 template <class A>
 __device__ __forceinline__ A sigmoid_derivative(const A (&coef)[kMaxOrder + 2], int order, A z) {
   if (order == 0) return sigmoid(z);
@@ -67,22 +68,23 @@ __device__ __forceinline__ A activation(const BiasActParams& p, A z) {
 // act^(order)(z).
 template <class A>
 __device__ __forceinline__ A derivative(const BiasActParams& p, const Polynomials<A>& poly, A z) {
-  const A straight = p.order == 1 ? 1 : 0;  // Of a line of slope 1.
+  const A line = p.order == 1 ? 1 : 0;  // The derivative of a line with slope 1.
   switch (p.act) {
-    case kLinear: return straight;
-    case kRelu: return z > 0 ? straight : 0;
-    case kLeakyRelu: return z > 0 ? straight : straight * p.alpha;
+    case kLinear: return line;
+    case kRelu: return z > 0 ? line : 0;
+    case kLeakyRelu: return z > 0 ? line : line * p.alpha;
     case kTanh: return polynomial(poly.coef, tanh(z));
     case kSigmoid: return sigmoid_derivative(poly.coef, p.order, z);
     case kSoftplus: return sigmoid_derivative(poly.coef, p.order - 1, z);
-    case kElu: return z < 0 ? exp(z) : straight;
-    case kSelu: return A(kSeluScale) * (z < 0 ? A(kSeluAlpha) * exp(z) : straight);
-    case kSwish: return z * sigmoid_derivative(poly.coef, p.order, z) + p.order * sigmoid_derivative(poly.coef2, p.order - 1, z);
+    case kElu: return z < 0 ? exp(z) : line;
+    case kSelu: return A(kSeluScale) * (z < 0 ? A(kSeluAlpha) * exp(z) : line);
+    case kSwish:
+      return z * sigmoid_derivative(poly.coef, p.order, z) + p.order * sigmoid_derivative(poly.coef2, p.order - 1, z);
   }
   return 0;
 }
 
-// ---- V elements that follow one another, of one channel or (inner == 1) of V channels ----
+// ---- V consecutive elements: of one channel, or of V channels if inner is 1 ----
 
 template <class T, int V>
 struct Biases {
@@ -103,10 +105,10 @@ struct Biases {
   }
 };
 
-// Writes y[first .. first + V), unless y is null, and leaves it, not rounded, in `out`.
+// Computes y[first .. first + V) into `out`, and rounded into y, unless y is null.
 template <class T, int V, class A>
-__device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<A>& poly, const Biases<T, V>& bias, int64_t first,
-                                      A (&out)[V]) {
+__device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<A>& poly, const Biases<T, V>& bias,
+                                      int64_t first, A (&out)[V]) {
   A x[V] = {}, dy[V] = {};
   const A gain = p.gain;
   if (p.x) load_vector<V>(static_cast<const T*>(p.x) + first, x);
@@ -125,7 +127,7 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
   if (p.y) store_vector<V>(out, static_cast<T*>(p.y) + first);
 }
 
-// ---- y alone ----
+// ---- y only ----
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads) bias_act(BiasActParams p, Polynomials<Accumulator<T>> poly) {
@@ -138,15 +140,17 @@ __global__ void __launch_bounds__(kThreads) bias_act(BiasActParams p, Polynomial
 
 // ---- y and db ----
 
-// Into how many parts the sum of a channel is split: enough work for each block and enough blocks for any GPU. A matter of the shape alone.
+// The number of parts that the sum of a channel is split into: each block should have enough work, and every GPU enough
+// blocks. It depends on the shape alone.
 inline int64_t db_parts(const BiasActParams& p) {
-  const int64_t together = p.inner > 1 ? 1 : p.channels < 64 ? p.channels : 64;  // About the channels of a block.
-  const int64_t by_work = p.outer * p.inner * together / 8192, by_blocks = ceil_div(2048 * together, p.channels);
+  const int64_t block_channels = p.inner > 1 ? 1 : p.channels < 64 ? p.channels : 64;  // Roughly.
+  const int64_t by_work = p.outer * p.inner * block_channels / 8192;
+  const int64_t by_blocks = ceil_div(2048 * block_channels, p.channels);
   const int64_t parts = by_work < by_blocks ? by_work : by_blocks;
   return parts > 1 ? parts : 1;
 }
 
-// NCHW: a block sums a part of one channel. partial: [channels, parts].
+// NCHW: a block computes one part of one channel. partial: [channels, parts].
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
 bias_act_planes(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T>* partial, int64_t parts) {
@@ -169,7 +173,7 @@ bias_act_planes(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T
   }
 }
 
-// NHWC: a block sums a part of blockDim.x * V channels. partial: [channels, parts].
+// NHWC: a block computes one part of blockDim.x * V channels. partial: [channels, parts].
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
 bias_act_pixels(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T>* partial, int64_t parts) {
@@ -188,7 +192,7 @@ bias_act_pixels(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T
         for (int e = 0; e < V; e++) sum[e] += out[e];
       }
     }
-    const int own = threadIdx.x * V;
+    const int own = threadIdx.x * V;  // This thread's channels within the block.
     for (int e = 0; e < V; e++) sums[threadIdx.y * blockDim.x * V + own + e] = sum[e];
     sum_rows(sums, blockDim.x * V);
     if (threadIdx.y == 0 && channel < p.channels)
@@ -196,7 +200,7 @@ bias_act_pixels(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T
   }
 }
 
-// db[channel] = sum of partial[channel], a block for each channel.
+// db[channel] = sum of partial[channel]. A block computes one channel.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
 sum_partial(const Accumulator<T>* partial, T* db, int64_t channels, int64_t parts) {
@@ -225,8 +229,8 @@ int launch_bias_act_vectors(const BiasActParams& p, void* workspace, void* strea
   A* partial = static_cast<A*>(workspace);
   int error;
   if (p.inner > 1) {
-    const dim3 block(1, kThreads);
-    error = launch(bias_act_planes<T, V>, dim3(grid_x(p.channels * parts)), block, kThreads * sizeof(A), stream, p, poly, partial, parts);
+    const dim3 grid(grid_x(p.channels * parts)), block(1, kThreads);
+    error = launch(bias_act_planes<T, V>, grid, block, kThreads * sizeof(A), stream, p, poly, partial, parts);
   } else {
     const int x = power_of_two(ceil_div(p.channels, V), 32);
     const dim3 grid(grid_x(ceil_div(p.channels, V * x) * parts)), block(x, kThreads / x);
@@ -241,9 +245,10 @@ int launch_bias_act_vectors(const BiasActParams& p, void* workspace, void* strea
 template <class T>
 int launch_bias_act(const BiasActParams& p, void* workspace, void* stream) {
   constexpr int V = kVector<T>;
-  const bool whole = p.inner == 1 ? p.channels % V == 0 && aligned(p.b) && aligned(p.c) : p.inner % V == 0;
-  return whole && aligned(p.x) && aligned(p.dy) && aligned(p.y) ? launch_bias_act_vectors<T, V>(p, workspace, stream)
-                                                                : launch_bias_act_vectors<T, 1>(p, workspace, stream);
+  const bool whole_vectors = p.inner == 1 ? p.channels % V == 0 && aligned(p.b) && aligned(p.c) : p.inner % V == 0;
+  if (whole_vectors && aligned(p.x) && aligned(p.dy) && aligned(p.y))
+    return launch_bias_act_vectors<T, V>(p, workspace, stream);
+  return launch_bias_act_vectors<T, 1>(p, workspace, stream);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the CUDA kernels share: element types, vectors of elements, sums over a block, launches.
+// What the CUDA kernels share: element types, vectors of elements, sums over a block, and launches.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,7 +7,7 @@
 
 #include "params.h"
 
-// The tests run the kernels on a CPU; their cuda_runtime.h brings launches and limits of its own.
+// The tests run the kernels on a CPU (tests/cuda_shim). Their cuda_runtime.h defines launches and limits of its own.
 #ifndef CUDA_LAUNCH
 #define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define CUDA_MAX_GRID_X 2147483647
@@ -19,12 +19,12 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 namespace stylegan2 {
 namespace {
 
-constexpr int kThreads = 256;                 // Of a block.
-constexpr int64_t kSharedBytes = 48 * 1024;   // What every GPU gives a block without being asked.
+constexpr int kThreads = 256;                // Threads of a block.
+constexpr int64_t kSharedBytes = 48 * 1024;  // Shared memory that a block has on every GPU without opting in to more.
 
 // ---- Elements ----
 
-// The type sums are kept in.
+// The type in which sums of elements are computed.
 template <class T> struct AccumulatorOf { using type = float; };
 template <> struct AccumulatorOf<double> { using type = double; };
 template <class T> using Accumulator = typename AccumulatorOf<T>::type;
@@ -39,9 +39,10 @@ __device__ __forceinline__ void store(double x, double* y) { *y = x; }
 __device__ __forceinline__ void store(float x, __nv_bfloat16* y) { *y = __float2bfloat16(x); }
 __device__ __forceinline__ void store(float x, __half* y) { *y = __float2half(x); }
 
-// V elements that are loaded and stored at once.
+// V elements that are loaded or stored by one instruction.
 template <class T, int V> struct alignas(sizeof(T) * V) Vector { T v[V]; };
 
+// Elements of the widest vector, 16 bytes.
 template <class T> constexpr int kVector = 16 / sizeof(T);
 
 template <int V, class T>
@@ -63,12 +64,14 @@ inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(po
 
 // ---- Sums over a block ----
 
-// sums is [blockDim.y, n], blockDim.y a power of two: its first row becomes the sum of its rows, added in the same order every time.
+// Adds up the rows of `sums`, [blockDim.y, n], into its first row, always in the same order. blockDim.y is a power of
+// two. All threads of the block must call this.
 template <class A>
 __device__ void sum_rows(A* sums, int n) {
   for (int rows = blockDim.y / 2; rows > 0; rows /= 2) {
     __syncthreads();
-    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < rows * n; i += blockDim.x * blockDim.y) sums[i] += sums[rows * n + i];
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    for (int i = thread; i < rows * n; i += threads) sums[i] += sums[rows * n + i];
   }
   __syncthreads();
 }
@@ -83,7 +86,7 @@ int launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared, voi
 
 template <class T> struct Type { using type = T; };
 
-// f(Type<T>()) for the T of a DataType.
+// Calls f(Type<T>()) with the element type T of `dtype`.
 template <class F>
 int with_type(DataType dtype, F f) {
   switch (dtype) {
@@ -97,14 +100,14 @@ int with_type(DataType dtype, F f) {
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }  // b > 0.
 
-// The least power of two that is not below n, or `most`, itself a power of two.
-inline int power_of_two(int64_t n, int most) {
+// n rounded up to a power of two, but at most `max`, which is one itself.
+inline int power_of_two(int64_t n, int max) {
   int power = 1;
-  while (power < n && power < most) power *= 2;
+  while (power < n && power < max) power *= 2;
   return power;
 }
 
-// Blocks for n units of work along an axis of the grid; kernels loop over what is beyond.
+// Blocks for n units of work along an axis of the grid, within its limit. Kernels loop over the units beyond it.
 inline unsigned grid_x(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_X ? n : CUDA_MAX_GRID_X); }
 inline unsigned grid_y(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_Y ? n : CUDA_MAX_GRID_Y); }
 

@@ -1,5 +1,7 @@
-// upfirdn_2d on the GPU. Along an axis, result o is the sum over taps t of taps[t] * x[i], i * up = o * down - pad0 + t, where taps is
-// the filter turned around. So of a result's taps only every up-th meets a sample, and no zero is ever inserted.
+// upfirdn_2d on the GPU. Along an axis, output o is the sum of taps[t] * x[i] over all t and i with
+//     i * up = o * down - pad0 + t,
+// where `taps` is the reversed filter. Only every up-th tap falls on an input sample, so the zeros that upsampling
+// inserts are never stored. cpu_upfirdn.h works out an example in numbers.
 #pragma once
 
 #include "gpu_common.h"
@@ -7,16 +9,17 @@
 namespace stylegan2 {
 namespace {
 
-constexpr int kStrip = 4;  // Results that a thread of the two fast kernels makes at once, so that they share what is loaded.
+// Adjacent outputs that a thread of the two fast kernels computes together, because they read many of the same samples.
+constexpr int kStrip = 4;
 
-// Tap i of the filter as it is laid on the image, rows joined: the filter turned around, or with `flip` as it is.
+// taps[i], with the rows of the filter joined: the reversed filter, or with `flip` the filter itself.
 __device__ __forceinline__ float tap(const UpfirdnParams& p, int64_t i) {
   return p.k[p.flip ? i : static_cast<int64_t>(p.k_h) * p.k_w - 1 - i];
 }
 
-// ---- Any factors, any filter, any layout: a thread makes one result, the filter comes through the caches ----
+// ---- Any factors, filter and layout: a thread computes one output and reads the filter from global memory ----
 
-// First tap that meets a sample, not counting those before the image; `base` is o * down - pad0.
+// The first tap that falls on a sample of the image or behind it; `base` is o * down - pad0.
 __device__ __forceinline__ int64_t first_tap(int64_t base, int up) {
   return base < 0 ? -base : (up - base % up) % up;
 }
@@ -50,9 +53,11 @@ int launch_any(const UpfirdnParams& p, void* stream) {
   return launch(upfirdn_any<T>, dim3(grid_x(blocks)), dim3(kThreads), 0, stream, p);
 }
 
-// The kernels below know UP, DOWN (the same along both axes) and, where K is not 0, that the filter is K x K; UP divides K and kStrip.
+// The kernels below are compiled for UP and DOWN, the same along both axes, and for a filter of K x K taps, or of any
+// size if K is 0. UP divides K and kStrip.
 
-// Where an axis begins, for results from o on: the first sample that a tap meets, and that tap.
+// What output o of an axis reads first: the first sample that a tap falls on, which may lie outside the image, and that
+// tap.
 template <int UP, int DOWN>
 struct Start {
   int64_t sample;
@@ -63,16 +68,33 @@ struct Start {
 };
 
 __device__ __forceinline__ void load_taps(const UpfirdnParams& p, float* taps) {
-  for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < p.k_h * p.k_w; i += blockDim.x * blockDim.y) taps[i] = tap(p, i);
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  for (int i = thread; i < p.k_h * p.k_w; i += threads) taps[i] = tap(p, i);
 }
 
-// ---- One channel (NCHW): a block makes a tile of one image or of several small ones from shared memory ----
+// ---- One channel (NCHW): a block computes a tile of one image, or of several small ones, from shared memory ----
 
-// Results of a block, `strips` of kStrip rows each, and the samples that they need.
+// The outputs of a block, and the samples that they read from each image.
 struct Tile {
-  int w, strips, images;
+  int w, strips;   // Columns, and strips of kStrip rows.
+  int images;
   int in_w, in_h;
 };
+
+// Loads the samples of images m0 .. m0 + tile.images from row iy0 and column ix0 on, and zeros outside them.
+template <class T>
+__device__ __forceinline__ void load_samples(const UpfirdnParams& p, const Tile& tile, int64_t m0, int64_t iy0,
+                                             int64_t ix0, float* samples) {
+  for (int row = threadIdx.x / 32; row < tile.images * tile.in_h; row += kThreads / 32) {
+    const int64_t m = m0 + row / tile.in_h, iy = iy0 + row % tile.in_h;
+    const bool inside = m < p.major && iy >= 0 && iy < p.in_h;
+    for (int i = threadIdx.x % 32; i < tile.in_w; i += 32) {
+      const int64_t ix = ix0 + i, offset = (m * p.in_h + iy) * p.in_w + ix;
+      samples[row * tile.in_w + i] =
+          inside && ix >= 0 && ix < p.in_w ? to_float(static_cast<const T*>(p.x)[offset]) : 0.0f;
+    }
+  }
+}
 
 template <class T, int UP, int DOWN, int K>
 __global__ void __launch_bounds__(kThreads) upfirdn_planes(UpfirdnParams p, Tile tile) {
@@ -86,23 +108,17 @@ __global__ void __launch_bounds__(kThreads) upfirdn_planes(UpfirdnParams p, Tile
   const int64_t tile_y = static_cast<int64_t>(blockIdx.x / tiles_x) * tile.strips * kStrip;
   const Start<UP, DOWN> start_x(tile_x, p.pad_x0), start_y(tile_y, p.pad_y0);
 
-  // This thread's results are a strip of a column.
-  const int column = threadIdx.x % tile.w, strip = threadIdx.x / tile.w % tile.strips, image = threadIdx.x / tile.w / tile.strips;
+  // This thread computes a strip of a column.
+  const int column = threadIdx.x % tile.w, strip = threadIdx.x / tile.w % tile.strips;
+  const int image = threadIdx.x / tile.w / tile.strips;
   const int sample_x = (column * DOWN - start_x.tap + UP - 1) / UP, sample_y = strip * kStrip * DOWN / UP;
   const int tap_x = sample_x * UP + start_x.tap - column * DOWN;
   const int rows = ((kStrip - 1) * DOWN + k_h - 1) / UP + 1, columns = K ? K / UP : (k_w - tap_x + UP - 1) / UP;
   const float* window = samples + (image * tile.in_h + sample_y) * tile.in_w + sample_x;
 
-  for (int64_t m0 = static_cast<int64_t>(blockIdx.y) * tile.images; m0 < p.major; m0 += static_cast<int64_t>(gridDim.y) * tile.images) {
-    for (int row = threadIdx.x / 32; row < tile.images * tile.in_h; row += kThreads / 32) {
-      const int64_t m = m0 + row / tile.in_h, iy = start_y.sample + row % tile.in_h;
-      const bool inside = m < p.major && iy >= 0 && iy < p.in_h;
-      for (int i = threadIdx.x % 32; i < tile.in_w; i += 32) {
-        const int64_t ix = start_x.sample + i;
-        samples[row * tile.in_w + i] = inside && ix >= 0 && ix < p.in_w
-            ? to_float(static_cast<const T*>(p.x)[(m * p.in_h + iy) * p.in_w + ix]) : 0.0f;
-      }
-    }
+  const int64_t images = tile.images;
+  for (int64_t m0 = blockIdx.y * images; m0 < p.major; m0 += gridDim.y * images) {
+    load_samples<T>(p, tile, m0, start_y.sample, start_x.sample, samples);
     __syncthreads();
     if (image < tile.images && m0 + image < p.major && tile_x + column < p.out_w) {
       float sums[kStrip] = {};
@@ -120,8 +136,8 @@ __global__ void __launch_bounds__(kThreads) upfirdn_planes(UpfirdnParams p, Tile
       }
 #pragma unroll
       for (int r = 0; r < kStrip; r++) {
-        const int64_t oy = tile_y + strip * kStrip + r;
-        if (oy < p.out_h) store(sums[r], static_cast<T*>(p.y) + ((m0 + image) * p.out_h + oy) * p.out_w + tile_x + column);
+        const int64_t oy = tile_y + strip * kStrip + r, row = (m0 + image) * p.out_h + oy;
+        if (oy < p.out_h) store(sums[r], static_cast<T*>(p.y) + row * p.out_w + tile_x + column);
       }
     }
     __syncthreads();
@@ -148,7 +164,7 @@ int launch_planes(const UpfirdnParams& p, void* stream) {
   return launch(upfirdn_planes<T, UP, DOWN, K>, grid, dim3(kThreads), taps + tile.images * plane, stream, p, tile);
 }
 
-// ---- Channels last (NHWC): threads run along the channels, V of them each, and make a strip of a row ----
+// ---- Channels last (NHWC): a thread computes V channels of a strip of a row ----
 
 template <class T, int V, int UP, int DOWN, int K>
 __global__ void __launch_bounds__(kThreads) upfirdn_pixels(UpfirdnParams p) {
@@ -176,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) upfirdn_pixels(UpfirdnParams p) {
 #pragma unroll
       for (int i = 0; i < columns; i++) {
         const int64_t ix = start_x.sample + i;
-        const int last_tap = i * UP + start_x.tap - (kStrip - 1) * DOWN;  // Of the strip's last result.
+        const int last_tap = i * UP + start_x.tap - (kStrip - 1) * DOWN;  // Of the strip's last output.
         if (ix < 0 || ix >= p.in_w || last_tap >= k_w) continue;
         float samples[V];
         load_vector<V>(static_cast<const T*>(p.x) + ((m * p.in_h + iy) * p.in_w + ix) * p.minor + c, samples);
@@ -206,12 +222,13 @@ int launch_pixels(const UpfirdnParams& p, void* stream) {
   return launch(upfirdn_pixels<T, V, UP, DOWN, K>, grid, block, taps, stream, p);
 }
 
-// ---- Choice ----
+// ---- The choice of a kernel ----
 
 template <class T, int UP, int DOWN, int K>
 int launch_layout(const UpfirdnParams& p, void* stream) {
   if (p.minor == 1) return launch_planes<T, UP, DOWN, K>(p, stream);
-  if (p.minor % kVector<T> == 0 && aligned(p.x) && aligned(p.y)) return launch_pixels<T, kVector<T>, UP, DOWN, K>(p, stream);
+  if (p.minor % kVector<T> == 0 && aligned(p.x) && aligned(p.y))
+    return launch_pixels<T, kVector<T>, UP, DOWN, K>(p, stream);
   return launch_pixels<T, 1, UP, DOWN, K>(p, stream);
 }
 
@@ -231,7 +248,7 @@ int launch_upfirdn(const UpfirdnParams& p, void* stream) {
 
 template <>
 int launch_upfirdn<double>(const UpfirdnParams& p, void* stream) {
-  return launch_any<double>(p, stream);  // Only checks of gradients use it: its speed does not matter.
+  return launch_any<double>(p, stream);  // Only gradient checks use float64, so its speed does not matter.
 }
 
 }  // namespace

@@ -17,5 +17,5 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
   if (x != x) return {0x7fff};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // To nearest, half to even.
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // Rounds half to even.
 }

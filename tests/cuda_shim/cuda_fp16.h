@@ -9,7 +9,10 @@ struct __half { uint16_t bits; };
 
 inline float __half2float(__half x) {
   const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;
-  float y = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf(1024 + mantissa, exponent - 25) : ldexpf(mantissa, -24);
+  float y;
+  if (exponent == 31) y = mantissa ? NAN : INFINITY;
+  else if (exponent > 0) y = ldexpf(1024 + mantissa, exponent - 25);
+  else y = ldexpf(mantissa, -24);
   return x.bits >> 15 ? -y : y;
 }
 
@@ -21,7 +24,8 @@ inline __half __float2half(float x) {
   if (x >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
   int exponent;
   frexpf(x, &exponent);                          // x in [0.5, 1) * 2^exponent.
-  const int lsb = exponent > -13 ? exponent - 11 : -24;  // Of the result; the least normal number is 2^-14.
-  const int units = static_cast<int>(rintf(ldexpf(x, -lsb)));  // To nearest, half to even; up to 2048, which carries into the exponent.
+  const int lsb = exponent > -13 ? exponent - 11 : -24;  // Exponent of the last bit; normal numbers start at 2^-14.
+  // Rounds half to even. At most 2048, which carries into the exponent.
+  const int units = static_cast<int>(rintf(ldexpf(x, -lsb)));
   return {static_cast<uint16_t>(sign | (units + (lsb + 24) * 1024))};
 }

@@ -1,7 +1,8 @@
-// Stands in for CUDA's header of this name, so that a C++ compiler makes a program of a .cu that runs its kernels on the CPU. A block's
-// threads run as fibers, one at a time: each until it ends or comes to a barrier, in an order shuffled anew between barriers. So what one
-// thread leaves for another without a barrier between them is, sooner or later, read before it is written, and shared memory
-// holds NaNs at first. AddressSanitizer sees every access, also those beyond the launch's shared memory.
+// Replaces CUDA's header of this name, so that a C++ compiler can build a .cu file into a program that runs its kernels
+// on the CPU. The threads of a block run as fibers, one at a time, each until it ends or reaches a barrier. Their order
+// is shuffled after each barrier, so data that one thread passes to another without a barrier is sooner or later read
+// before it is written. Shared memory is filled with NaNs at first. AddressSanitizer checks every access, including
+// those beyond the shared memory of the launch.
 #pragma once
 
 #include <math.h>
@@ -34,11 +35,12 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 const char* cudaGetErrorString(cudaError_t error);
 
 namespace cuda_shim {
-extern int64_t max_grid_x, max_grid_y;  // The driver lowers them, so that few blocks must do the work of many.
+extern int64_t max_grid_x, max_grid_y;  // run_cases.cc lowers them, so that few blocks must do the work of many.
 extern unsigned seed;
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread);
 }  // namespace cuda_shim
 
-#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) cuda_shim::launch(grid, block, shared, [&] { kernel(__VA_ARGS__); })
+#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  cuda_shim::launch(grid, block, shared, [&] { kernel(__VA_ARGS__); })
 #define CUDA_MAX_GRID_X cuda_shim::max_grid_x
 #define CUDA_MAX_GRID_Y cuda_shim::max_grid_y

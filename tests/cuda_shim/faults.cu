@@ -1,4 +1,5 @@
-// Kernels with one fault each, to show that running them here finds it: faults NAME. They turn an array around through shared memory.
+// faults NAME: runs a kernel with one fault, to show that the emulation finds it. The kernel reverses the rows of an
+// array, with neighbours swapped, through shared memory.
 
 #include <cuda_runtime.h>
 #include <stdio.h>
@@ -8,11 +9,14 @@
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-enum Fault { kNone, kMissingBarrier, kMissingSecondBarrier, kBarrierOfSome, kWriteBeyond, kSharedBeyond, kReadBefore, kGridTooLarge, kFaults };
-const char* const kNames[] = {"none", "missing_barrier", "missing_second_barrier", "barrier_of_some", "write_beyond", "shared_beyond",
-                              "read_before", "grid_too_large"};
+enum Fault {
+  kNone, kMissingBarrier, kMissingSecondBarrier, kBarrierOfSome, kWriteBeyond, kSharedBeyond, kReadBefore,
+  kGridTooLarge, kFaults
+};
+const char* const kNames[] = {"none", "missing_barrier", "missing_second_barrier", "barrier_of_some", "write_beyond",
+                              "shared_beyond", "read_before", "grid_too_large"};
 
-__global__ void turn_around(const float* x, float* y, int rows, Fault fault) {
+__global__ void reverse_rows(const float* x, float* y, int rows, Fault fault) {
   float* buffer = reinterpret_cast<float*>(shared_memory);
   const int n = blockDim.x, i = threadIdx.x;
   for (int row = 0; row < rows; row++, x += n, y += n) {
@@ -31,7 +35,7 @@ int main(int argc, char** argv) {
   std::vector<float> x(rows * n), y(rows * n);
   for (int i = 0; i < rows * n; i++) x[i] = i;
   const dim3 grid(1, fault == kGridTooLarge ? 65536 : 1);
-  CUDA_LAUNCH(turn_around, grid, n, n * sizeof(float), nullptr, x.data(), y.data(), rows, static_cast<Fault>(fault));
+  CUDA_LAUNCH(reverse_rows, grid, n, n * sizeof(float), nullptr, x.data(), y.data(), rows, static_cast<Fault>(fault));
   if (cudaGetLastError() != cudaSuccess) return puts("launch refused"), 1;
   for (int row = 0; row < rows; row++)
     for (int i = 0; i < n; i++)

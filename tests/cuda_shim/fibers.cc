@@ -1,4 +1,4 @@
-// The machinery behind this folder's cuda_runtime.h: blocks one after the other, a block's threads as fibers.
+// Implements this folder's cuda_runtime.h: runs one block after the other, and the threads of a block as fibers.
 
 #include "cuda_runtime.h"
 
@@ -39,7 +39,7 @@ Fiber* current;
 const std::function<void()>* body;
 cudaError_t last_error = cudaSuccess;
 
-// AddressSanitizer has to know on which stack the program runs.
+// Tells AddressSanitizer which stack the program runs on.
 void switch_to(ucontext_t* from, ucontext_t* to, const void* stack, size_t bytes) {
   void* fake;
   __sanitizer_start_switch_fiber(&fake, stack, bytes);
@@ -72,7 +72,7 @@ void run_block(std::mt19937& random) {
   std::vector<int> order(threads);
   std::iota(order.begin(), order.end(), 0);
   for (int i = 0; i < threads; i++) start(fibers[i]);
-  for (int ended = 0; ended == 0;) {  // Once from barrier to barrier.
+  for (int ended = 0; ended == 0;) {  // One pass runs all threads from a barrier to the next.
     std::shuffle(order.begin(), order.end(), random);
     for (int i : order) {
       threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
@@ -91,8 +91,8 @@ void run_block(std::mt19937& random) {
 
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread) {
   const size_t threads = static_cast<size_t>(block.x) * block.y * block.z;
-  if (!grid.x || !grid.y || grid.z != 1 || grid.x > max_grid_x || grid.y > max_grid_y || threads == 0 || threads > 1024 ||
-      shared > kSharedBytes) {
+  const bool grid_fits = grid.x > 0 && grid.y > 0 && grid.z == 1 && grid.x <= max_grid_x && grid.y <= max_grid_y;
+  if (!grid_fits || threads == 0 || threads > 1024 || shared > kSharedBytes) {
     last_error = cudaErrorInvalidConfiguration;
     return;
   }
@@ -135,5 +135,6 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration argument";
+  if (error == cudaSuccess) return "no error";
+  return error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration argument";
 }

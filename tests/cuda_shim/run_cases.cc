@@ -1,8 +1,14 @@
-// run_cases CASES RESULTS: runs each case of a file on a few seeds and grid limits, which must all give the same bits.
-// Numbers in the files are int64. CASES: 'sizeof UpfirdnParams, sizeof BiasActParams, cases', then per case: kind (0 upfirdn, 1 bias_act, 2 a
-// large image), and for kind 2 its `minor`, for others the params with null pointers, and the buffers in the order of the pointers, each
-// as 'bytes (-1: null), lead', then the data of inputs; `lead` bytes before it put it off its alignment.
-// RESULTS: per case of kinds 0 and 1: error code, then y and db as far as they are not null.
+// run_cases CASES RESULTS: runs the cases of a file with several seeds and grid limits, which must all give the same
+// bits. Numbers in both files are int64.
+//
+// CASES begins with sizeof(UpfirdnParams), sizeof(BiasActParams) and the number of cases. A case begins with its kind:
+//   0  upfirdn_2d       UpfirdnParams with null pointers, then its buffers in the order of the pointers
+//   1  fused_bias_act   the same with BiasActParams
+//   2  a large image    its `minor`
+// A buffer is its number of bytes (-1: null), its `lead`, the number of bytes by which it misses its alignment, and for
+// inputs the data.
+//
+// RESULTS has, for each case of kinds 0 and 1, the error code, y and db, unless they are null.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +40,7 @@ T read_one() {
   return value;
 }
 
-// A buffer with nothing behind it that AddressSanitizer would not see.
+// A buffer of exactly its size, so that AddressSanitizer reports every access beyond it.
 struct Buffer {
   int64_t bytes, lead;
   std::unique_ptr<unsigned char[]> memory;
@@ -97,7 +103,7 @@ void run_bias_act(FILE* results) {
   });
 }
 
-// Crops the last few samples of an image of more than 2^31 elements, of which only the pages that are touched come to exist.
+// Crops the last few samples of an image of more than 2^31 elements. Only the pages that are accessed take memory.
 void run_large(int64_t minor) {
   const int64_t w = (int64_t(1) << 30) / minor, h = 3, size = h * w * minor;
   void* memory = mmap(nullptr, size * 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -106,13 +112,19 @@ void run_large(int64_t minor) {
   for (int64_t i = 1; i <= 4 * minor; i++) x[size - i] = __float2bfloat16(i);
   const float one = 1;
   std::vector<__nv_bfloat16> y(4 * minor);
-  UpfirdnParams p = {x, &one, y.data(), kBFloat16, 0, 1, 1, 1, 1, -2, static_cast<int>(4 - w), 1, 1, 1, h, w, minor, 1, 4};
-  for (int up : {1, 3}) {  // A fast kernel, and the one for all cases.
-    p.up_y = p.down_y = up;
-    p.pad_y0 = -2 * up;
+  UpfirdnParams p = {};
+  p.x = x, p.k = &one, p.y = y.data(), p.dtype = kBFloat16;
+  p.up_x = p.down_y = p.down_x = 1;
+  p.pad_x0 = static_cast<int>(4 - w);
+  p.k_h = p.k_w = 1;
+  p.major = 1, p.in_h = h, p.in_w = w, p.minor = minor, p.out_h = 1, p.out_w = 4;
+  for (int factor : {1, 3}) {  // A fast kernel, and the one for all cases.
+    p.up_y = p.down_y = factor;
+    p.pad_y0 = -2 * factor;
     std::fill(y.begin(), y.end(), __nv_bfloat16{0xffff});
     check(stylegan2_upfirdn_cuda(&p, nullptr) == 0, "a large image: error");
-    for (int64_t i = 1; i <= 4 * minor; i++) check(__bfloat162float(y[4 * minor - i]) == i, "a large image: wrong result");
+    for (int64_t i = 1; i <= 4 * minor; i++)
+      check(__bfloat162float(y[4 * minor - i]) == i, "a large image: wrong result");
   }
   munmap(memory, size * 2);
 }
@@ -124,7 +136,8 @@ int main(int argc, char** argv) {
   cases = fopen(argv[1], "rb");
   FILE* results = fopen(argv[2], "wb");
   check(cases && results, "cannot open the files");
-  check(read_one<int64_t>() == sizeof(UpfirdnParams) && read_one<int64_t>() == sizeof(BiasActParams), "params of another layout");
+  check(read_one<int64_t>() == sizeof(UpfirdnParams), "UpfirdnParams of another size");
+  check(read_one<int64_t>() == sizeof(BiasActParams), "BiasActParams of another size");
   const int64_t count = read_one<int64_t>();
   for (int64_t i = 0; i < count; i++) {
     const int64_t kind = read_one<int64_t>();

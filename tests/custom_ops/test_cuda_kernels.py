@@ -9,15 +9,16 @@ import subprocess
 import numpy as np
 import pytest
 
+from custom_ops import ACTIVATIONS
 from tests import ROOT, cuda_check
 
 SHIM = ROOT / 'tests/cuda_shim'
 NATIVE = SHIM.parents[1] / 'custom_ops/native'
 FLAGS = ['-std=c++17', '-O1', '-g1', '-Wall', '-Werror', '-Wno-unknown-pragmas', '-ffp-contract=off',
          '-fsanitize=address,undefined', '-fno-sanitize-recover=all', f'-I{SHIM}', f'-I{NATIVE}']
-DTYPES = ['float32', 'float64', 'bfloat16', 'float16']  # In the order of DataType.
-ACTS = 'linear relu lrelu tanh sigmoid elu selu softplus swish'.split()  # In the order of Activation.
-MAX_ORDER = 6
+DTYPES = ['float32', 'float64', 'bfloat16', 'float16']  # In the order of DataType in params.h.
+ACTS = list(ACTIVATIONS)  # In the order of Activation in params.h; test_native.py compares the two.
+MAX_ORDER = 6             # kMaxOrder in params.h.
 
 needs_compiler = pytest.mark.skipif(shutil.which('g++') is None, reason='needs the C++ compiler g++')
 
@@ -27,10 +28,12 @@ def programs(tmp_path_factory):
     """Folder with the programs of tests/cuda_shim: `run_cases` and `faults`."""
     folder = tmp_path_factory.mktemp('cuda_shim')
     sources = [NATIVE / 'gpu_kernels.cu', SHIM / 'run_cases.cc', SHIM / 'fibers.cc', SHIM / 'faults.cu']
-    jobs = [subprocess.Popen(['g++', *FLAGS, '-c', '-x', 'c++', str(source), '-o', f'{folder}/{source.stem}.o']) for source in sources]
+    jobs = [subprocess.Popen(['g++', *FLAGS, '-c', '-x', 'c++', str(source), '-o', f'{folder}/{source.stem}.o'])
+            for source in sources]
     assert [job.wait() for job in jobs] == [0] * len(jobs)
-    for name, objects in {'run_cases': ['run_cases', 'gpu_kernels', 'fibers'], 'faults': ['faults', 'fibers']}.items():
-        subprocess.run(['g++', *FLAGS, *(f'{folder}/{stem}.o' for stem in objects), '-o', f'{folder}/{name}'], check=True)
+    for name, stems in {'run_cases': ['run_cases', 'gpu_kernels', 'fibers'], 'faults': ['faults', 'fibers']}.items():
+        objects = [f'{folder}/{stem}.o' for stem in stems]
+        subprocess.run(['g++', *FLAGS, *objects, '-o', f'{folder}/{name}'], check=True)
     return folder
 
 
@@ -61,11 +64,16 @@ HALF_ULP = {'float32': 2 ** -24, 'float64': 2 ** -53, 'bfloat16': 2 ** -8, 'floa
 
 
 def assert_close(actual, expected, dtype, scale, what):
-    """Arithmetic in float32 (float64), relative to `scale`, the size of what was added up, and then one rounding to `dtype`."""
+    """Within the error of arithmetic in float32 (float64), which is relative to `scale`, and one rounding to `dtype`.
+
+    scale: Sum of the magnitudes of what was added up.
+    """
     arithmetic = 1e-13 if dtype == 'float64' else 2e-6
     error = np.abs(actual - expected.ravel())
-    bound = arithmetic * np.ravel(scale) + HALF_ULP[dtype] * np.abs(expected.ravel()) + (2 ** -24 if dtype == 'float16' else 1e-37)
-    assert error.shape == actual.shape and np.all(error <= bound), f'{what}: error {np.max(error - bound)} over the bound'
+    least = 2 ** -24 if dtype == 'float16' else 1e-37  # About the smallest denormal, or below it.
+    bound = arithmetic * np.ravel(scale) + HALF_ULP[dtype] * np.abs(expected.ravel()) + least
+    assert error.shape == actual.shape, what
+    assert np.all(error <= bound), f'{what}: error {np.max(error - bound)} over the bound'
 
 
 # ---- Running cases ----
@@ -101,8 +109,9 @@ def run(programs, tmp_path, cases, sizes):
     """Run encoded cases; sizes: those of the results of each in bytes. Returns the results."""
     header = int64(ctypes.sizeof(UpfirdnParams), ctypes.sizeof(BiasActParams), len(cases))
     (tmp_path / 'cases').write_bytes(header + b''.join(cases))
-    done = subprocess.run([f'{programs}/run_cases', 'cases', 'results'], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 0, re.sub(r'(case \d+\n)+(?=case)', '', done.stderr)  # The last case and what was wrong with it.
+    command = [f'{programs}/run_cases', 'cases', 'results']
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, re.sub(r'(case \d+\n)+(?=case)', '', done.stderr)  # Only the last case and its error.
     data, results = (tmp_path / 'results').read_bytes(), []
     for size in sizes:
         assert data[:8] == int64(0), f'error code {data[:8]} in case {len(results)}'
@@ -122,23 +131,26 @@ def upfirdn(x, k, up, down, pads, out, flip):
         if 0 <= y < canvas.shape[1] and 0 <= x_ < canvas.shape[2]:
             canvas[:, y, x_] = x[:, iy, ix]
     taps = k if flip else k[::-1, ::-1]
-    return sum(taps[ty, tx] * canvas[:, ty:, tx:][:, :out[0] * down[0]:down[0], :out[1] * down[1]:down[1]][:, :out[0], :out[1]]
-               for ty, tx in itertools.product(*map(range, k.shape)))
+
+    def samples(ty, tx):  # What the tap meets, for each output.
+        return canvas[:, ty:, tx:][:, :out[0] * down[0]:down[0], :out[1] * down[1]:down[1]][:, :out[0], :out[1]]
+    return sum(taps[ty, tx] * samples(ty, tx) for ty, tx in itertools.product(*map(range, k.shape)))
 
 
-FACTORS = [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)), ((2, 2), (2, 2)), ((1, 2), (2, 1)), ((3, 1), (1, 4)), ((5, 3), (2, 3))]
+FACTORS = [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)), ((2, 2), (2, 2)), ((1, 2), (2, 1)), ((3, 1), (1, 4)),
+           ((5, 3), (2, 3))]
 FILTERS = [(4, 4), (1, 1), (3, 3), (6, 2), (8, 8), (12, 11)]
 
 
 def upfirdn_cases(layout, seed):
-    """Yields x, k, up, down, (pads before), out, flip, lead."""
+    """Yields x, k, up, down, (pads before), out, flip, lead: elements by which buffers miss their alignment."""
     rng = np.random.RandomState(seed)
 
     def case(up, down, filter_size, h=None, w=None, major=None, minor=None, pads=None, out=None, lead=0):
         h, w = (rng.randint(1, 20) if size is None else size for size in (h, w))
         major = rng.randint(1, 4) if major is None else major
         minor = 1 if layout == 'NCHW' else rng.choice([2, 3, 8, 20, 32]) if minor is None else minor
-        if pads is None:  # Around what keeps the size, also cropping.
+        if pads is None:  # Around those that keep the size; some crop.
             pads = [rng.randint(-3, taps + 2) for taps in filter_size]
         if out is None:
             out = [max(1, (size * u + p + rng.randint(-2, 4) - taps // 2) // d)
@@ -174,7 +186,8 @@ def test_upfirdn(programs, tmp_path, dtype, layout):
     for x, k, up, down, pads, out, flip, lead in upfirdn_cases(layout, DTYPES.index(dtype)):
         x, k = rounded(x, dtype), rounded(k, 'float32')
         major, h, w, minor = x.shape
-        params = UpfirdnParams(None, None, None, DTYPES.index(dtype), flip, *up, *down, *pads, *k.shape, major, h, w, minor, *out)
+        params = UpfirdnParams(None, None, None, DTYPES.index(dtype), flip, *up, *down, *pads, *k.shape,
+                               major, h, w, minor, *out)
         lead *= ITEMSIZE[dtype]
         size = major * out[0] * out[1] * minor
         cases.append(int64(0) + bytes(params) + input_buffer(x, dtype, lead) + input_buffer(k, 'float32') +
@@ -241,14 +254,18 @@ def coefficients(act, order):
     return [(ctypes.c_double * (MAX_ORDER + 2))(*row) for row in rows]
 
 
-SHAPES = {'NHWC': [(7, 8, 1), (130, 3, 1), (33, 20, 1), (3, 264, 1), (1, 1, 1)], 'NCHW': [(2, 3, 16), (2, 5, 35), (3, 2, 264), (70, 1, 8)]}
-LONG = {'NHWC': [(600, 40, 1), (9000, 2, 1), (270, 64, 1)], 'NCHW': [(3, 2, 6000), (1, 1, 20001)]}  # Sums of several parts.
+SHAPES = {'NHWC': [(7, 8, 1), (130, 3, 1), (33, 20, 1), (3, 264, 1), (1, 1, 1)],
+          'NCHW': [(2, 3, 16), (2, 5, 35), (3, 2, 264), (70, 1, 8)]}
+LONG = {'NHWC': [(600, 40, 1), (9000, 2, 1), (270, 64, 1)],  # Their sums have several parts.
+        'NCHW': [(3, 2, 6000), (1, 1, 20001)]}
 EMPTY = [(0, 3, 1), (0, 3, 4), (2, 0, 4), (0, 0, 0), (2, 3, 0)]
 
 
 def bias_act_cases(layout, seed):
-    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead, which names a buffer that is not aligned;
-    or it is 'db alone': then there is no y."""
+    """Yields (outer, channels, inner), act, order, has_b, has_c, has_db, ref_is_y, lead.
+
+    lead: Name of a buffer that is not aligned; 'db alone': there is no y; or None.
+    """
     rng = np.random.RandomState(seed)
     for act, order in [*itertools.product(ACTS, range(4)), *((act, MAX_ORDER) for act in ACTS)]:
         for has_db in {False, order > 0}:
@@ -287,7 +304,7 @@ def test_bias_act(programs, tmp_path, dtype, layout):
 
         z = x if b is None else x + b[:, np.newaxis]
         y = gain * derivative(act, order, z, alpha)
-        scale = gain * (np.abs(z) + 1) * (1 if order <= 3 else 100)  # Polynomials of high order have large coefficients.
+        scale = gain * (np.abs(z) + 1) * (1 if order <= 3 else 100)  # High orders have large coefficients.
         if order > 0:
             factor = dy if c is None else dy + c[:, np.newaxis]
             y, scale = y * factor, scale * (np.abs(factor) + 1)
@@ -321,7 +338,8 @@ def test_bias_act_far_out(programs, tmp_path, act):
     z = z[1:] if act == 'swish' else z  # -inf * 0.
     cases = []
     for order in range(2):
-        params = BiasActParams(*[None] * 6, 0, ACTS.index(act), order, 0, 0.2, 1, -1, *coefficients(act, order), 1, 1, z.size)
+        params = BiasActParams(*[None] * 6, 0, ACTS.index(act), order, 0, 0.2, 1, -1, *coefficients(act, order),
+                               1, 1, z.size)
         cases.append(int64(1) + bytes(params) + input_buffer(z, 'float32') + input_buffer(None, 'float32') +
                      input_buffer(np.ones_like(z) if order else None, 'float32') + input_buffer(None, 'float32') +
                      output_buffer(z.size, 'float32') + output_buffer(None, 'float32'))
@@ -332,7 +350,7 @@ def test_bias_act_far_out(programs, tmp_path, act):
         np.testing.assert_allclose(slope[:5], derivative(act, 1, z, 0.2)[:5], rtol=1e-6, atol=1e-30)
 
 
-# ---- The means themselves ----
+# ---- The emulation itself ----
 
 @needs_compiler
 @pytest.mark.parametrize('fault, word', [
@@ -347,11 +365,15 @@ def test_bias_act_far_out(programs, tmp_path, act):
 ])
 def test_faults_are_found(programs, fault, word):
     done = subprocess.run([f'{programs}/faults', fault], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert (done.returncode == 0 and 'right result' in done.stdout) if word is None else (done.returncode != 0 and word in done.stdout)
+    if word is None:
+        assert done.returncode == 0 and 'right result' in done.stdout
+    else:
+        assert done.returncode != 0 and word in done.stdout
 
 
 @pytest.mark.skipif(cuda_check.find_nvcc() is None, reason="needs nvcc: pip install '.[cuda-build]'")
 def test_nvcc_compiles_the_kernels():
     nvcc = cuda_check.find_nvcc()
+    assert nvcc is not None
     archs = cuda_check.architectures(nvcc)
     assert cuda_check.compile_kernels(nvcc, [archs[0], archs[-1]]) == ''  # `make cuda-check` compiles for all of them.
