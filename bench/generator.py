@@ -44,7 +44,7 @@ def generator_of(case: str, G: Any = None) -> tuple[Any, Callable[[str, bool], C
 
     Args:
         case: CONFIG/RESOLUTION/bBATCH.
-        G:    Use this network instead, with the batch of the case. None = create it.
+        G:    Generator to use instead of a new one.
 
     Returns:
         (generator, function (dtype, are the weights constants?) -> function that generates a batch of images).
@@ -68,35 +68,25 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
 
     Args:
         case:   CONFIG/RESOLUTION/bBATCH.
-        kinds:  (type that the generator computes in, form of the custom ops), one for each row.
+        kinds:  Types that the generator computes in, each with a form of the custom ops ('native' or 'ref').
         rounds: How often each function is timed.
         layers: Print the work of each layer?
 
     Returns:
         One row per kind. 'speedup' is relative to the first kind, 'over_traced' relative to the evaluation with
-        variables, and 'grey_levels' is the mean difference from the images of the first kind.
+        variables, and 'grey_levels' is the mean difference from the first kind's images.
     """
-    import custom_ops
-    from dnnlib import tflib
-    first = kinds[0]
     G, _ = generator_of(case)
     batch = int(case.split('/')[2][1:])
     products = costs.products_of(G)
     if layers:
         costs.report_layers(products)
     gflop = batch * sum(flop for *_, flop in products) / 1e9
-    functions, traced, images = {}, {}, {}
-    for kind in kinds:
-        dtype, impl = kind
-        _, function_of = generator_of(case, G.clone())  # A network keeps its traced functions: one for each kind.
-        functions[kind], traced[kind, 'traced'] = function_of(dtype, True), function_of(dtype, False)
-        custom_ops.set_impl(impl)  # Both functions are traced here.
-        images[kind] = tflib.convert_images_to_uint8(functions[kind]()).numpy().astype(int)
-        traced[kind, 'traced']()
-        custom_ops.set_impl(None)
-    matmuls = limits.matmuls(dict.fromkeys(dtype for dtype, _ in kinds))
-    times = timing.interleaved({**functions, **traced, **matmuls}, rounds)
+    functions, images = traced_kinds(case, G, kinds)
+    matmuls = limits.matmuls(list(dict.fromkeys(dtype for dtype, _ in kinds)))
+    times = timing.interleaved({**functions, **matmuls}, rounds)
     rows = []
+    first = kinds[0]
     for kind in kinds:
         dtype, impl = kind
         median, best = times[kind]
@@ -112,6 +102,27 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
     return rows
 
 
+def traced_kinds(case: str, G: Any,
+                 kinds: Sequence[tuple[str, str]]) -> tuple[dict[Any, Callable], dict[Any, np.ndarray]]:
+    """Trace the generator G for each kind (type, form of the custom ops).
+
+    Returns:
+        ({kind: function with constant weights, (kind, 'traced'): function with variables}, {kind: images as uint8}).
+    """
+    import custom_ops
+    from dnnlib import tflib
+    functions, images = {}, {}
+    for kind in kinds:
+        dtype, impl = kind
+        _, function_of = generator_of(case, G.clone())  # A network keeps its traced functions: each kind needs its own.
+        functions[kind], functions[kind, 'traced'] = function_of(dtype, True), function_of(dtype, False)
+        custom_ops.set_impl(impl)  # Both functions are traced here.
+        images[kind] = tflib.convert_images_to_uint8(functions[kind]()).numpy().astype(int)
+        functions[kind, 'traced']()
+        custom_ops.set_impl(None)
+    return functions, images
+
+
 def print_peak(case: str, dtype: str, impl: str) -> None:
     """Print the peak memory in MB, including TensorFlow's own, of a process that generates images."""
     import custom_ops
@@ -120,4 +131,5 @@ def print_peak(case: str, dtype: str, impl: str) -> None:
     generate = function_of(dtype, True)
     for _ in range(2):
         generate()
+    custom_ops.set_impl(None)
     print(timing.peak_memory())

@@ -143,7 +143,8 @@ def measure(name: str, op: str, data_format: str, dtype: str, shape: tuple[int, 
     times = timing.interleaved(separated, rounds, seconds=10 if with_conv else 2)
     if op.startswith('fused_bias_act'):
         for key in times.keys() & {'native', 'ref', 'float32'}:
-            times[key] = tuple(value / repeats(x) for value in times[key])
+            median, best = times[key]
+            times[key] = median / repeats(x), best / repeats(x)
     return {'name': name, 'median_ms': times['native'][0], 'best_ms': times['native'][1],
             'copy_best_ms': times['copy'][1], 'ratio_copy': times['native'][1] / times['copy'][1],
             'ref_best_ms': times['ref'][1], 'ratio_ref': times['native'][1] / times['ref'][1],

@@ -76,6 +76,9 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
     flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})
     least = costs.training_bytes(trainer, part) / 2 ** 20
     matmuls = limits.matmuls(dict.fromkeys(PRECISIONS[precision] for precision, _ in kinds))
+    # Kinds alternate phase by phase, so that changes of the load of the machine affect all of them.
+    names = list(dict.fromkeys(phase for _, phase in functions))
+    functions = {(kind, phase): functions[kind, phase] for phase in names for kind in kinds}
     times = timing.interleaved({**functions, **matmuls}, rounds)
     rows, first = [], None
     for kind in kinds:

@@ -221,8 +221,8 @@ class BiasAct {
       return write_clipped_block(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
-    // y = gain * (dy + c) * act^(order)(x + b). Each lambda loads dy and c itself: one lambda that calls another one, which
-    // could share that line, compiles to slower code.
+    // y = gain * (dy + c) * act^(order)(x + b). Each lambda loads dy and c itself, because a lambda that calls another
+    // one, which could share this line, compiles to slower code.
     A backward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + (p.x ? start : 0);
       const T* dy = static_cast<const T*>(p.dy) + start;
