@@ -1,4 +1,4 @@
-"""Compile the CUDA kernels for all architectures that nvcc knows: `make cuda-check`, or `python -m tests.cuda_check`."""
+"""Compile the CUDA kernels for all architectures that nvcc knows: `make cuda-check`."""
 
 from __future__ import annotations
 

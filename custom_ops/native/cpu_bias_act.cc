@@ -139,7 +139,7 @@ class BiasAct {
     // Fills `bias` and `added`: NHWC with all channels in turn, NCHW with this channel.
     void load_channels(int64_t channel) {
       if (p.b) repeat(static_cast<const T*>(p.b), channel, bias);
-      if (p.c) repeat(static_cast<const T*>(p.c), channel, added);
+      if (p.dy_bias) repeat(static_cast<const T*>(p.dy_bias), channel, added);
     }
 
     void repeat(const T* values, int64_t channel, Buffer<A>& out) {
@@ -221,42 +221,43 @@ class BiasAct {
       return write_clipped_block(start, n, [=](auto v, int64_t i) { return get<decltype(v)>(point + i) * gain; });
     }
 
-    // y = gain * (dy + c) * act^(order)(x + b). Each lambda loads dy and c itself, because a lambda that calls another
-    // one, which could share this line, compiles to slower code.
+    // y = gain * (dy + dy_bias) * act^(order)(x + b). Each lambda loads both itself, because a lambda that calls
+    // another one, which could share this line, compiles to slower code.
     A backward(int64_t start, int64_t n) {
       const T* x = static_cast<const T*>(p.x) + (p.x ? start : 0);
       const T* dy = static_cast<const T*>(p.dy) + start;
-      const A *b = bias.data(), *c = added.data();
+      const A *b = bias.data(), *dy_bias = added.data();
       const A gain = p.gain, below = p.act == kLinear ? gain : p.act == kRelu ? A(0) : gain * A(p.alpha);
       if (p.order == 1 && p.clamp >= 0) {  // x is the result of order 0.
         const A clamp = p.clamp;
         return write_block(start, n, [=](auto v, int64_t i) {
           using V = decltype(v);
           const V y = get<V>(x + i), high = V{} + clamp, rate = select_by_sign(y, gain, below);
-          return V((get<V>(dy + i) + get<V>(c + i)) * (y >= high ? V{} : V(y <= -high ? V{} : rate)));
+          return V((get<V>(dy + i) + get<V>(dy_bias + i)) * (y >= high ? V{} : V(y <= -high ? V{} : rate)));
         });
       }
       if (p.order == 1 && p.act == kLinear)
         return write_block(start, n, [=](auto v, int64_t i) {
           using V = decltype(v);
-          return V((get<V>(dy + i) + get<V>(c + i)) * gain);
+          return V((get<V>(dy + i) + get<V>(dy_bias + i)) * gain);
         });
       if (!smooth && p.ref_is_y)
         return write_block(start, n, [=](auto v, int64_t i) {
           using V = decltype(v);
-          return V((get<V>(dy + i) + get<V>(c + i)) * select_by_sign(get<V>(x + i), gain, below));
+          return V((get<V>(dy + i) + get<V>(dy_bias + i)) * select_by_sign(get<V>(x + i), gain, below));
         });
       if (!smooth)
         return write_block(start, n, [=](auto v, int64_t i) {
           using V = decltype(v);
-          return V((get<V>(dy + i) + get<V>(c + i)) * select_by_sign(V(get<V>(x + i) + get<V>(b + i)), gain, below));
+          const V point = get<V>(x + i) + get<V>(b + i);
+          return V((get<V>(dy + i) + get<V>(dy_bias + i)) * select_by_sign(point, gain, below));
         });
       load_points(start, n);
       apply_derivative(p, points.data(), n);
       const A* point = points.data();
       return write_block(start, n, [=](auto v, int64_t i) {
         using V = decltype(v);
-        return V((get<V>(dy + i) + get<V>(c + i)) * get<V>(point + i) * gain);
+        return V((get<V>(dy + i) + get<V>(dy_bias + i)) * get<V>(point + i) * gain);
       });
     }
   };

@@ -89,11 +89,11 @@ __device__ __forceinline__ A derivative(const BiasActParams& p, const Polynomial
 template <class T, int V>
 struct Biases {
   using A = Accumulator<T>;
-  A b[V], c[V];
+  A b[V], dy_bias[V];
 
   __device__ __forceinline__ Biases(const BiasActParams& p, int64_t channel) {
     load(p, static_cast<const T*>(p.b), channel, b);
-    load(p, static_cast<const T*>(p.c), channel, c);
+    load(p, static_cast<const T*>(p.dy_bias), channel, dy_bias);
   }
 
  private:
@@ -114,9 +114,11 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
   if (p.x) load_vector<V>(static_cast<const T*>(p.x) + first, x);
   if (p.order > 0) load_vector<V>(static_cast<const T*>(p.dy) + first, dy);
 #pragma unroll
-  for (int e = 0; e < V; e++)
-    out[e] = p.order == 0 ? gain * activation(p, x[e] + bias.b[e])
-                          : gain * (dy[e] + bias.c[e]) * derivative(p, poly, p.ref_is_y ? x[e] : x[e] + bias.b[e]);
+  for (int e = 0; e < V; e++) {
+    const A point = p.order > 0 && p.ref_is_y ? x[e] : x[e] + bias.b[e];
+    out[e] = p.order == 0 ? gain * activation(p, point)
+                          : gain * (dy[e] + bias.dy_bias[e]) * derivative(p, poly, point);
+  }
   if (p.clamp >= 0) {
     const A clamp = p.clamp;
 #pragma unroll
@@ -245,7 +247,8 @@ int launch_bias_act_vectors(const BiasActParams& p, void* workspace, void* strea
 template <class T>
 int launch_bias_act(const BiasActParams& p, void* workspace, void* stream) {
   constexpr int V = kVector<T>;
-  const bool whole_vectors = p.inner == 1 ? p.channels % V == 0 && aligned(p.b) && aligned(p.c) : p.inner % V == 0;
+  const bool whole_vectors =
+      p.inner == 1 ? p.channels % V == 0 && aligned(p.b) && aligned(p.dy_bias) : p.inner % V == 0;
   if (whole_vectors && aligned(p.x) && aligned(p.dy) && aligned(p.y))
     return launch_bias_act_vectors<T, V>(p, workspace, stream);
   return launch_bias_act_vectors<T, 1>(p, workspace, stream);

@@ -119,7 +119,7 @@ REGISTER_OP("Stylegan2BiasAct")
 
 REGISTER_OP("Stylegan2BiasActGrad")
     .Input("dy: T")
-    .Input("c: T")    // Empty = zeros.
+    .Input("dy_bias: T")  // Empty = zeros.
     .Input("ref: T")  // The forward op's input, or its result with ref_is_y. Not read if the derivative is a constant.
     .Input("b: T")
     .Output("dx: T")
@@ -268,9 +268,9 @@ class BiasActOp : public OpKernel {
                                   ", received ", ref.shape().DebugString()));
       p.x = reads_ref ? ref.data() : nullptr;
       p.dy = x.data();
-      p.c = channel_values(ctx, 1, p.channels);
+      p.dy_bias = channel_values(ctx, 1, p.channels);
       p.b = channel_values(ctx, 3, p.channels);
-      if (p.act == kLinear && p.order == 1 && p.gain == 1 && p.clamp < 0 && p.c == nullptr) {
+      if (p.act == kLinear && p.order == 1 && p.gain == 1 && p.clamp < 0 && p.dy_bias == nullptr) {
         ctx->set_output(0, x);  // dx is dy itself: there is nothing to write.
       } else {
         OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));

@@ -46,7 +46,7 @@ constexpr int kMaxOrder = 6;
 
 // Tensors are [outer, channels, inner]: NHWC is (N * H * W, C, 1), NCHW is (N, C, H * W).
 //   order 0:  y = gain * act(x + b), clipped to [-clamp, clamp].
-//   order n:  y = gain * (dy + c) * act^(n)(x + b), the n-th derivative;
+//   order n:  y = gain * (dy + dy_bias) * act^(n)(x + b), the n-th derivative;
 //             db[channel] = sum of y over outer and inner, unless db is null.
 // With `ref_is_y` (linear, relu and leaky relu, first order), x is the result of order 0 instead of its input: act'
 // follows from the sign of x, and is zero where x was clamped.
@@ -54,7 +54,7 @@ struct BiasActParams {
   const void* x;        // Order 0: the input. Order n: the reference; null for linear, order 1, without a clamp.
   const void* b;        // [channels], dtype. Null = zeros.
   const void* dy;       // Order n: the gradient of the result. Null for order 0.
-  const void* c;        // Order n: [channels], dtype, added to dy. Null = zeros.
+  const void* dy_bias;  // Order n: [channels], dtype, added to dy. Null = zeros.
   void* y;              // The result, shaped like x. Null = only db is computed.
   void* db;             // Order n: [channels], dtype. Null = not computed.
   DataType dtype;

@@ -94,7 +94,7 @@ void run_bias_act(FILE* results) {
   p.x = x.data();
   p.b = b.data();
   p.dy = dy.data();
-  p.c = c.data();
+  p.dy_bias = c.data();
   p.y = y.data();
   p.db = db.data();
   run(results, y, &db, [&] {

@@ -85,7 +85,7 @@ class UpfirdnParams(ctypes.Structure):
 
 
 class BiasActParams(ctypes.Structure):
-    _fields_ = [*((name, ctypes.c_void_p) for name in 'x b dy c y db'.split()),
+    _fields_ = [*((name, ctypes.c_void_p) for name in 'x b dy dy_bias y db'.split()),
                 *((name, ctypes.c_int) for name in 'dtype act order ref_is_y'.split()),
                 *((name, ctypes.c_float) for name in 'alpha gain clamp'.split()),
                 *((name, ctypes.c_double * (MAX_ORDER + 2)) for name in 'coef coef2'.split()),
