@@ -170,10 +170,12 @@ class MetricGroup:
             UserError: The weights of a network are not available.
         """
         with self._devices.scope():
-            for name in (name for metric in self.metrics for name in metric.networks):
-                if name not in self._nets:
-                    load = feature_networks.load if isinstance(name, str) else feature_networks.load_classifier
-                    self._nets[name] = load(name)  # pyright: ignore[reportArgumentType]  Each takes its own kind of name.
+            for metric in self.metrics:
+                for name in (name for name in metric.networks if name not in self._nets):
+                    if isinstance(name, str):
+                        self._nets[name] = feature_networks.load(name)
+                    else:
+                        self._nets[name] = feature_networks.load_classifier(name)
 
     def check(self, Gs: Network, dataset: TFRecordDataset | None = None):
         """Check that the metrics can be computed for a network and a dataset.

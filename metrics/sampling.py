@@ -1,4 +1,4 @@
-"""The network under evaluation, and how its minibatches are drawn: on one device or on several, with the same values."""
+"""The network under evaluation, and drawing its minibatches, on one device or on several with the same values."""
 
 from __future__ import annotations
 
