@@ -35,5 +35,6 @@ def test_the_same_name_again_gets_a_number():
     names = ['portrait', 'a', 'portrait', 'Portrait', 'portrait-2', 'a', 'b']
     image = np.zeros([3, 1, 1])
     targets = list(with_unique_names(Target(name, f'source {idx}', image) for idx, name in enumerate(names)))
-    assert [target.name for target in targets] == ['portrait', 'a', 'portrait-2', 'Portrait-3', 'portrait-2-2', 'a-2', 'b']
+    assert [target.name for target in targets] == [
+        'portrait', 'a', 'portrait-2', 'Portrait-3', 'portrait-2-2', 'a-2', 'b']
     assert [target.source for target in targets] == [f'source {idx}' for idx in range(len(names))]

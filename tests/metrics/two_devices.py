@@ -2,6 +2,8 @@
 divides the CPU only once."""
 
 import re
+import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,19 +103,14 @@ def test_both_devices_do_their_part(files, stub_networks, home):
 
 
 def test_minibatches_draw_different_numbers():
-    source = metric_base.SampleSource(make_source_network(), np.zeros([1, 0]), seed=5, devices=Devices(2))
+    Gs: Any = types.SimpleNamespace(input_shape=[None, 8], lod_stage=lambda: None)
+    source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=5, devices=Devices(2))
     draw = source.compile(lambda minibatch: minibatch.latents(2))
     first, second, third, fourth = [*draw(0), *draw(2)]
     for one, other in [(first, second), (second, third), (third, fourth), (first, third)]:
         assert np.abs(one - other).min() > 0
     np.testing.assert_array_equal(draw(1), [second, third])
 
-
-def make_source_network():
-    class Gs:
-        input_shape = [None, 8]
-        lod_stage = staticmethod(lambda: None)
-    return Gs()
 
 
 def test_training_computes_them_on_its_devices(files, stub_networks, home, tmp_path, monkeypatch):
@@ -125,7 +122,7 @@ def test_training_computes_them_on_its_devices(files, stub_networks, home, tmp_p
         used.append((self.number, function.__qualname__))
         return run(self, function, *args)
     monkeypatch.setattr(Devices, 'run', noted)
-    kwargs = dict(PLAIN, sched_args=dict(PLAIN['sched_args'], minibatch_gpu_base=2))
+    kwargs: dict[str, Any] = dict(PLAIN, sched_args=dict(PLAIN['sched_args'], minibatch_gpu_base=2))
     training_loop(
         run_dir=str(tmp_path), data_dir='datasets', dataset_args=dict(tfrecord_dir='ds'),
         tf_config={'rnd.np_random_seed': 3}, G_loss_args=dict(func_name='G_logistic_ns'), D_loss_args=dict(func_name='D_logistic'),
@@ -133,10 +130,10 @@ def test_training_computes_them_on_its_devices(files, stub_networks, home, tmp_p
         network_snapshot_ticks=1, impl='ref', **kwargs)
     assert any(number == 2 and 'compile' in name for number, name in used)
     line = (tmp_path / 'metric-fid24.txt').read_text().splitlines()[-1]
-    value = float(re.search(r'fid24 ([\d.]+)', line)[1])
+    value, = re.findall(r'fid24 ([\d.]+)', line)
     pickle = sorted(tmp_path.glob('network-snapshot-*.pkl'))[-1]
     again = run_metrics.run(str(pickle), ['fid24'], 'ds', 'datasets', seed=3, impl='ref')
-    assert value == pytest.approx(again['Metrics/fid24'], abs=6e-5)
+    assert float(value) == pytest.approx(again['Metrics/fid24'], abs=6e-5)
 
 
 def test_only_as_many_devices_as_there_are(home):
