@@ -306,7 +306,7 @@ def test_names_of_files_do_not_decide_which_set_they_belong_to(network, photos, 
     assert (report['generated']['count'], report['real']['count']) == (1, 2)
     assert report['image']['verdict'] is None and report['auc_interval'][1] - report['auc_interval'][0] > 0.9
     lines = capsys.readouterr().out.splitlines()
-    note, = (idx for idx, line in enumerate(lines) if line.startswith('Note: 1 generated and 2 real images are too few'))
+    note, = (idx for idx, line in enumerate(lines) if line.startswith('Note: 1 generated and 2 real images are too'))
     assert note < next(idx for idx, line in enumerate(lines) if line.startswith('Projecting '))
     assert not any('It looks' in line for line in lines)
 
