@@ -126,8 +126,8 @@ def test_training_computes_them_on_its_devices(files, stub_networks, home, tmp_p
     training_loop(
         run_dir=str(tmp_path), data_dir='datasets', dataset_args=dict(tfrecord_dir='ds'),
         tf_config={'rnd.np_random_seed': 3}, G_loss_args=dict(func_name='G_logistic_ns'),
-        D_loss_args=dict(func_name='D_logistic'), num_gpus=2, total_kimg=0.008, metric_arg_list=[metric_args('fid24')], image_snapshot_ticks=None,
-        network_snapshot_ticks=1, impl='ref', **kwargs)
+        D_loss_args=dict(func_name='D_logistic'), num_gpus=2, total_kimg=0.008, metric_arg_list=[metric_args('fid24')],
+        image_snapshot_ticks=None, network_snapshot_ticks=1, impl='ref', **kwargs)
     assert any(number == 2 and 'compile' in name for number, name in used)
     line = (tmp_path / 'metric-fid24.txt').read_text().splitlines()[-1]
     value, = re.findall(r'fid24 ([\d.]+)', line)
