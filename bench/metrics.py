@@ -82,7 +82,8 @@ def measure_pass(name, resolution, num_images, rounds):
     matmuls = limits.matmuls(['float32'])
     rows = []
     for _ in range(rounds):
-        row = {'generator_per_s': rate_of(lambda: generate(first)), 'network_per_s': rate_of(lambda: traced_net(images))}
+        row = {'generator_per_s': rate_of(lambda: generate(first)),
+               'network_per_s': rate_of(lambda: traced_net(images))}
         row['both_per_s'] = 1 / (1 / row['generator_per_s'] + 1 / row['network_per_s'])
         seconds, cpu_seconds = time_of_pass(source, net, num_images)
         row['evaluation_per_s'] = num_images // 8 * 8 / seconds
