@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
                         help='where the datasets are (default: %(default)s)')
     parser.add_argument('--mirror-augment', type=cli.boolean, default=False, metavar='BOOL',
                         help='flip real images at random, as for a network trained so (default: false)')
-    parser.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N', help='number of GPUs (default: 1)')
+    parser.add_argument('--num-gpus', type=cli.positive_int, default=1, metavar='N',
+                        help='number of GPUs; it does not change the results (default: 1)')
     parser.add_argument('--seed', type=cli.seed, metavar='N',
                         help='seed of all random numbers (default: a random one, which is printed)')
     parser.add_argument('--result-dir', default='results', metavar='DIR',
@@ -60,18 +61,15 @@ def main(argv: Sequence[str]):
                             f'Valid: {", ".join(metric_defaults)}.')
     for name in args.metrics:
         metric_args(name)  # Raises UserError if there is no such metric.
-    if args.num_gpus > 1:
-        raise cli.UserError(f'--num-gpus={args.num_gpus}: metrics on several GPUs are not available yet',
-                            'Use --num-gpus=1.')
     kwargs = dict(network_pkl=args.network_pkl, metrics=args.metrics, dataset=args.dataset, data_dir=args.data_dir,
-                  mirror_augment=args.mirror_augment, seed=args.seed, impl=args.impl)
-    with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs) as run_dir:
+                  mirror_augment=args.mirror_augment, num_gpus=args.num_gpus, seed=args.seed, impl=args.impl)
+    with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs, args.num_gpus) as run_dir:
         run(run_dir=run_dir.path, **kwargs)
 
 
 def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, data_dir: str | None = None,
         mirror_augment: bool = False, seed: int | None = None, impl: str | None = None,
-        run_dir: str | None = None) -> dict[str, float]:
+        run_dir: str | None = None, num_gpus: int = 1) -> dict[str, float]:
     """Compute metrics of a network, print their results, and append each to metric-NAME.txt.
 
     Args:
@@ -83,12 +81,15 @@ def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, da
         seed:           Seed of all random numbers. None = a random one.
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = leave the current one.
         run_dir:        Folder for metric-NAME.txt. None = print only.
+        num_gpus:       Number of GPUs, or on machines without any of TensorFlow's logical CPU devices. It does not
+                        change the results.
 
     Returns:
         {'Metrics/<name><suffix>': value}.
 
     Raises:
-        UserError: The network, the dataset or the weights of a feature network are not available or do not fit.
+        UserError: The network, the dataset or the weights of a feature network are not available or do not fit; or
+                   there are fewer devices.
     """
     # Imported late, because TensorFlow takes seconds, and this first, so that its start-up messages are silenced.
     import dnnlib.tflib  # noqa: F401
@@ -97,13 +98,16 @@ def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, da
     import custom_ops
     import pretrained_networks
     from metrics.metric_base import MetricGroup
+    from training.step.devices import Devices
     if impl is not None:
         custom_ops.set_impl(impl)
     print(f'Evaluating metrics "{",".join(metrics)}" for "{network_pkl}"...')
     network_pkl = pretrained_networks.get_path_or_url(network_pkl)
-    _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
+    devices = Devices(num_gpus)
+    with devices.scope():
+        _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
     print(custom_ops.impl_report())
-    group = MetricGroup([metric_args(name) for name in metrics], seed)
+    group = MetricGroup([metric_args(name) for name in metrics], seed, devices)
     print(f'Seed: {group.seed}')
     dataset_args = None
     if dataset is not None:

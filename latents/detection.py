@@ -17,6 +17,8 @@ from dnnlib import storage
 from dnnlib.cli import UserError
 
 SETS = ('generated', 'real')
+# With fewer images of a set there is no verdict: of 19 that all are on their side, the AUC may still be as low as 0.82.
+MIN_IMAGES = 20
 
 _GIVE_A_RUN = 'Name the folder of a finished run of detect-generated.'
 
@@ -36,6 +38,51 @@ def roc_auc(generated: np.ndarray, real: np.ndarray) -> float:
     from scipy import stats  # Imported late: it takes long to load.
     statistic: Any = stats.mannwhitneyu(real, generated).statistic
     return float(statistic) / (len(real) * len(generated))
+
+
+def auc_interval(generated: np.ndarray, real: np.ndarray, confidence: float = 0.95, num_resamples: int = 2000,
+                 seed: int = 0) -> tuple[float, float]:
+    """Confidence interval of `roc_auc` by the percentile bootstrap (Efron 1979): both sets are drawn with replacement.
+
+    If the sets do not overlap, each resample has the same AUC, and the bootstrap says nothing. The interval is then the
+    exact one of a binomial proportion (Clopper and Pearson 1934): the images form min(N, M) independent pairs, and all
+    of them are in the same order.
+
+    Args:
+        generated:     Distances [N].
+        real:          Distances [M].
+        confidence:    Probability that the interval covers the AUC of many more images.
+        num_resamples: Number of resamples.
+        seed:          Seed of the resamples.
+
+    Returns:
+        low, high: 0..1.
+    """
+    generated, real = np.asarray(generated), np.asarray(real)
+    tail = (1 - confidence) / 2
+    limit = tail ** (1 / min(len(generated), len(real)))
+    if generated.max() < real.min():
+        return limit, 1.0
+    if real.max() < generated.min():
+        return 0.0, 1.0 - limit
+    rnd = np.random.RandomState(seed)
+    order = (real > generated[:, None]) + 0.5 * (real == generated[:, None])  # [N, M]
+    rows, cols = (rnd.multinomial(n, np.full(n, 1 / n), num_resamples) for n in order.shape)  # How often each is drawn.
+    aucs = np.sum(rows @ order * cols, axis=1) / order.size
+    low, high = np.quantile(aucs, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def too_few(counts: Mapping[str, int]) -> str:
+    """Say why there can be no verdict, with the remedy; '' if there are enough images.
+
+    Args:
+        counts: {'generated': N, 'real': M}.
+    """
+    if min(counts.values()) >= MIN_IMAGES:
+        return ''
+    return (f'{counts["generated"]} generated and {counts["real"]} real images are too few for a verdict. '
+            f'Give {MIN_IMAGES} or more of each (--seeds; --num-images or --images).')
 
 
 def best_threshold(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
@@ -116,6 +163,8 @@ def report_detection(run_dir: str, distances: Mapping[str, np.ndarray], suspect:
                      how: Mapping[str, Any]):
     """Print how well the sets are told apart and what that says about an image; write histogram.png, detection.json.
 
+    If a set has fewer than MIN_IMAGES images, there is no threshold and no verdict.
+
     Args:
         run_dir:   Folder for the files.
         distances: {'generated': [N], 'real': [M]}.
@@ -124,15 +173,19 @@ def report_detection(run_dir: str, distances: Mapping[str, np.ndarray], suspect:
         how:       How the distances were found, to be written into detection.json.
     """
     generated, real = (distances[name] for name in SETS)
-    threshold, accuracy = best_threshold(generated, real)
-    auc = roc_auc(generated, real)
-    report: dict[str, Any] = dict(how=how, auc=auc, threshold=threshold, balanced_accuracy=accuracy)
+    reason = too_few({name: len(distances[name]) for name in SETS})
+    threshold, accuracy = (None, None) if reason else best_threshold(generated, real)
+    auc, interval = roc_auc(generated, real), auc_interval(generated, real)
+    report: dict[str, Any] = dict(how=how, auc=auc, auc_interval=interval, threshold=threshold,
+                                  balanced_accuracy=accuracy)
     for name in SETS:
         mean, median = float(np.mean(distances[name])), float(np.median(distances[name]))
         report[name] = dict(count=len(distances[name]), mean=mean, median=median)
         print(f'{name:<9}  {len(distances[name])} images, distance {mean:.4f} on average, median {median:.4f}')
     print(f'AUC {auc:.4f}: how often a real image is farther from its projection than a generated one')
-    print(f'Best threshold {threshold:.4f}: {accuracy:.1%} are classified correctly (mean of both sets)')
+    print(f'95 % interval of the AUC: {interval[0]:.2f} to {interval[1]:.2f}')
+    print(f'No threshold: {reason}' if reason else
+          f'Best threshold {threshold:.4f}: {accuracy:.1%} are classified correctly (mean of both sets)')
     if suspect is not None:
         report['image'] = _report_image(suspect, image, generated, real, threshold)
     draw_histogram(generated, real, os.path.join(run_dir, 'histogram.png'), f'distance ({how["distance"]})', suspect)
@@ -141,12 +194,13 @@ def report_detection(run_dir: str, distances: Mapping[str, np.ndarray], suspect:
 
 
 def _report_image(suspect, image, generated, real, threshold):
-    """Print what the distance of an image says about it, and return that as a dict."""
-    verdict = 'generated' if suspect <= threshold else 'real'
+    """Print what the distance of an image says about it, and return that as a dict. threshold: None = no verdict."""
+    verdict = None if threshold is None else 'generated' if suspect <= threshold else 'real'
     farther, closer = float(np.mean(generated >= suspect)), float(np.mean(real <= suspect))
     print(f'{image}: distance {suspect:.4f}; {farther:.0%} of the generated images are as far or farther, '
           f'{closer:.0%} of the real ones as close or closer')
-    print(f'It looks {"generated" if verdict == "generated" else "not generated"} by this network.')
+    print('No verdict on this image.' if verdict is None else
+          f'It looks {"generated" if verdict == "generated" else "not generated"} by this network.')
     return dict(source=image, distance=suspect, verdict=verdict, generated_farther=farther, real_closer=closer)
 
 
@@ -200,7 +254,8 @@ def draw_histogram(generated: np.ndarray, real: np.ndarray, path: str | os.PathL
     for row, (name, values) in enumerate(sets.items()):
         _draw_bar(draw, name, [_LEFT + 10, 10 + 22 * row, _LEFT + 24, 24 + 22 * row])
         write(_LEFT + 32, 17 + 22 * row, f'{name}: {len(values)} images, median {np.median(values):.3g}', 'lm')
-    write(_RIGHT, 17, f'AUC {roc_auc(generated, real):.3f}', 'rm')
+    low, high = auc_interval(generated, real)
+    write(_RIGHT, 17, f'AUC {roc_auc(generated, real):.3f} ({low:.2f} to {high:.2f})', 'rm')
     if image is not None:
         draw.line([at_x(image), _TOP, at_x(image), _BOTTOM], fill='black', width=2)
         write(_RIGHT, 39, f'line: the image, {image:.3g}', 'rm')

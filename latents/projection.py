@@ -17,7 +17,7 @@ from dnnlib import tflib
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
 from latents import detection, dlatents, video
-from latents.targets import Target, generated_targets, real_targets, targets_from_files
+from latents.targets import Target, generated_targets, real_targets, targets_from_files, with_unique_names
 from training import misc
 
 # ---- The three commands ----
@@ -92,44 +92,39 @@ def detect_generated(run_dir: str, network_pkl: str, seeds: Sequence[int], trunc
     reference_distances = detection.read_reference(reference, how) if reference else None
     Gs = pretrained_networks.load_generator(network_pkl, options.impl)
 
-    targets: Iterable[Target] = []
+    targets: list[Iterable[Target]] = []
+    sets = []  # Set of each target, in the same order.
     if image:
-        targets = [target._replace(name='suspect') for target in targets_from_files(Gs, [image], align, 1)]
-    count = 1 if image else 0
+        targets.append(targets_from_files(Gs, [image], align, 1))
+        sets.append('suspect')
     if not reference:
         real = real_targets(Gs, dataset_name, data_dir, num_images, images, align)
-        targets = itertools.chain(targets, generated_targets(Gs, seeds, truncation_psi), real)
-        count += len(seeds) + len(real)
+        targets += [generated_targets(Gs, seeds, truncation_psi), real]
+        sets += ['generated'] * len(seeds) + ['real'] * len(real)
+    counts = {name: len(reference_distances[name]) if reference_distances else sets.count(name)
+              for name in detection.SETS}
+    if detection.too_few(counts):
+        print(f'Note: {detection.too_few(counts)}')
 
     def write_csv(found: dlatents.Dlatents):
-        sets = [_set_of(name) for name in found.names]
         rows = zip(found.names, sets, found.distances, found.start_distances, found.sources)
         detection.write_csv(os.path.join(run_dir, 'distances.csv'), rows)
 
     # The noise maps are not kept: those of hundreds of large images would fill the memory.
-    found = project_targets(Gs, run_dir, targets, count, options, network_pkl, keep_noises=False, on_found=write_csv)
+    found = project_targets(Gs, run_dir, itertools.chain(*targets), len(sets), options, network_pkl, keep_noises=False,
+                            on_found=write_csv)
     if not reference:
-        _print_ratios(found)
-    suspect = float(found.distances[found.names.index('suspect')]) if image else None
-    distances = reference_distances or {name: _distances_of(found, name) for name in detection.SETS}
+        _print_ratios(found, sets)
+    suspect = float(found.distances[sets.index('suspect')]) if image else None
+    distances = reference_distances or {
+        name: found.distances[[set_name == name for set_name in sets]] for name in detection.SETS}
     detection.report_detection(run_dir, distances, suspect, image, how)
 
 
-def _set_of(name):
-    """'suspect', 'generated' or 'real', from the name of a Target."""
-    return 'suspect' if name == 'suspect' else 'generated' if name.startswith('seed') else 'real'
-
-
-def _distances_of(found, set_name):
-    """Distances of the images of a set, [N]."""
-    return found.distances[[_set_of(name) == set_name for name in found.names]]
-
-
-def _print_ratios(found):
+def _print_ratios(found, sets):
     """Print for both sets how far the distances fell from those at the start."""
     for set_name in detection.SETS:
-        chosen = [_set_of(name) == set_name for name in found.names]
-        ratios = (found.distances / found.start_distances)[chosen]
+        ratios = (found.distances / found.start_distances)[[name == set_name for name in sets]]
         print(f'{set_name:<9}  median {np.median(ratios):.4f} of the distance at the start; '
               f'{np.sum(ratios <= 0.2)} of {len(ratios)} within a fifth')
 
@@ -161,7 +156,8 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
 
     Writes into run_dir, for each image, NAME-target.png, NAME-stepSSSS.png, NAME-final.png, NAME-side-by-side.png
     (target and result) and, if settings.video, NAME.mp4 or NAME.gif; and dlatents.npz (latents/dlatents.py) with all
-    images. After Ctrl-C the files hold what was found so far.
+    images. After Ctrl-C the files hold what was found so far. If two images have the same name, '-2' is appended to
+    that of the second, and so on.
 
     Args:
         Gs:          Network.
@@ -187,7 +183,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
     ffmpeg = settings.video and _find_ffmpeg()
     origin = {**settings.how(network_pkl), 'seed': settings.seed}
 
-    found, begin, targets = None, 0, iter(targets)
+    found, begin, targets = None, 0, with_unique_names(targets)
     while batch := list(itertools.islice(targets, size)):
         title = batch[0].source + (f' and {len(batch) - 1} more' if len(batch) > 1 else '')
         print(f'Projecting {title} ({begin}/{count}) ...')

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from latents import align_faces
 from training import dataset, misc
 from training.data import image_folder
 from training.data.pil_ops import crop_and_resize, to_chw
+
+_MAX_NAME_BYTES = 200  # File systems allow 255, which must be enough for endings such as '-side-by-side.png', too.
 
 
 class Target(typing.NamedTuple):
@@ -89,8 +93,40 @@ def targets_from_files(Gs: Network, paths: Sequence[str], align: bool, num_image
             print(f'{title} is {image.width}x{image.height}: {crop}scaled to {size}x{size}.')
             image = crop_and_resize(image, size)
         image = to_chw(image.convert('L' if channels == 1 else 'RGB'))
-        targets.append(Target(f'image{len(targets):04d}', title, _to_float(image)))
+        targets.append(Target(picture_name(title), title, _to_float(image)))
     return targets
+
+
+# ---- Names ----
+
+def picture_name(title: str) -> str:
+    """First part of the names of the pictures of an image file: the file's name without its ending.
+
+    Letters of any language, digits, '_', '-' and '.' are kept, and all else becomes '_'. The name does not begin with
+    '.' or '-', because such a file would be hidden or look like a flag.
+
+    Args:
+        title: Path of the file, or 'ARCHIVE: PATH' of a member of a .zip.
+    """
+    stem = os.path.splitext(re.split(r'[/\\]|\.(?i:zip): ', title)[-1])[0]
+    name = re.sub(r'[^\w.-]+', '_', stem).lstrip('.-')
+    return name.encode()[:_MAX_NAME_BYTES].decode(errors='ignore') or 'image'
+
+
+def with_unique_names(targets: Iterable[Target]) -> Iterator[Target]:
+    """Yield targets, each with a name of its own: the second 'portrait' becomes 'portrait-2'.
+
+    Upper and lower case count as equal, as they do on the file systems of Windows and macOS.
+    """
+    taken: set[str] = set()
+    for target in targets:
+        name = target.name
+        for number in itertools.count(2):
+            if name.casefold() not in taken:
+                break
+            name = f'{target.name}-{number}'
+        taken.add(name.casefold())
+        yield target._replace(name=name)
 
 
 def _align(image, detect, title, size):

@@ -48,7 +48,7 @@ class LS(SamplingMetric):
     def evaluate(self, source, nets):
         classifiers = [nets[index] for index in self.networks]
         latents, dlatents, probabilities = self.draw_samples(
-            lambda: self.sample(source, classifiers, self.minibatch_per_gpu),
+            source, lambda minibatch: self.sample(minibatch, classifiers, self.minibatch_per_gpu),
             self._num_samples, f'{self.name}: images', 'img')
         by_attribute = np.moveaxis(probabilities, 1, 0)  # [attributes, num_samples, 2]
         with ProgressBar(f'{self.name}: planes', 2 * len(classifiers), 'plane', summary=True) as progress:

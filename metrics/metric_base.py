@@ -20,13 +20,15 @@ from tqdm import tqdm
 from dnnlib import tflib
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
-from dnnlib.tflib import Network, Random
+from dnnlib.tflib import Network
 from dnnlib.util import format_time
 from metrics import feature_networks
 from metrics.collectors import Collector
 from metrics.metric_defaults import metric_defaults
 from metrics.real_images import RealImages
+from metrics.sampling import SampleSource
 from training.dataset import TFRecordDataset
+from training.step.devices import Devices
 
 _CLASSES = {args['func_name'] for args in metric_defaults.values()}  # Nothing else is imported by name.
 
@@ -113,60 +115,27 @@ class SamplingMetric(MetricBase):
         """
         raise NotImplementedError
 
-    def draw_samples(self, draw: Callable[[], Sequence[tf.Tensor]], num_samples: int, label: str,
-                     unit: str) -> list[np.ndarray]:
-        """Call a function until there are enough samples, and show the progress.
+    def draw_samples(self, source: SampleSource, draw: Callable[[SampleSource], Sequence[tf.Tensor]],
+                     num_samples: int, label: str, unit: str) -> list[np.ndarray]:
+        """Draw minibatches on all devices until there are enough samples, and show the progress.
 
         Args:
-            draw:        Function that returns tensors [minibatch_per_gpu, ...]. It becomes a tf.function.
+            source:      Network under evaluation.
+            draw:        Function of the source of a minibatch that returns tensors [minibatch_per_gpu, ...].
             num_samples: Number of samples to return.
             label, unit: As in ProgressBar.
 
         Returns:
             List of arrays [num_samples, ...], one for each tensor of `draw`.
         """
-        draw = tf.function(draw, autograph=False)
+        draw_all = source.compile(draw)
+        size = self.minibatch_per_gpu * source.devices.number
         minibatches = []
         with ProgressBar(label, num_samples, unit, summary=True) as progress:
-            for begin in range(0, num_samples, self.minibatch_per_gpu):
-                minibatches.append([values.numpy() for values in draw()])
-                progress.update(min(self.minibatch_per_gpu, num_samples - begin))
+            for begin in range(0, num_samples, size):
+                minibatches += draw_all(begin // self.minibatch_per_gpu)
+                progress.update(min(size, num_samples - begin))
         return [np.concatenate(values)[:num_samples] for values in zip(*minibatches)]
-
-
-# ---- The network under evaluation ----
-
-class SampleSource:
-    """A generator under evaluation, with random numbers of its own.
-
-    Args:
-        Gs:     Network.
-        labels: Labels to draw from, float32 [n, label_size].
-        seed:   Seed of the random numbers.
-
-    Attributes:
-        Gs, seed: As given.
-        rng:      Random.
-        kwargs:   Settings for evaluations of Gs and its components, among them the stage of a growing network.
-    """
-
-    def __init__(self, Gs: Network, labels: np.ndarray | tf.Tensor, seed: int):
-        self.Gs, self.seed, self._labels = Gs, seed, tf.constant(labels, tf.float32)
-        self.rng = Random(tf.random.Generator.from_seed(seed))
-        stage = Gs.lod_stage()
-        self.kwargs = dict(is_validation=True, **({} if stage is None else dict(lod_stage=stage)))
-
-    def latents(self, n: int) -> tf.Tensor:
-        """Draw latents, float32 [n, latent_size], N(0, 1)."""
-        return self.rng.normal('latents', [n, *self.Gs.input_shape[1:]])
-
-    def labels(self, n: int) -> tf.Tensor:
-        """Draw the labels of n random images of the dataset, float32 [n, label_size]."""
-        return self.rng.rows('labels', self._labels, n)
-
-    def images(self, latents: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Generate images, float32 [n, C, H, W], about -1..1."""
-        return self.Gs(latents, labels, rng=self.rng, **self.kwargs)
 
 
 # ---- Several metrics ----
@@ -177,14 +146,19 @@ class MetricGroup:
     Args:
         metric_kwarg_list: Arguments of each metric, see metric_defaults.metric_args.
         seed:              Seed of all random numbers. None = a random one.
+        devices:           Devices that generate images and compute features. If several workers share them, the
+                           metrics use one device of this worker. None = one device.
 
     Attributes:
         metrics: List of MetricBase.
         seed:    int.
     """
 
-    def __init__(self, metric_kwarg_list: Iterable[Mapping[str, Any]], seed: int | None = None):
+    def __init__(self, metric_kwarg_list: Iterable[Mapping[str, Any]], seed: int | None = None,
+                 devices: Devices | None = None):
         self.metrics = [_make_metric(**kwargs) for kwargs in metric_kwarg_list]
+        # The other workers would have to take part in whatever is done on devices that are shared with them.
+        self._devices = devices if devices and devices.cluster.workers == 1 else Devices()
         self.seed = random.SystemRandom().randrange(2 ** 31) if seed is None else seed
         self._nets: dict[str | int, Callable] = {}
         self._reals = None  # Pair (arguments of RealImages, RealImages).
@@ -195,9 +169,9 @@ class MetricGroup:
         Raises:
             UserError: The weights of a network are not available.
         """
-        for metric in self.metrics:
-            for name in metric.networks:
-                if name not in self._nets:
+        with self._devices.scope():
+            for metric in self.metrics:
+                for name in (name for name in metric.networks if name not in self._nets):
                     if isinstance(name, str):
                         self._nets[name] = feature_networks.load(name)
                     else:
@@ -285,11 +259,12 @@ class MetricGroup:
     def _evaluate(self, group, Gs, labels, reals, network_pkl, run_dir, keep_going):
         """Compute a group: either ImageMetrics, in one pass, or one SamplingMetric."""
         start = time.time()
-        source = SampleSource(Gs, labels, self.seed)
+        source = SampleSource(Gs, labels, self.seed, self._devices)
         real_stats, fake_stats = {}, {}
         if isinstance(group[0], ImageMetric):
             if reals:
-                real_stats = reals.collect([metric for metric in group if metric.needs_reals], self._nets)
+                needy = [metric for metric in group if metric.needs_reals]
+                real_stats = reals.collect(needy, self._nets, self._devices)
             fake_stats = self._collect_fakes(group, source)
         for metric in group:
             with _note_failure([metric], keep_going):
@@ -308,22 +283,23 @@ class MetricGroup:
         minibatch = metrics[0].minibatch_per_gpu
         collectors = {metric: metric.collector(metric.num_images) for metric in metrics}
 
-        @tf.function(autograph=False)
-        def features(names):
+        def draw(source, names):
             images = source.images(source.latents(minibatch), source.labels(minibatch))
             images = tflib.convert_images_to_uint8(images)
             return {name: self._nets[name](images) for name in names}
 
-        total = max(metric.num_images for metric in metrics)
+        draw_all = source.compile(draw)
+        total, size = max(metric.num_images for metric in metrics), minibatch * source.devices.number
         label = f'fakes ({", ".join(metric.name for metric in metrics)})'
         with ProgressBar(label, total, summary=True) as progress:
-            for begin in range(0, total, minibatch):
-                unfinished = [metric for metric in metrics if begin < metric.num_images]
-                outputs: Any = features(tuple(sorted({metric.feature_net for metric in unfinished})))
-                outputs = {name: output.numpy() for name, output in outputs.items()}
-                for metric in unfinished:
-                    collectors[metric].add(outputs[metric.feature_net][:metric.num_images - begin])
-                progress.update(min(minibatch, total - begin))
+            for first in range(0, total, size):
+                unfinished = [metric for metric in metrics if first < metric.num_images]
+                names = tuple(sorted({metric.feature_net for metric in unfinished}))
+                for begin, features in zip(range(first, total, minibatch), draw_all(first // minibatch, names)):
+                    for metric in unfinished:
+                        if begin < metric.num_images:
+                            collectors[metric].add(features[metric.feature_net][:metric.num_images - begin])
+                progress.update(min(size, total - first))
         for collector in collectors.values():
             collector.finish()
         return collectors

@@ -47,8 +47,9 @@ class PPL(SamplingMetric):
                             f'expected {smallest} or more', remedy)
 
     def evaluate(self, source, nets):
-        distances, = self.draw_samples(lambda: [self.distances(source, nets['lpips'], self.minibatch_per_gpu)],
-                                       self._num_samples, self.name, 'pair')
+        distances, = self.draw_samples(
+            source, lambda minibatch: [self.distances(minibatch, nets['lpips'], self.minibatch_per_gpu)],
+            self._num_samples, self.name, 'pair')
         self.report(mean_without_outliers(distances))
 
     def distances(self, source: SampleSource, lpips: Callable, n: int) -> tf.Tensor:

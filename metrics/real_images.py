@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from dnnlib.progress import ProgressBar
 from dnnlib.util import cache_folder
 from metrics.collectors import Collector
 from training import dataset
+from training.step.devices import Devices
 
 _MINIBATCH = 8
 _FORMAT = 1  # Part of every key. Increase it when the meaning of what is kept changes.
@@ -48,12 +50,14 @@ class RealImages:
     def _digest(self):
         return self.dataset.content_digest()
 
-    def collect(self, metrics: Sequence[Any], nets: Mapping[str | int, Callable]) -> dict[Any, Collector]:
+    def collect(self, metrics: Sequence[Any], nets: Mapping[str | int, Callable],
+                devices: Devices | None = None) -> dict[Any, Collector]:
         """Return the statistics for each metric, from the cache or in as few passes over the images as possible.
 
         Args:
             metrics: ImageMetrics. metric_base, which defines them, imports this module.
             nets:    {name: feature network}, see metrics.feature_networks.
+            devices: Devices to compute features on, those of a single process. None = one device.
 
         Returns:
             {metric: its collector, finished}.
@@ -65,7 +69,8 @@ class RealImages:
                 collectors[metric] = metric.collector(self._num_draws(metric))
                 passes.setdefault((metric.feature_net, self._num_draws(metric)), []).append(metric)
         for (feature_net, num_draws), group in passes.items():
-            self._pass(feature_net, nets[feature_net], num_draws, [collectors[metric] for metric in group])
+            features = _on_devices(nets[feature_net], self.dataset.shape, devices or Devices())
+            self._pass(feature_net, features, num_draws, [collectors[metric] for metric in group])
             for metric in group:
                 collectors[metric].finish()
                 self._save(metric, collectors[metric])
@@ -77,8 +82,8 @@ class RealImages:
             return metric.num_images
         return self.dataset.num_images
 
-    def _pass(self, feature_net, net, num_draws, collectors):
-        """Give the images to the network, and the features to the collectors.
+    def _pass(self, feature_net, features, num_draws, collectors):
+        """Compute the features of the images with a function that `_on_devices` made, and give them to the collectors.
 
         The original draws image after image, each flipped or not, and begins again at the end of the dataset. Here
         the features of each image are computed once, and count as often as it would be drawn; the same holds for
@@ -87,22 +92,20 @@ class RealImages:
         total = self.dataset.num_images
         draws = np.full(total, num_draws // total) + (np.arange(total) < num_draws % total)  # Of each image.
         flips = np.random.RandomState(0).binomial(draws, 0.5) if self._mirror else np.zeros_like(draws)
-        spec = tf.TensorSpec([None, *self.dataset.shape], tf.uint8)
-        features = tf.function(lambda images: net(images), input_signature=[spec], autograph=False)
-        begin, needed = 0, min(num_draws, total)
+        needed = min(num_draws, total)
         with ProgressBar(f'reals of {self._name} ({feature_net})', needed, summary=True) as progress:
-            for images, _labels in self.dataset.iterate(_MINIBATCH):
-                rows = slice(begin, begin + len(images))
+            for rows, outputs in features(self._used_images(needed, draws, flips)):
                 weights = np.concatenate([draws[rows] - flips[rows], flips[rows]])
-                used = np.flatnonzero(weights)
-                both = tf.concat([images, tf.reverse(images, axis=[3])], axis=0)
-                outputs = features(tf.gather(both, used)).numpy()
                 for collector in collectors:
-                    collector.add(outputs, weights[used])
-                progress.update(min(len(images), needed - begin))
-                begin += len(images)
-                if begin >= needed:
-                    break
+                    collector.add(outputs, weights[weights > 0])
+                progress.update(min(rows.stop, needed) - rows.start)
+
+    def _used_images(self, needed, draws, flips):
+        """Yield (slice of the dataset, its images that count and then its flipped images that count, uint8 tensor)."""
+        for begin, (images, _labels) in zip(range(0, needed, _MINIBATCH), self.dataset.iterate(_MINIBATCH)):
+            rows = slice(begin, begin + len(images))
+            used = np.flatnonzero(np.concatenate([draws[rows] - flips[rows], flips[rows]]))
+            yield rows, tf.gather(tf.concat([images, tf.reverse(images, axis=[3])], axis=0), used)
 
     # ---- The cache ----
 
@@ -144,3 +147,39 @@ class RealImages:
                 np.savez(file, key=key, **collector.arrays())
         except OSError as err:
             tqdm.write(f'Note: the statistics of the real images cannot be kept in {path}: {err.strerror}')
+
+
+def _on_devices(net, shape, devices):
+    """Compile a feature network for all devices.
+
+    Args:
+        net:     Feature network.
+        shape:   Shape of an image, [C, H, W].
+        devices: Devices.
+
+    Returns:
+        Function of an iterable of (key, images), which yields (key, features) in the same order. Each device computes
+        a minibatch at a time, so that the number of devices does not change what is computed together.
+    """
+    spec = tf.TensorSpec([None, *shape], tf.uint8), tf.TensorSpec([devices.number, 2], tf.int32)
+
+    @tf.function(input_signature=spec, autograph=False)
+    def compute(images, bounds):
+        def compute_one():
+            with tf.device('CPU:0'):  # A device gets its own images only.
+                begin, end = tf.unstack(bounds[devices.index])
+                own = images[begin:end]
+            return net(own)
+        return devices.run(compute_one)
+
+    def features(items):
+        items = iter(items)
+        while group := list(itertools.islice(items, devices.number)):
+            ends = np.cumsum([len(images) for _key, images in group])
+            bounds = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+            # If there are fewer minibatches than devices, the other devices compute the last one, too.
+            bounds = bounds[np.minimum(np.arange(devices.number), len(group) - 1)]
+            outputs = compute(tf.concat([images for _key, images in group], axis=0), tf.constant(bounds, tf.int32))
+            for (key, _images), output in zip(group, devices.all_local_results(outputs)):
+                yield key, output.numpy()
+    return features

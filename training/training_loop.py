@@ -57,7 +57,7 @@ def training_loop(
         sched_args: dict | None            = None,       # Arguments of training_schedule. None = its defaults.
         grid_args: dict | None             = None,       # size, layout of the image grids. None = those of Snapshots.
         metric_arg_list: Sequence[dict]    = (),         # Arguments of each metric to compute at network snapshots.
-        make_evaluation: Callable | None   = None,       # Called with (metric_arg_list, seed). None = MetricGroup.
+        make_evaluation: Callable | None   = None,       # Called (metric_arg_list, seed, devices). None = MetricGroup.
         require_metrics: bool              = True,       # False = train even if a metric cannot be computed.
         tf_config: dict | None             = None,       # 'rnd.np_random_seed': seed of all random numbers.
         num_gpus: int                      = 1,          # Devices of all workers together (training/step/devices.py).
@@ -196,7 +196,7 @@ class Run:
         args = self._args
         make = args.make_evaluation or get_obj_by_name(_DEFAULT_EVALUATION)
         try:
-            evaluation = make(args.metric_arg_list, self._seed)
+            evaluation = make(args.metric_arg_list, self._seed, self._devices)
             evaluation.check(self._Gs, self._training_set)
             evaluation.load_networks()
         except UserError as err:

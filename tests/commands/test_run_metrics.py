@@ -160,8 +160,9 @@ def test_fid_is_that_of_features_computed_by_hand(home, files):
     reals = make_dataset(home / 'again')[:32]
     source = metric_base.SampleSource(misc.load_networks('net.pkl')[2], np.zeros([1, 0]), seed=1)
     fakes = []
-    for _ in range(4):
-        images = source.images(source.latents(8), source.labels(8)).numpy()
+    for index in range(4):
+        minibatch = source.at(index)
+        images = minibatch.images(minibatch.latents(8), minibatch.labels(8)).numpy()
         fakes.append(np.floor((images * 127.5 + 128).clip(0, 255)))
     x, y = (numpy_patches(images).astype(np.float64) for images in (reals, np.concatenate(fakes)))
     expected = frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))

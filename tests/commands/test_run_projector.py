@@ -14,7 +14,7 @@ import projector
 import run_generator
 import run_projector
 from dnnlib import cli
-from latents import align_faces, projection, video
+from latents import align_faces, detection, projection, video
 from metrics import feature_networks
 from tests import ROOT
 from tests.commands.test_projector import TINY, make_generator
@@ -225,10 +225,23 @@ def test_images_from_files(network, photos, tmp_path, capsys, kind):
     assert not any('b-gray' in line for line in lines[:8])
     assert any('Ignored 1 files that are no images: notes.txt' in line for line in lines) == (kind != 'files')
     middle = Image.open(photos / 'a-wide.png').crop((5, 0, 25, 20)).resize((8, 8), Image.Resampling.LANCZOS)
-    assert abs(pixels(out / 'image0000-target.png') - np.asarray(middle)).max() <= 1
+    assert abs(pixels(out / 'a-wide-target.png') - np.asarray(middle)).max() <= 1
     with np.load(out / 'dlatents.npz') as found:
         sources = [source.split('/')[-1].split(' ')[-1] for source in found['sources']]
         assert sources == ['a-wide.png', 'b-gray.png', 'c-square.png']
+
+
+def test_pictures_have_the_names_of_their_files_in_the_given_order(network, photos, tmp_path):
+    copy = tmp_path / 'more' / 'b-gray.png'
+    copy.parent.mkdir()
+    copy.write_bytes((photos / 'c-square.png').read_bytes())
+    files = [photos / 'c-square.png', photos / 'b-gray.png', copy]
+    (tmp_path / 'r').mkdir()
+    out = run(network, tmp_path / 'r', 'project-real-images', '--num-snapshots=0', '--images', *map(str, files))
+    assert names(out, '-final.png') == ['b-gray-2-final.png', 'b-gray-final.png', 'c-square-final.png']
+    with np.load(out / 'dlatents.npz') as found:
+        assert list(found['names']) == ['c-square', 'b-gray', 'b-gray-2']
+        assert list(found['sources']) == list(map(str, files))
 
 
 def test_faces_are_cut_out_with_align(network, photos, tmp_path, monkeypatch, capsys):
@@ -238,14 +251,15 @@ def test_faces_are_cut_out_with_align(network, photos, tmp_path, monkeypatch, ca
                         lambda image, landmarks, size: Image.new('RGB', (size, size), (1, 2, 3)))
     out = run(network, tmp_path, 'project-real-images', '--images', str(photos / 'a-wide.png'), '--align',
               '--num-snapshots=0')
-    assert (pixels(out / 'image0000-target.png') == [1, 2, 3]).all()
+    assert (pixels(out / 'a-wide-target.png') == [1, 2, 3]).all()
     with pytest.raises(cli.UserError, match='found no face in .*c-square.png'):
         run(network, tmp_path, 'project-real-images', '--images', str(photos / 'c-square.png'), '--align')
 
 
 # ---- Detection ----
 
-def test_detect_generated_reports_and_attributes(network, photos, tmp_path, capsys):
+def test_detect_generated_reports_and_attributes(network, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(detection, 'MIN_IMAGES', 3)
     suspect = str(photos / 'c-square.png')
     out = run(network, tmp_path, 'detect-generated', '--seeds=1-4', '--images', str(photos), '--image', suspect,
               '--minibatch-size=8')
@@ -274,6 +288,27 @@ def test_detect_generated_reports_and_attributes(network, photos, tmp_path, caps
     assert 'same flags' in caught.value.remedy
     with pytest.raises(cli.UserError, match='detection.json cannot be read'):
         run(network, tmp_path, 'detect-generated', f'--reference={photos}', '--image', suspect)
+
+
+def test_names_of_files_do_not_decide_which_set_they_belong_to(network, photos, tmp_path, capsys):
+    """Real files may be called like those of seeds; and 1 + 2 images are too few for a verdict, which is said first."""
+    folder = tmp_path / 'files'
+    folder.mkdir()
+    for name in ('seed0001.png', 'suspect.png'):
+        (folder / name).write_bytes((photos / 'c-square.png').read_bytes())
+    (tmp_path / 'r').mkdir()
+    out = run(network, tmp_path / 'r', 'detect-generated', '--seeds=1', '--images', str(folder),
+              '--image', str(folder / 'suspect.png'))
+    rows = [line.split(',') for line in (out / 'distances.csv').read_text().splitlines()[1:]]
+    assert [row[:2] for row in rows] == [['suspect', 'suspect'], ['seed0001', 'generated'], ['seed0001-2', 'real'],
+                                         ['suspect-2', 'real']]
+    report = json.loads((out / 'detection.json').read_text())
+    assert (report['generated']['count'], report['real']['count']) == (1, 2)
+    assert report['image']['verdict'] is None and report['auc_interval'][1] - report['auc_interval'][0] > 0.9
+    lines = capsys.readouterr().out.splitlines()
+    note, = (idx for idx, line in enumerate(lines) if line.startswith('Note: 1 generated and 2 real images are too'))
+    assert note < next(idx for idx, line in enumerate(lines) if line.startswith('Projecting '))
+    assert not any('It looks' in line for line in lines)
 
 
 # ---- Mistakes ----

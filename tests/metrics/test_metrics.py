@@ -376,13 +376,8 @@ def test_path_length_of_a_network_that_is_a_line():
     metric = perceptual_path_length.PPL('ppl', 50, 1e-2, 'w', 'full', False, minibatch_per_gpu=4)
     source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3)
     metric.evaluate(source, {'lpips': squared_difference})
-    rng = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3).rng
-    ends = []
-    for _ in range(13):
-        ends.append(rng.normal('latents', [8, 2])[:, 0].numpy())
-        rng.uniform('lerp_t', [4])
-        rng.rows('labels', tf.zeros([1, 0]), 4)
-        rng.normal('noise0', [1, 1, 8, 8])
+    source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3)
+    ends = [source.at(index).latents(8)[:, 0].numpy() for index in range(13)]
     ends = np.concatenate(ends)
     lengths = np.square(2 * (ends[1::2] - ends[0::2]) * 127.5)[:50]
     assert metric.results[0][1] == pytest.approx(perceptual_path_length.mean_without_outliers(lengths), rel=1e-3)

@@ -325,8 +325,8 @@ def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
     calls = []
 
     class Evaluation:
-        def __init__(self, metric_arg_list, seed):
-            calls.append(([args['name'] for args in metric_arg_list], seed))
+        def __init__(self, metric_arg_list, seed, devices):
+            calls.append(([args['name'] for args in metric_arg_list], seed, devices.number))
 
         def check(self, Gs, dataset):
             calls.append((Gs.name, dataset.shape))
@@ -338,7 +338,7 @@ def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
             calls.append(name)
             return {'Metrics/brightness': 0.5}
     train_here(data_dir, tmp_path, ['fid16'], make_evaluation=Evaluation)
-    assert calls == [(['fid16'], 1000), ('Gs', [3, 8, 8]), 'load', *['network-snapshot-000000.pkl'] * 3]
+    assert calls == [(['fid16'], 1000, 1), ('Gs', [3, 8, 8]), 'load', *['network-snapshot-000000.pkl'] * 3]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert [line['Metrics/brightness'] for line in stats if 'Metrics/brightness' in line] == [0.5] * 3
 

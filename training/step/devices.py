@@ -215,6 +215,14 @@ class Devices:
             return values
         return {tag: self._strategy.experimental_local_results(value)[0] for tag, value in values.items()}
 
+    def all_local_results(self, nest: Any) -> list[Any]:
+        """The results of each device here, in order: nest of what `run` returned -> list of nests of values."""
+        if self._strategy is None:
+            return [nest]
+        import tensorflow as tf
+        values = [self._strategy.experimental_local_results(value) for value in tf.nest.flatten(nest)]
+        return [tf.nest.pack_sequence_as(nest, results) for results in zip(*values, strict=True)]
+
     # ---- Inside a function that `run` runs ----
 
     @property
