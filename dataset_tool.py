@@ -245,6 +245,16 @@ def width_and_height(text: str) -> tuple[int, int]:
     return power_of_two(match[1]), int(match[2])
 
 
+def value_range(text: str) -> tuple[float, float]:
+    """Argument type: '-1,1' -> (-1.0, 1.0); two finite numbers, the first one smaller."""
+    parts = text.split(',')
+    if len(parts) == 2:
+        low, high = map(cli.finite_float, parts)
+        if 0 < high - low < float('inf'):
+            return low, high
+    raise argparse.ArgumentTypeError(f'expected LOW,HIGH, the values of black and white, such as -1,1, got {text!r}')
+
+
 class _Command(NamedTuple):
     """A command of this tool.
 
@@ -332,7 +342,10 @@ _COMMANDS = {
         [_flag('cx', int, 89, 'column of the center', 'N'), _flag('cy', int, 121, 'row of the center', 'N'), _FORCE]),
     'create_from_hdf5': _Command(
         _create('HDF5 archive', known_datasets.hdf5), 'make a dataset of an HDF5 archive',
-        _NEW | {'hdf5_filename': 'HDF5 archive'}, [_SHUFFLE, _FORCE]),
+        _NEW | {'hdf5_filename': 'HDF5 archive'},
+        [_SHUFFLE,
+         _flag('range', value_range, None, 'values of black and white; floating-point numbers need it, as in '
+                                           '--range=-1,1 (default for whole numbers: 0,255)', 'LOW,HIGH'), _FORCE]),
 }
 
 

@@ -14,6 +14,7 @@ import errno
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,13 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
 from training.data import tfrecords
 
 _CHUNK_BYTES = 2 << 20     # Bytes of pixels that a thread encodes at a time: with larger chunks threads wait less.
 _RECORD_OVERHEAD = 64      # Approximate size of a record without its pixels.
 _DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
+_MAX_PIXEL_BYTES = (1 << 31) - 1024  # A record is a protobuf message, which cannot have more than 2 GiB.
+_SMALLER = 'Store smaller images; --resolution or --width set their size.'
 _MAKE_ROOM = 'Make room, name a folder on a larger disk, or store fewer or smaller images.'
 
 
@@ -64,6 +67,7 @@ class Source:
         labels:      [num_items, label_size] in the order of the items. None = no labels.
         class_names: Names of the columns of one-hot labels. None = no names.
         max_images:  Stop after this many images. None = take all.
+        remedy:      What the user can do if all items are left out.
     """
     shape: tuple[int, ...]
     items: Iterable[Any]
@@ -72,6 +76,7 @@ class Source:
     labels: np.ndarray | None = None
     class_names: list[str] | None = None
     max_images: int | None = None
+    remedy: str = 'Check the source of the images.'
 
     @property
     def expected_images(self) -> int:
@@ -102,6 +107,7 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
         return results, encode_levels(np.stack(kept)) if kept else []
 
     num_threads = num_threads or os.cpu_count() or 1
+    require_memory(source.shape, source.expected_images, num_threads)
     chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
     done, kept = 0, []
     with new_dataset(tfrecord_dir, force) as writer:
@@ -118,10 +124,35 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
                 yield from results[:stored[-1] + 1] if full else results
                 if full:
                     break
+        if done and not kept:
+            raise UserError(f'there are no images to put into {tfrecord_dir}: all {done} were left out', source.remedy)
         if source.labels is not None:
             writer.add_labels(np.asarray(source.labels)[kept])
         if source.class_names is not None:
             writer.add_class_names(source.class_names)
+
+
+def require_memory(shape: Sequence[int], num_images: int, num_threads: int | None = None) -> None:
+    """Check that images of a size can be stored, before one of them is made.
+
+    Args:
+        shape:       [C, R, R] of each image.
+        num_images:  How many there are at most.
+        num_threads: Threads that decode. None = one per core.
+
+    Raises:
+        UserError: The format cannot hold such images, or there is not enough memory to write them.
+    """
+    size = f'{shape[-1]}x{shape[-2]}'
+    pixel_bytes = math.prod(shape)
+    if pixel_bytes > _MAX_PIXEL_BYTES:
+        raise UserError(f'an image of {size} would have {memory.describe(pixel_bytes)}; '
+                        f'a TFRecord holds at most {memory.describe(_MAX_PIXEL_BYTES)}', _SMALLER)
+    num_threads = num_threads or os.cpu_count() or 1
+    # A thread holds the decoded image, a copy and the level in the making; records of all levels, which are 4/3 of the
+    # image, wait for their turn.
+    decoding, waiting = min(num_threads, num_images), min(2 * num_threads, num_images)
+    memory.require(pixel_bytes * (3 * decoding + 4 / 3 * waiting), f'writing images of {size}', _SMALLER)
 
 
 def _chunks(items, size):
@@ -243,8 +274,8 @@ class DatasetWriter:
         need = expected_images * sum(shape[0] * 4 ** level + _RECORD_OVERHEAD for level in levels)
         free = _free_bytes(self._prefix)
         if need > free:
-            raise UserError(f'{expected_images} images need about {_in_gb(need)}, '
-                            f'but only {_in_gb(free)} are free at {self._target}', _MAKE_ROOM)
+            raise UserError(f'{expected_images} images need about {memory.describe(need)}, '
+                            f'but only {memory.describe(free)} are free at {self._target}', _MAKE_ROOM)
         self._shape = tuple(shape)
         for level in levels:
             file = storage.open_file(f'{self._prefix}-r{level:02d}.tfrecords{self._ending}', 'wb')
@@ -289,10 +320,6 @@ class DatasetWriter:
 
 def _free_bytes(path):
     return float('inf') if storage.is_remote(path) else shutil.disk_usage(os.path.dirname(path)).free
-
-
-def _in_gb(count):
-    return f'{count / 1e9:.1f} GB' if count >= 1e9 else f'{count / 1e6:.1f} MB'
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
 from tests.commands.test_dataset_tool import SCRIPT, files_of, random_pixels, run, save_images, save_mnist
 from tests.training.data.test_image_folder import save
@@ -133,7 +133,8 @@ MISTAKES = {
     'text instead of a folder': (lambda: write('notes.txt', 'hello'), 'create_from_images data notes.txt',
                                  'neither a folder nor a .zip', ''),
     'broken zip': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', lambda data: data[:-30])),
-                   'create_from_images data images.zip', 'images.zip is neither a folder nor a .zip', 'Name a folder'),
+                   'create_from_images data images.zip', 'images.zip is a .zip that is cut off or damaged',
+                   'download it again'),
     'zip with a damaged member': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', flip(60))),
                                   'create_from_images data images.zip',
                                   'images.zip: a.png is not an image that can be read: Bad CRC', ''),
@@ -285,7 +286,7 @@ def test_too_small_disk_is_noticed_before_the_work(monkeypatch, capsys):
     sound_images()
     monkeypatch.setattr(dataset_writer, '_free_bytes', lambda path: 1000)
     assert run('create_from_images', 'data', 'images') == 1
-    assert 'Error: 5 images need about 0.0 MB, but only 0.0 MB are free at data' in capsys.readouterr().err
+    assert 'Error: 5 images need about 1.8 kB, but only 1.0 kB are free at data' in capsys.readouterr().err
     assert os.listdir() == ['images']
 
 
@@ -293,7 +294,7 @@ def test_estimate_is_near_the_size_of_the_files(tmp_path):
     save_images('images', 5)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_writer, '_in_gb', lambda count: asked.append(count) or '')
+        patch.setattr(memory, 'describe', lambda count: asked.append(count) or '')
         patch.setattr(dataset_writer, '_free_bytes', lambda path: 0)
         assert run('create_from_images', 'data', 'images') == 1
     assert run('create_from_images', 'data', 'images') == 0
