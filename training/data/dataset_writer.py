@@ -11,11 +11,13 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import hashlib
 import io
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ import numpy as np
 
 from dnnlib import memory, storage
 from dnnlib.cli import UserError
-from training.data import tfrecords
+from training.data import manifest, tfrecords
 
 _CHUNK_BYTES = 2 << 20     # Bytes of pixels that a thread encodes at a time: with larger chunks threads wait less.
 _RECORD_OVERHEAD = 64      # Approximate size of a record without its pixels.
@@ -85,7 +87,7 @@ class Source:
 
 
 def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = False,
-                 num_threads: int | None = None) -> Generator[bool | str | None, None, None]:
+                 num_threads: int | None = None, command: str | None = None) -> Generator[bool | str | None, None, None]:
     """Create a dataset from a Source, and yield a result for each item.
 
     Args:
@@ -93,6 +95,7 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
         source:       Images and labels.
         force:        Replace an existing dataset?
         num_threads:  Threads that decode. None = one per core.
+        command:      As in `new_dataset`.
 
     Yields:
         True if the item was stored; if it was left out, the reason (str) or None.
@@ -110,7 +113,7 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
     require_memory(source.shape, source.expected_images, num_threads)
     chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
     done, kept = 0, []
-    with new_dataset(tfrecord_dir, force) as writer:
+    with new_dataset(tfrecord_dir, force, command) as writer:
         writer.start(source.shape, source.expected_images)
         with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as chunks:
             for results, records in chunks:
@@ -247,12 +250,17 @@ class DatasetWriter:
 
     def __init__(self, folder: str, name: str, ending: str = '', target: str = ''):
         self.num_images = 0
+        self._name = name
         self._prefix = os.path.join(folder, name)
         self._ending = ending
         self._remote = storage.is_remote(folder)  # TensorFlow's files take only bytes objects.
         self._target = target
         self._shape = None                         # Shape of all images.
         self._files = []                           # One per level, from the largest down to 4x4.
+        self._level_names = []                     # Names of these files, without the ending.
+        self._digests = []                         # Of these files: see tfrecords.content_digest.
+        self._sizes = []                           # Bytes written to these files.
+        self._records = {}                         # Name -> manifest.FileRecord of the files that are complete.
         self._open_files = contextlib.ExitStack()  # Closes all of them.
 
     def start(self, shape: Sequence[int], expected_images: int = 0) -> None:
@@ -280,6 +288,9 @@ class DatasetWriter:
         for level in levels:
             file = storage.open_file(f'{self._prefix}-r{level:02d}.tfrecords{self._ending}', 'wb')
             self._files.append(self._open_files.enter_context(file))
+            self._level_names.append(f'{self._name}-r{level:02d}.tfrecords')
+            self._digests.append(hashlib.sha256())
+            self._sizes.append(0)
 
     def add_image(self, image: np.ndarray) -> None:
         """Append an image [C, R, R] of the shape of the first one to every level: values in 0..255, any number type."""
@@ -293,8 +304,10 @@ class DatasetWriter:
 
     def add_records(self, levels: Sequence[np.ndarray]) -> None:
         """Append the records of N images as `encode_levels` returns them."""
-        for file, records in zip(self._files, levels, strict=True):
+        for index, (file, records) in enumerate(zip(self._files, levels, strict=True)):
             file.write(records.tobytes() if self._remote else records)
+            self._digests[index].update(tfrecords.digest_bytes(records))
+            self._sizes[index] += records.nbytes
         self.num_images += len(levels[0])
 
     def add_labels(self, labels: np.ndarray) -> None:
@@ -309,9 +322,23 @@ class DatasetWriter:
         """Store the names of the columns of the labels."""
         self._write_file('-classes.json', (json.dumps(names, ensure_ascii=False, indent=1) + '\n').encode())
 
+    def finish(self, command: str | None = None) -> None:
+        """Store NAME.json, the record of all files. Nothing can be added afterwards.
+
+        Args:
+            command: As in `new_dataset`.
+        """
+        self.close()
+        for name, size, digest in zip(self._level_names, self._sizes, self._digests):
+            self._records[name] = manifest.FileRecord(size, digest.hexdigest())
+        resolutions = [self._shape[-1] >> index for index in range(len(self._files))] if self._shape else []
+        content = manifest.encode(self.num_images, resolutions, self._records, command)
+        self._write_file('.json', content)
+
     def _write_file(self, name, content):
         with storage.open_file(f'{self._prefix}{name}{self._ending}', 'wb') as file:
             file.write(content)
+        self._records[f'{self._name}{name}'] = manifest.FileRecord(len(content), manifest.sha256(content))
 
     def close(self) -> None:
         """Close all files."""
@@ -323,12 +350,14 @@ def _free_bytes(path):
 
 
 @contextlib.contextmanager
-def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterator[DatasetWriter]:
+def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False,
+                command: str | None = None) -> Iterator[DatasetWriter]:
     """Context manager of a DatasetWriter for a dataset that appears if the with-block ends without an error.
 
     Args:
         tfrecord_dir: Folder to make, or remote address; its last part names the files.
         force:        Replace an existing dataset?
+        command:      Command that makes it, for NAME.json. None = not recorded.
 
     Raises:
         UserError: The folder is not empty, no image was added, the disk is full, or another run is writing there.
@@ -337,7 +366,7 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterato
     remote = storage.is_remote(tfrecord_dir)
     new_files = storage.new_remote_files if remote else storage.new_folder
     try:
-        with new_files(tfrecord_dir, _DATASET_FILES, force) as temporary:
+        with new_files(tfrecord_dir, _replaceable_files(tfrecord_dir), force) as temporary:
             folder, ending = (tfrecord_dir, temporary) if remote else (temporary, '')
             writer = DatasetWriter(folder, storage.base_name(tfrecord_dir), ending, tfrecord_dir)
             with contextlib.closing(writer):
@@ -345,7 +374,19 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterato
                 if writer.num_images == 0:
                     raise UserError(f'there are no images to put into {tfrecord_dir}',
                                     'Check the source of the images.')
+                writer.finish(command)
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f'{tfrecord_dir}: {err.strerror}; nothing was kept', _MAKE_ROOM) from err
         raise
+
+
+def _replaceable_files(tfrecord_dir):
+    """Regular expression of the names of the files that --force replaces.
+
+    Of the .json files only those that belong to records: they have the name of the folder, or the one it once had.
+    """
+    names = storage.list_folder(tfrecord_dir) if storage.is_folder(tfrecord_dir) else []
+    manifests = {f'{storage.base_name(tfrecord_dir)}.json'}
+    manifests |= {manifest.path_beside(name) for name in names if name.endswith('.tfrecords')}
+    return '|'.join([_DATASET_FILES, *map(re.escape, sorted(manifests))])
