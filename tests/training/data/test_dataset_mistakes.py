@@ -72,7 +72,7 @@ def hdf5(name, shape, dtype=np.uint8, labels=None):
         np.save('a-labels.npy', labels)
 
 
-def hdf5_values(*values, dtype=np.float32):
+def hdf5_values(*values, dtype: type = np.float32):
     with h5py.File('a.h5', 'w') as archive:
         archive['data'] = np.resize(np.array(values, dtype), [3, 1, 8, 8])
 

@@ -321,4 +321,5 @@ def test_dataset_and_images_at_an_address_that_tensorflow_knows(capsys):
     assert 'Error: ram://remote/data exists and is not empty' in capsys.readouterr().err
     assert run('create_from_images', 'ram://remote/data', 'images', '--force', '--max-images=2') == 0
     assert tfrecords.find_dataset('ram://remote/data').num_images == 2
-    assert [name for name in tf.io.gfile.listdir('ram://remote/data') if not name.endswith('.tfrecords')] == []
+    assert [name for name in tf.io.gfile.listdir('ram://remote/data') if not name.endswith('.tfrecords')] == \
+        ['data.json']
