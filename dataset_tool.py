@@ -129,6 +129,7 @@ def info(tfrecord_dir: str, mean: str | None) -> int:
         print(f'Resolution  {size}x{size}, and lower levels down to 4x4')
         print(f'Channels    {files.channels}{ {1: " (grayscale)", 3: " (RGB)"}.get(files.channels, "")}')
         print(f'Labels      {_describe_labels(files)}')
+        print(f'Made by     {_describe_origin(files)}')
     except UserError as err:
         print(f'Problem     {err.fact}')
         return 1
@@ -139,6 +140,13 @@ def info(tfrecord_dir: str, mean: str | None) -> int:
         pil_ops.save_png(_to_pil(np.rint(total / files.num_images).astype(np.uint8), tfrecord_dir), mean)
         print(f'Mean image  {mean}')
     return 0
+
+
+def _describe_origin(files):
+    if files.manifest is None:
+        return 'not recorded'
+    command = files.manifest.command or 'other code than dataset_tool.py'
+    return command + (f' (version {files.manifest.version})' if files.manifest.version else '')
 
 
 def _describe_labels(files):
@@ -155,6 +163,8 @@ def _describe_labels(files):
 def verify(tfrecord_dir: str) -> None:
     """Read a whole dataset: check all checksums and shapes, compare the levels with each other, check the labels.
 
+    If there is a NAME.json beside the records, the files are also compared with it.
+
     Raises:
         UserError: Something is damaged or does not fit.
     """
@@ -166,6 +176,9 @@ def verify(tfrecord_dir: str) -> None:
     if files.class_file is not None and len(tfrecords.load_class_names(files.class_file)) != label_size:
         raise UserError(f'{files.class_file} does not name {label_size} classes, as many as the labels have columns',
                         'Delete or correct it.')
+    tfrecords.check_digests(files)
+    print('Number, sizes and digests of the files: '
+          + (f'as {files.manifest.path} says' if files.manifest else 'not recorded'))
     size = 2 ** files.resolution_log2
     print(f'Sound: {count} images at {len(files.levels)} levels up to {size}x{size}, '
           f'{f"labels of {label_size}" if files.label_file else "no labels"}')
@@ -173,12 +186,12 @@ def verify(tfrecord_dir: str) -> None:
 
 # ---- create_...: one command for each source of images ----
 
-def _write(tfrecord_dir, source, force):
+def _write(tfrecord_dir, source, force, command):
     """Create a dataset from a dataset_writer.Source and print what was added and left out."""
     print(f'Creating dataset "{tfrecord_dir}"', flush=True)
     dataset_writer.tune_malloc()
     added = left_out = 0
-    with contextlib.closing(dataset_writer.write_source(tfrecord_dir, source, force)) as results:
+    with contextlib.closing(dataset_writer.write_source(tfrecord_dir, source, force, command=command)) as results:
         for result in _progress(results, source.expected_images):
             added += result is True
             left_out += result is not True
@@ -189,13 +202,14 @@ def _write(tfrecord_dir, source, force):
     print(f'Added {added} images.')
 
 
-def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: bool, labels: str | None,
-                       max_images: int | None, skip_bad: bool, **conversion: Any) -> None:
+def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: bool, command: str,
+                       labels: str | None, max_images: int | None, skip_bad: bool, **conversion: Any) -> None:
     """Create a dataset from a folder or .zip of images.
 
     Args:
         tfrecord_dir: Folder to make for the dataset.
         force:        Replace an existing dataset?
+        command:      This command, for NAME.json.
         conversion:   Fields of image_folder.Conversion.
         image_dir, shuffle, labels, max_images, skip_bad: See image_folder.open_source.
 
@@ -211,7 +225,7 @@ def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: 
         raise UserError('--letterbox sets the size of the images itself', 'Leave out --resolution and --resize.')
     with image_folder.open_source(image_dir, image_folder.Conversion(**conversion), shuffle, labels, max_images,
                                   skip_bad) as source:
-        _write(tfrecord_dir, source, force)
+        _write(tfrecord_dir, source, force, command)
 
 
 def _create(kind, make_source):
@@ -219,10 +233,10 @@ def _create(kind, make_source):
 
     `make_source` takes the other arguments of the command; the one that ends in _dir or _filename is the input.
     """
-    def create(tfrecord_dir, force, **arguments):
+    def create(tfrecord_dir, force, command, **arguments):
         source_path = next(value for name, value in arguments.items() if name.endswith(('_dir', '_filename')))
         print(f'Loading {kind} from "{source_path}"', flush=True)
-        _write(tfrecord_dir, make_source(**arguments), force)
+        _write(tfrecord_dir, make_source(**arguments), force, command)
 
     return create
 
@@ -243,6 +257,16 @@ def width_and_height(text: str) -> tuple[int, int]:
     if not match or not 0 < int(match[2]) <= int(match[1]):
         raise argparse.ArgumentTypeError(f'expected WIDTHxHEIGHT, the height no larger than the width, got {text!r}')
     return power_of_two(match[1]), int(match[2])
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """Argument type: '-1,1' -> (-1.0, 1.0); two finite numbers, the first one smaller."""
+    parts = text.split(',')
+    if len(parts) == 2:
+        low, high = map(cli.finite_float, parts)
+        if 0 < high - low < float('inf'):
+            return low, high
+    raise argparse.ArgumentTypeError(f'expected LOW,HIGH, the values of black and white, such as -1,1, got {text!r}')
 
 
 class _Command(NamedTuple):
@@ -332,7 +356,10 @@ _COMMANDS = {
         [_flag('cx', int, 89, 'column of the center', 'N'), _flag('cy', int, 121, 'row of the center', 'N'), _FORCE]),
     'create_from_hdf5': _Command(
         _create('HDF5 archive', known_datasets.hdf5), 'make a dataset of an HDF5 archive',
-        _NEW | {'hdf5_filename': 'HDF5 archive'}, [_SHUFFLE, _FORCE]),
+        _NEW | {'hdf5_filename': 'HDF5 archive'},
+        [_SHUFFLE,
+         _flag('range', value_range, None, 'values of black and white; floating-point numbers need it, as in '
+                                           '--range=-1,1 (default for whole numbers: 0,255)', 'LOW,HIGH'), _FORCE]),
 }
 
 
@@ -356,10 +383,31 @@ def _parse_args(argv):
     return args
 
 
+def _recorded_command(name, args):
+    """The command as NAME.json records it: with the options that were given, but without paths."""
+    parts = [name]
+    for option, settings in _COMMANDS[name].options:
+        value, flag = args[option], f'--{option.replace("_", "-")}'
+        if option == 'force' or value == settings.get('default', False):
+            continue
+        if value is True and 'action' in settings:
+            parts.append(flag)
+        elif isinstance(value, tuple):
+            parts.append(f'{flag}={("," if option == "range" else "x").join(f"{number:g}" for number in value)}')
+        elif isinstance(value, bool):
+            parts.append(f'{flag}={int(value)}')
+        else:
+            parts.append(f'{flag}={storage.base_name(value) if option == "labels" else value}')
+    return ' '.join(parts)
+
+
 def main(argv: list[str]) -> int | None:
     """Run the command that `argv`, the arguments without the program's name, asks for. Returns the exit code."""
     args = _parse_args(argv)
-    function = _COMMANDS[args.pop('command')].function
+    name = args.pop('command')
+    function = _COMMANDS[name].function
+    if name.startswith('create_'):
+        args['command'] = _recorded_command(name, args)
     try:
         return function(**args)
     except Exception as err:

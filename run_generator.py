@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
                         help='network pickle: a path, a URL or gdrive:networks/...')
-    parser.add_argument('--truncation-psi', type=cli.finite_float, default=_TRUNCATION_PSI, metavar='PSI',
+    parser.add_argument('--truncation-psi', type=cli.truncation_psi, default=_TRUNCATION_PSI, metavar='PSI',
                         help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture '
                              '(default: %(default)s)')
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, default=None, metavar='N',

@@ -70,7 +70,7 @@ def _add_generated_flags(parser: argparse.ArgumentParser, seeds: str) -> None:
     """Flags of generated images. `seeds`: default of --seeds."""
     parser.add_argument('--seeds', type=cli.seed_range, default=seeds, metavar='SEEDS',
                         help='seeds of the images to generate and project (default: %(default)s)')
-    parser.add_argument('--truncation-psi', type=cli.finite_float, default=1.0, metavar='PSI',
+    parser.add_argument('--truncation-psi', type=cli.truncation_psi, default=1.0, metavar='PSI',
                         help='truncation of these images (default: %(default)s)')
 
 

@@ -210,6 +210,15 @@ def finite_float(text: str) -> float:
     return value
 
 
+def truncation_psi(text: str) -> float:
+    """'0.7' -> 0.7; numbers beyond +-100 are refused: their images mean nothing, and in the end are black."""
+    value = finite_float(text)
+    if abs(value) > 100:
+        raise argparse.ArgumentTypeError(
+            f'expected a number from -100 to 100, got {text!r}; sensible are 0 (the average image) to 1 (no truncation)')
+    return value
+
+
 def positive_float(text: str) -> float:
     """'0.5' -> 0.5; zero, negative numbers, infinities and NaN are refused."""
     try:

@@ -69,14 +69,14 @@ def list_folder(path: str | os.PathLike) -> list[str]:
     return sorted(name.rstrip('/') for name in names)
 
 
-def walk(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its files) for `path` and every folder below it that is not hidden.
+def walk(path: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (folder, names of its files, names of its pipes and devices) for `path` and the folders below it.
 
-    Links are followed, but each folder is visited only once. Pipes and devices do not count as files; broken links do.
+    Hidden folders are left out. Links are followed, but each folder is visited only once. Broken links count as files.
     """
     if is_remote(path):
         for folder, _folders, names in _gfile().walk(str(path)):
-            yield folder, names
+            yield folder, names, []
         return
     seen = set()
     for folder, folders, names in os.walk(os.fspath(path), followlinks=True):
@@ -87,7 +87,8 @@ def walk(path: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
             continue
         seen.add(place)
         paths = {name: os.path.join(folder, name) for name in names}
-        yield folder, [name for name, path in paths.items() if os.path.isfile(path) or not os.path.exists(path)]
+        files = [name for name, path in paths.items() if os.path.isfile(path) or not os.path.exists(path)]
+        yield folder, files, sorted(paths.keys() - files)
 
 
 def size(path: str | os.PathLike) -> int:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -131,6 +132,8 @@ def digests_of_records(folder):
         if path.suffix == '.labels':
             digests[f'{folder}/{path.name}'] = ['labels file bytes', hashlib.sha256(path.read_bytes()).hexdigest()]
             continue
+        if path.suffix == '.json':  # Ours alone.
+            continue
         digest = hashlib.sha256()
         records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
         for record in records:
@@ -190,7 +193,7 @@ def test_same_images_same_bytes_from_folder_and_zip():
     for parent, source in [('one', 'images'), ('two', 'images'), ('three', 'images.zip')]:
         assert run('create_from_images', f'{parent}/data', source) == 0
     assert files_of('one/data') == files_of('two/data') == files_of('three/data')
-    assert sorted(files_of('one/data')) == ['data-r02.tfrecords', 'data-r03.tfrecords']
+    assert sorted(files_of('one/data')) == ['data-r02.tfrecords', 'data-r03.tfrecords', 'data.json']
 
 
 def test_unshuffled_order_is_that_of_code_points():
@@ -367,7 +370,12 @@ def test_extracted_images_make_the_same_dataset_again():
     save_images('images', 4, channels=1)
     assert run('create_from_images', 'one/data', 'images') == run('extract', 'one/data', 'out') == 0
     assert run('create_from_images', 'two/data', 'out', '--shuffle=0') == 0
-    assert files_of('one/data') == files_of('two/data')
+    (one, one_json), (two, two_json) = (
+        (files, json.loads(files.pop('data.json'))) for files in map(files_of, ('one/data', 'two/data')))
+    assert one == two
+    assert (one_json.pop('command'), two_json.pop('command')) == (
+        'create_from_images', 'create_from_images --shuffle=0')
+    assert one_json == two_json
 
 
 def test_extract_of_a_damaged_dataset_leaves_nothing(capsys):

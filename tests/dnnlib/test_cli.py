@@ -102,6 +102,7 @@ def test_a_bug_is_not_hidden():
     (cli.positive_ints, '1,3,3,1', [1, 3, 3, 1]),
     (cli.non_negative_int, '0', 0),
     (cli.finite_float, '-0.5', -0.5),
+    (cli.truncation_psi, '-1.5', -1.5),
     (cli.positive_float, '1e-3', 0.001),
     (cli.non_negative_float, '0', 0.0),
 ])
@@ -122,6 +123,7 @@ def test_argument_types_accept(read, text, value):
     *((cli.positive_ints, text) for text in ('', '1,', '1,0', '[1,1]')),
     *((cli.non_negative_int, text) for text in ('-1', '1.5', '')),
     *((cli.finite_float, text) for text in ('nan', 'inf', '-inf', 'x', '')),
+    *((cli.truncation_psi, text) for text in ('1e38', '-101', 'nan', 'x')),
     *((cli.positive_float, text) for text in ('0', '-1', 'nan', 'inf', 'x')),
     *((cli.non_negative_float, text) for text in ('-0.1', 'nan', 'inf', 'x')),
 ])

@@ -11,23 +11,28 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import hashlib
 import io
 import itertools
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
-from training.data import tfrecords
+from training.data import manifest, tfrecords
 
 _CHUNK_BYTES = 2 << 20     # Bytes of pixels that a thread encodes at a time: with larger chunks threads wait less.
 _RECORD_OVERHEAD = 64      # Approximate size of a record without its pixels.
 _DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
+_MAX_PIXEL_BYTES = (1 << 31) - 1024  # A record is a protobuf message, which cannot have more than 2 GiB.
+_SMALLER = 'Store smaller images; --resolution or --width set their size.'
 _MAKE_ROOM = 'Make room, name a folder on a larger disk, or store fewer or smaller images.'
 
 
@@ -64,6 +69,7 @@ class Source:
         labels:      [num_items, label_size] in the order of the items. None = no labels.
         class_names: Names of the columns of one-hot labels. None = no names.
         max_images:  Stop after this many images. None = take all.
+        remedy:      What the user can do if all items are left out.
     """
     shape: tuple[int, ...]
     items: Iterable[Any]
@@ -72,6 +78,7 @@ class Source:
     labels: np.ndarray | None = None
     class_names: list[str] | None = None
     max_images: int | None = None
+    remedy: str = 'Check the source of the images.'
 
     @property
     def expected_images(self) -> int:
@@ -80,7 +87,7 @@ class Source:
 
 
 def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = False,
-                 num_threads: int | None = None) -> Generator[bool | str | None, None, None]:
+                 num_threads: int | None = None, command: str | None = None) -> Generator[bool | str | None, None, None]:
     """Create a dataset from a Source, and yield a result for each item.
 
     Args:
@@ -88,6 +95,7 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
         source:       Images and labels.
         force:        Replace an existing dataset?
         num_threads:  Threads that decode. None = one per core.
+        command:      As in `new_dataset`.
 
     Yields:
         True if the item was stored; if it was left out, the reason (str) or None.
@@ -102,9 +110,10 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
         return results, encode_levels(np.stack(kept)) if kept else []
 
     num_threads = num_threads or os.cpu_count() or 1
+    require_memory(source.shape, source.expected_images, num_threads)
     chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
     done, kept = 0, []
-    with new_dataset(tfrecord_dir, force) as writer:
+    with new_dataset(tfrecord_dir, force, command) as writer:
         writer.start(source.shape, source.expected_images)
         with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as chunks:
             for results, records in chunks:
@@ -118,10 +127,35 @@ def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = 
                 yield from results[:stored[-1] + 1] if full else results
                 if full:
                     break
+        if done and not kept:
+            raise UserError(f'there are no images to put into {tfrecord_dir}: all {done} were left out', source.remedy)
         if source.labels is not None:
             writer.add_labels(np.asarray(source.labels)[kept])
         if source.class_names is not None:
             writer.add_class_names(source.class_names)
+
+
+def require_memory(shape: Sequence[int], num_images: int, num_threads: int | None = None) -> None:
+    """Check that images of a size can be stored, before one of them is made.
+
+    Args:
+        shape:       [C, R, R] of each image.
+        num_images:  How many there are at most.
+        num_threads: Threads that decode. None = one per core.
+
+    Raises:
+        UserError: The format cannot hold such images, or there is not enough memory to write them.
+    """
+    size = f'{shape[-1]}x{shape[-2]}'
+    pixel_bytes = math.prod(shape)
+    if pixel_bytes > _MAX_PIXEL_BYTES:
+        raise UserError(f'an image of {size} would have {memory.describe(pixel_bytes)}; '
+                        f'a TFRecord holds at most {memory.describe(_MAX_PIXEL_BYTES)}', _SMALLER)
+    num_threads = num_threads or os.cpu_count() or 1
+    # A thread holds the decoded image, a copy and the level in the making; records of all levels, which are 4/3 of the
+    # image, wait for their turn.
+    decoding, waiting = min(num_threads, num_images), min(2 * num_threads, num_images)
+    memory.require(pixel_bytes * (3 * decoding + 4 / 3 * waiting), f'writing images of {size}', _SMALLER)
 
 
 def _chunks(items, size):
@@ -216,12 +250,17 @@ class DatasetWriter:
 
     def __init__(self, folder: str, name: str, ending: str = '', target: str = ''):
         self.num_images = 0
+        self._name = name
         self._prefix = os.path.join(folder, name)
         self._ending = ending
         self._remote = storage.is_remote(folder)  # TensorFlow's files take only bytes objects.
         self._target = target
         self._shape = None                         # Shape of all images.
         self._files = []                           # One per level, from the largest down to 4x4.
+        self._level_names = []                     # Names of these files, without the ending.
+        self._digests = []                         # Of these files: see tfrecords.content_digest.
+        self._sizes = []                           # Bytes written to these files.
+        self._records = {}                         # Name -> manifest.FileRecord of the files that are complete.
         self._open_files = contextlib.ExitStack()  # Closes all of them.
 
     def start(self, shape: Sequence[int], expected_images: int = 0) -> None:
@@ -243,12 +282,15 @@ class DatasetWriter:
         need = expected_images * sum(shape[0] * 4 ** level + _RECORD_OVERHEAD for level in levels)
         free = _free_bytes(self._prefix)
         if need > free:
-            raise UserError(f'{expected_images} images need about {_in_gb(need)}, '
-                            f'but only {_in_gb(free)} are free at {self._target}', _MAKE_ROOM)
+            raise UserError(f'{expected_images} images need about {memory.describe(need)}, '
+                            f'but only {memory.describe(free)} are free at {self._target}', _MAKE_ROOM)
         self._shape = tuple(shape)
         for level in levels:
             file = storage.open_file(f'{self._prefix}-r{level:02d}.tfrecords{self._ending}', 'wb')
             self._files.append(self._open_files.enter_context(file))
+            self._level_names.append(f'{self._name}-r{level:02d}.tfrecords')
+            self._digests.append(hashlib.sha256())
+            self._sizes.append(0)
 
     def add_image(self, image: np.ndarray) -> None:
         """Append an image [C, R, R] of the shape of the first one to every level: values in 0..255, any number type."""
@@ -262,8 +304,10 @@ class DatasetWriter:
 
     def add_records(self, levels: Sequence[np.ndarray]) -> None:
         """Append the records of N images as `encode_levels` returns them."""
-        for file, records in zip(self._files, levels, strict=True):
+        for index, (file, records) in enumerate(zip(self._files, levels, strict=True)):
             file.write(records.tobytes() if self._remote else records)
+            self._digests[index].update(tfrecords.digest_bytes(records))
+            self._sizes[index] += records.nbytes
         self.num_images += len(levels[0])
 
     def add_labels(self, labels: np.ndarray) -> None:
@@ -278,9 +322,23 @@ class DatasetWriter:
         """Store the names of the columns of the labels."""
         self._write_file('-classes.json', (json.dumps(names, ensure_ascii=False, indent=1) + '\n').encode())
 
+    def finish(self, command: str | None = None) -> None:
+        """Store NAME.json, the record of all files. Nothing can be added afterwards.
+
+        Args:
+            command: As in `new_dataset`.
+        """
+        self.close()
+        for name, size, digest in zip(self._level_names, self._sizes, self._digests):
+            self._records[name] = manifest.FileRecord(size, digest.hexdigest())
+        resolutions = [self._shape[-1] >> index for index in range(len(self._files))] if self._shape else []
+        content = manifest.encode(self.num_images, resolutions, self._records, command)
+        self._write_file('.json', content)
+
     def _write_file(self, name, content):
         with storage.open_file(f'{self._prefix}{name}{self._ending}', 'wb') as file:
             file.write(content)
+        self._records[f'{self._name}{name}'] = manifest.FileRecord(len(content), manifest.sha256(content))
 
     def close(self) -> None:
         """Close all files."""
@@ -291,17 +349,15 @@ def _free_bytes(path):
     return float('inf') if storage.is_remote(path) else shutil.disk_usage(os.path.dirname(path)).free
 
 
-def _in_gb(count):
-    return f'{count / 1e9:.1f} GB' if count >= 1e9 else f'{count / 1e6:.1f} MB'
-
-
 @contextlib.contextmanager
-def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterator[DatasetWriter]:
+def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False,
+                command: str | None = None) -> Iterator[DatasetWriter]:
     """Context manager of a DatasetWriter for a dataset that appears if the with-block ends without an error.
 
     Args:
         tfrecord_dir: Folder to make, or remote address; its last part names the files.
         force:        Replace an existing dataset?
+        command:      Command that makes it, for NAME.json. None = not recorded.
 
     Raises:
         UserError: The folder is not empty, no image was added, the disk is full, or another run is writing there.
@@ -310,7 +366,7 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterato
     remote = storage.is_remote(tfrecord_dir)
     new_files = storage.new_remote_files if remote else storage.new_folder
     try:
-        with new_files(tfrecord_dir, _DATASET_FILES, force) as temporary:
+        with new_files(tfrecord_dir, _replaceable_files(tfrecord_dir), force) as temporary:
             folder, ending = (tfrecord_dir, temporary) if remote else (temporary, '')
             writer = DatasetWriter(folder, storage.base_name(tfrecord_dir), ending, tfrecord_dir)
             with contextlib.closing(writer):
@@ -318,7 +374,19 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False) -> Iterato
                 if writer.num_images == 0:
                     raise UserError(f'there are no images to put into {tfrecord_dir}',
                                     'Check the source of the images.')
+                writer.finish(command)
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f'{tfrecord_dir}: {err.strerror}; nothing was kept', _MAKE_ROOM) from err
         raise
+
+
+def _replaceable_files(tfrecord_dir):
+    """Regular expression of the names of the files that --force replaces.
+
+    Of the .json files only those that belong to records: they have the name of the folder, or the one it once had.
+    """
+    names = storage.list_folder(tfrecord_dir) if storage.is_folder(tfrecord_dir) else []
+    manifests = {f'{storage.base_name(tfrecord_dir)}.json'}
+    manifests |= {manifest.path_beside(name) for name in names if name.endswith('.tfrecords')}
+    return '|'.join([_DATASET_FILES, *map(re.escape, sorted(manifests))])

@@ -17,9 +17,10 @@ import PIL.Image
 from dnnlib import storage
 from dnnlib.cli import UserError
 from training.data import image_labels, pil_ops
-from training.data.dataset_writer import Source, shuffled_order
+from training.data.dataset_writer import Source, require_memory, shuffled_order
 
 _MAX_FILE_BYTES = 1 << 28  # Largest image file that is read from a .zip, which may claim any size.
+_BEGIN_OF_ZIP = b'PK\x03\x04'
 _EXTENSIONS = frozenset(
     '.avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tga .tif .tiff .webp'.split())
 
@@ -72,6 +73,9 @@ def open_source(
         names = _find_images(files, report)
         if not names:
             raise UserError(f'No input images found in {image_dir}', 'Name the folder that holds the images.')
+        side = conversion.letterbox[0] if conversion.letterbox else conversion.resolution
+        if side:
+            require_memory((conversion.channels or 1, side, side), min(len(names), max_images or len(names)))
         table, class_names = image_labels.load(labels, names) if labels else (None, None)
         shape, first_title = _shape_of_first(files, names, conversion, skip_bad)
         order = shuffled_order(len(names)) if shuffle else np.arange(len(names))
@@ -125,13 +129,15 @@ class _Files:
     """An opened folder or archive.
 
     Args:
-        names: Paths of the files inside it, with slashes, sorted by code point, without hidden files.
-        read:  Opens the file of a name -> binary file object.
-        title: Path of the file of a name, for messages.
+        names:   Paths of the files inside it, with slashes, sorted by code point, without hidden files.
+        read:    Opens the file of a name -> binary file object.
+        title:   Path of the file of a name, for messages.
+        skipped: Why files are not among `names` ('are pipes or devices') -> their paths.
     """
     names: list[str]
     read: Callable[[str], IO[bytes]]
     title: Callable[[str], str]
+    skipped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def _single_file(path):
@@ -150,8 +156,13 @@ def _open_files(image_dir):
         with storage.open_file(image_dir) as file, zipfile.ZipFile(file) as archive:
             yield _files_in_zip(image_dir, archive)
     except zipfile.BadZipFile as err:
-        raise UserError(f'{image_dir} is neither a folder nor a .zip: {err}',
-                        'Name a folder of images, or a .zip of them.') from err
+        with storage.open_file(image_dir) as file:
+            if file.read(4) == _BEGIN_OF_ZIP:
+                raise UserError(f'{image_dir} is a .zip that is cut off or damaged: '
+                                'the list of its files at its end is not readable',
+                                'Copy or download it again.') from err
+        raise UserError(f'{image_dir} is neither a folder nor a .zip', 'Name a folder of images, or a .zip of them.'
+                        ) from err
 
 
 def _files_in_folder(image_dir):
@@ -160,39 +171,64 @@ def _files_in_folder(image_dir):
     def path(name):
         return os.path.join(root, *name.split('/'))
 
-    names = [os.path.join(folder, name)[len(root):].replace(os.sep, '/').lstrip('/')
-             for folder, names in storage.walk(root) for name in names if not name.startswith('.')]
-    return _Files(sorted(names), lambda name: storage.open_file(path(name)), path)
+    def paths_inside(folder, names):
+        return [os.path.join(folder, name)[len(root):].replace(os.sep, '/').lstrip('/')
+                for name in names if not name.startswith('.')]
+
+    files, others = [], []
+    for folder, names, other_names in storage.walk(root):
+        files += paths_inside(folder, names)
+        others += paths_inside(folder, other_names)
+    return _Files(sorted(files), lambda name: storage.open_file(path(name)), path,
+                  {'are pipes or devices': sorted(others)})
 
 
 def _files_in_zip(path, archive):
     def is_hidden(name):
-        return name.startswith('__MACOSX/') or any(part.startswith('.') for part in name.split('/'))
+        return name.startswith('__MACOSX/') or any(part.startswith('.') and part != '..' for part in name.split('/'))
+
+    def is_outside(name):
+        return name.startswith('/') or '..' in name.split('/')
 
     def read(name):
-        if members[name].file_size > _MAX_FILE_BYTES:
-            raise UserError(f'{title(name)} claims {members[name].file_size} bytes, '
-                            f'more than the {_MAX_FILE_BYTES} allowed',
+        info = members[name]
+        if info.file_size > _MAX_FILE_BYTES:
+            raise UserError(f'{title(name)} claims {info.file_size} bytes, more than the {_MAX_FILE_BYTES} allowed',
                             'Is it an image? If so, unpack the .zip and name the folder.')
-        return io.BytesIO(archive.read(members[name]))
+        try:
+            return io.BytesIO(archive.read(info))
+        except (RuntimeError, NotImplementedError) as err:
+            kind = 'encrypted' if info.flag_bits & 1 else 'compressed by a method that Python cannot read'
+            raise UserError(f'{title(name)} is {kind}', 'Unpack the .zip and name the folder.') from err
 
     def title(name):
         return f'{path}: {name}'
 
-    members = {info.filename: info for info in archive.infolist() if not info.is_dir() and not is_hidden(info.filename)}
-    return _Files(sorted(members), read, title)
+    infos = [info for info in archive.infolist() if not info.is_dir() and not is_hidden(info.filename)]
+    outside = [info.filename for info in infos if is_outside(info.filename)]
+    members = {info.filename: info for info in infos if not is_outside(info.filename)}  # The last one of a name counts.
+    repeated = [info.filename for info in infos
+                if not is_outside(info.filename) and members[info.filename] is not info]
+    return _Files(sorted(members), read, title, {'lie outside the folder of the .zip': sorted(outside),
+                                                 'have the name of a later file of the .zip': sorted(repeated)})
 
 
 def _find_images(files, report):
-    """Names of the files that are images by their extension, or else by their first bytes. Reports the others."""
+    """Names of the files that are images by their extension, or else by their first bytes. Reports all others."""
     images, others = [], []
     for name in files.names:
         is_image = os.path.splitext(name)[1].lower() in _EXTENSIONS or _begins_like_an_image(files, name)
         (images if is_image else others).append(name)
-    if others:
-        some = ', '.join(others[:3]) + (', ...' if len(others) > 3 else '')
-        report(f'Ignored {len(others)} files that are no images: {some}')
+    for reason, skipped in [('are no images', others), *files.skipped.items()]:
+        if skipped:
+            some = ', '.join(map(_printable, skipped[:3])) + (', ...' if len(skipped) > 3 else '')
+            report(f'Ignored {len(skipped)} files that {reason}: {some}')
     return images
+
+
+def _printable(name):
+    """A name without the control characters that could do anything to a terminal."""
+    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in name)
 
 
 def _begins_like_an_image(files, name):

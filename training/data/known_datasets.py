@@ -10,12 +10,12 @@ import gzip
 import io
 import os
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
 from training.data import pil_ops, tfrecords
@@ -39,15 +39,17 @@ def _source_of_arrays(images, classes=None, num_classes=0, shuffle=True):
 
 def _read_idx(path, shape):
     """Read a gzipped idx file that must hold a uint8 array of `shape`."""
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, '>u4').tobytes()
+    expected_bytes = len(header) + int(np.prod(shape))
     try:
         with storage.open_file(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
-            content = unpacked.read()
+            content = unpacked.read(expected_bytes + 1)  # Not all: a small file may unpack to any size.
     except (EOFError, zlib.error, gzip.BadGzipFile) as err:
         raise UserError(f'{path} is no sound .gz file: {err}', 'Download it again.') from err
-    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, '>u4').tobytes()
-    if not content.startswith(header) or len(content) != len(header) + np.prod(shape):
+    if not content.startswith(header) or len(content) != expected_bytes:
+        found = f'more than {expected_bytes}' if len(content) > expected_bytes else f'{len(content)}'
         raise UserError(f'{path}: expected an idx file of {" x ".join(map(str, shape))} bytes, '
-                        f'found {len(content)} bytes that begin with {content[:16].hex(" ") or "nothing"}',
+                        f'found {found} bytes that begin with {content[:16].hex(" ") or "nothing"}',
                         'Download it again.')
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
@@ -208,7 +210,9 @@ def lsun_wide(lmdb_dir: str, width: int = 512, height: int = 384, max_images: in
 
     def decode(item):
         return _decode_lsun(item, lambda image: pil_ops.letterbox(image, width, height))
-    return Source((3, width, width), items, decode, count, max_images=max_images)
+    remedy = (f'Images must be at least {width} wide and, scaled to that width, {height} high: '
+              'give a smaller --width and --height.')
+    return Source((3, width, width), items, decode, count, max_images=max_images, remedy=remedy)
 
 
 # ---- CelebA: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (img_align_celeba_png) ----
@@ -244,8 +248,18 @@ def celeba(celeba_dir: str, cx: int = 89, cy: int = 121) -> Source:
 
 # ---- HDF5, the format of Progressive GAN: data4x4, data8x8, ... of [N, C, R, R], and labels in a file beside it ----
 
-def hdf5(hdf5_filename: str, shuffle: bool = True) -> Source:
-    """The largest images of an HDF5 file, with the labels in NAME-labels.npy if that file exists."""
+def hdf5(hdf5_filename: str, shuffle: bool = True, range: tuple[float, float] | None = None) -> Source:
+    """The largest images of an HDF5 file, with the labels in NAME-labels.npy if that file exists.
+
+    Args:
+        hdf5_filename: HDF5 file.
+        shuffle:       Store the images in random order? Otherwise in that of the file.
+        range:         Values of black and white. None = 0 and 255, which is refused for floating-point numbers,
+                       because nothing says what they mean.
+
+    Raises:
+        UserError: The file cannot be read, has no images that can be stored, or needs `range`.
+    """
     try:
         import h5py
     except ImportError:
@@ -255,20 +269,25 @@ def hdf5(hdf5_filename: str, shuffle: bool = True) -> Source:
         raise UserError(f'HDF5 archive {hdf5_filename} not found', 'Check the name.')
     try:
         with h5py.File(hdf5_filename, 'r') as archive:
-            shapes = {name: value.shape for name, value in archive.items()
-                      if name.startswith('data') and len(value.shape) == 4 and value.dtype.kind in 'uif'}
+            found = _hdf5_images(hdf5_filename, archive)
     except OSError as err:
         raise UserError(f'{hdf5_filename} is no HDF5 file that can be read: {pil_ops.first_line(err)}',
                         'Copy it again.') from err
-    name = max(shapes, key=lambda name: shapes[name][3], default=None)
+    name = max(found, key=lambda name: found[name].shape[3], default=None)
     if name is None:
         raise UserError(
             f'{hdf5_filename} has no images: expected numbers of [N, C, R, R] under a name that begins with data',
             'Check it.')
-    count, *shape = shapes[name]
+    (count, *shape), dtype = found[name].shape, found[name].dtype
     if shape[1] != shape[2] or shape[1] < 4 or shape[1] & (shape[1] - 1):
         raise UserError(f'{hdf5_filename}: {name} holds images of {shape[2]}x{shape[1]}, '
                         'expected squares of a power of two, 4 or above', 'Resize the images.')
+    if dtype.kind == 'f' and range is None:
+        raise UserError(f'{hdf5_filename}: {name} holds floating-point numbers ({dtype}), '
+                        'of which it is not known which are black and white',
+                        'Give their values: --range=-1,1 or --range=0,1 or --range=0,255.')
+    memory.require(3 * count * np.dtype(np.int64).itemsize, f'{hdf5_filename}: the order of {count} images',
+                   'Check the file: it claims more images than can be stored.')
     label_file = os.path.splitext(hdf5_filename)[0] + '-labels.npy'
     order = shuffled_order(count) if shuffle else np.arange(count)
     labels = tfrecords.load_labels(label_file, count)[order] if os.path.isfile(label_file) else None
@@ -277,6 +296,52 @@ def hdf5(hdf5_filename: str, shuffle: bool = True) -> Source:
         with h5py.File(hdf5_filename, 'r') as archive:
             images: Any = archive[name]
             for index in order:
-                yield images[index]
+                try:
+                    yield index, images[index]
+                except OSError as err:
+                    raise UserError(f'{hdf5_filename}: image {index} of {name} cannot be read: '
+                                    f'{pil_ops.first_line(err)}', 'Copy the file again.') from err
 
-    return Source(tuple(shape), items(), lambda image: image, count, labels)
+    def decode(item):
+        index, image = item
+        return _to_255(image, range, f'{hdf5_filename}: image {index} of {name}')
+
+    return Source(tuple(shape), items(), decode, count, labels)
+
+
+class _Images(NamedTuple):
+    """Shape [N, C, H, W] and type of a dataset of images in an HDF5 file."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _hdf5_images(path, archive):
+    """Name -> _Images of each dataset that may hold images. Raises UserError if one of them cannot be opened."""
+    found = {}
+    for name in archive:
+        if not name.startswith('data'):
+            continue
+        try:
+            value = archive[name]
+        except (KeyError, OSError) as err:
+            raise UserError(f'{path}: {name} is a link to something that does not exist or is damaged',
+                            'Put the file it points to beside this one, or copy this one again.') from err
+        shape = getattr(value, 'shape', None) or ()  # Groups have no shape, and some datasets None.
+        if len(shape) == 4 and value.dtype.kind in 'uif':
+            found[name] = _Images(shape, value.dtype)
+    return found
+
+
+def _to_255(image, value_range, title):
+    """Scale an image so that `value_range` (low, high) becomes 0..255. Raises UserError if its values are outside."""
+    if image.dtype == np.uint8 and value_range is None:
+        return image
+    low, high = value_range or (0, 255)
+    if image.dtype.kind == 'f' and not np.isfinite(image).all():
+        raise UserError(f'{title} has values that are not finite (NaN or infinity)', 'Correct the file.')
+    tolerance = (high - low) / 510  # Half a step of 8 bits.
+    if image.min() < low - tolerance or image.max() > high + tolerance:
+        raise UserError(f'{title} has values from {image.min():g} to {image.max():g}, '
+                        f'expected {low:g} to {high:g}',
+                        'Give the values of black and white with --range=LOW,HIGH, or clip the values.')
+    return (image.astype(np.float64) - low) * (255 / (high - low))

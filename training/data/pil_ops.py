@@ -1,6 +1,7 @@
 """Operations on PIL images: decoding, crop, resize, transparency, conversion from and to arrays, saving."""
 
 import os
+import warnings
 
 import numpy as np
 import PIL
@@ -12,6 +13,10 @@ from dnnlib import storage
 _MODE_NAMES = {'L': 'grayscale', 'LA': 'grayscale with transparency', '1': 'black and white', 'P': 'palette',
                'I': '16-bit grayscale', 'I;16': '16-bit grayscale', 'I;16B': '16-bit grayscale', 'F': 'floating-point',
                'RGBA': 'RGBA (with transparency)'}
+
+# Pillow warns, with a line of its source, about images of more than 89 million pixels, and refuses those of more than
+# twice as many. Photographs and scans can be as large as the former, so that only the latter are an error.
+warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 
 # ---- Files ----
@@ -48,6 +53,8 @@ def first_line(err: Exception) -> str:
     """The message of a decoder's exception, on one line."""
     if isinstance(err, PIL.UnidentifiedImageError):  # Its message is the repr of a file object.
         return 'cannot identify its format'
+    if isinstance(err, PIL.Image.DecompressionBombError):
+        return f'it has more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)} pixels'
     return (str(err) or type(err).__name__).splitlines()[0]
 
 

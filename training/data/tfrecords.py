@@ -7,6 +7,7 @@ A dataset is a folder NAME of
     NAME-r10.tfrecords ... NAME-r02.tfrecords   every image at 1024x1024, 512x512, ... 4x4, in the same order
     NAME-rxx.labels                             optional .npy array, float32 [num_images, label_size]
     NAME-classes.json                           optional list of the names of the classes, only for display
+    NAME.json                                   optional record of these files: training/data/manifest.py
 
 Each record is a `tf.train.Example` with `shape` = int64 [C, H, W] and `data` = the uint8 pixels, CHW, as raw bytes.
 """
@@ -28,7 +29,7 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from training.data import example_proto
+from training.data import example_proto, manifest
 
 _REMEDY = 'Make the dataset again with dataset_tool.py, or copy it again.'
 _CHECKED_BYTES = 16 << 20  # find_dataset verifies records of about this size in each file, evenly spaced.
@@ -108,6 +109,11 @@ def content_digest(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def digest_bytes(records: np.ndarray) -> bytes:
+    """Return the bytes of encoded records, uint8 [N, bytes of a record], that `content_digest` takes the SHA-256 of."""
+    return np.concatenate([records[:, :8], records[:, -4:]], axis=1).tobytes()
+
+
 # ---- Images in a record ----
 
 def encode_records(images: np.ndarray) -> np.ndarray:
@@ -164,6 +170,7 @@ class DatasetFiles:
         num_images:    Number of images.
         label_file:    Path of the first *.labels file. None = there is none.
         class_file:    Path of the first *-classes.json file. None = there is none.
+        manifest:      What NAME.json records. None = there is no such file.
     """
     levels: dict[int, str]
     record_starts: dict[int, int | np.ndarray]
@@ -171,6 +178,7 @@ class DatasetFiles:
     num_images: int
     label_file: str | None
     class_file: str | None
+    manifest: manifest.Manifest | None
 
     @property
     def resolution_log2(self) -> int:
@@ -218,10 +226,35 @@ def find_dataset(tfrecord_dir: str | os.PathLike) -> DatasetFiles:
         if level not in levels:
             raise UserError(f'{tfrecord_dir} has no images of {2 ** level}x{2 ** level} '
                             f'(file NAME-r{level:02d}.tfrecords)', _REMEDY)
-    label_file, class_file = (next(iter(paths(ending)), None) for ending in ('.labels', '-classes.json'))
-    files = DatasetFiles(levels, record_starts, channels, num_images, label_file, class_file)
+    recorded = manifest.load(manifest.path_beside(levels[max(levels)]))
+    class_files = [path for path in paths('-classes.json') if recorded is None or path != recorded.path]
+    label_file, class_file = (next(iter(each), None) for each in (paths('.labels'), class_files))
+    files = DatasetFiles(levels, record_starts, channels, num_images, label_file, class_file, recorded)
     check_levels_agree(files, 0, first_images)
+    if recorded is not None:
+        all_paths = [*levels.values(), *paths('.labels'), *class_files]
+        recorded.check_files(tfrecord_dir, [os.path.basename(path) for path in all_paths], num_images)
     return files
+
+
+def check_digests(files: DatasetFiles) -> None:
+    """Check the files of a dataset against the digests in its NAME.json, if it has one.
+
+    Raises:
+        UserError: A file has another content.
+    """
+    if files.manifest is None:
+        return
+    for name, record in files.manifest.files.items():
+        path = os.path.join(os.path.dirname(files.manifest.path), name)
+        if name.endswith('.tfrecords'):
+            digest = content_digest(path)
+        else:
+            with storage.open_file(path) as file:
+                digest = manifest.sha256(file.read())
+        if digest != record.digest:
+            raise UserError(f'{path} has another content than when {files.manifest.path} was written',
+                            manifest.remedy(files.manifest.path))
 
 
 def check_levels_agree(files: DatasetFiles, number: int, images: Mapping[int, np.ndarray]) -> None:
@@ -323,7 +356,9 @@ def load_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
         with storage.open_file(path) as file:
             labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
     except Exception as err:  # A damaged header makes NumPy raise almost anything.
-        raise UserError(f'{path} is not a readable .npy file of numbers: {err}', _REMEDY) from err
+        # NumPy's message about Python objects advises to allow them, which would run whatever the file says.
+        what = 'it holds Python objects' if 'allow_pickle' in str(err) else err
+        raise UserError(f'{path} is not a readable .npy file of numbers: {what}', _REMEDY) from err
     if labels.ndim != 2 or labels.shape[0] != num_images or labels.dtype.kind not in 'fiub':
         raise UserError(f'{path}: expected one row of numbers for each of {num_images} images, '
                         f'found {labels.dtype} {list(labels.shape)}', _REMEDY)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
 from tests.commands.test_dataset_tool import SCRIPT, files_of, random_pixels, run, save_images, save_mnist
 from tests.training.data.test_image_folder import save
@@ -69,6 +70,36 @@ def hdf5(name, shape, dtype=np.uint8, labels=None):
         archive[name] = np.zeros(shape, dtype)
     if labels is not None:
         np.save('a-labels.npy', labels)
+
+
+def hdf5_values(*values, dtype: type = np.float32):
+    with h5py.File('a.h5', 'w') as archive:
+        archive['data'] = np.resize(np.array(values, dtype), [3, 1, 8, 8])
+
+
+def hdf5_with_a_group():
+    with h5py.File('a.h5', 'w') as archive:
+        archive.create_group('data')
+
+
+def hdf5_with_a_link_to_nowhere():
+    with h5py.File('a.h5', 'w') as archive:
+        archive['data'] = np.zeros([3, 1, 8, 8], np.uint8)
+        archive['data16x16'] = h5py.ExternalLink('gone.h5', 'data')
+
+
+def hdf5_that_claims(*shape):
+    with h5py.File('a.h5', 'w') as archive:
+        archive.create_dataset('data', shape, np.uint8, chunks=(1,) * len(shape))
+
+
+def encrypted_zip():
+    save_zip(a=encoded(random_pixels(), 'PNG'))
+    # Bit 0 of the flags, in the header of the file and in the list at the end.
+    data = bytearray(pathlib.Path('images.zip').read_bytes())
+    data[6] |= 1
+    data[data.index(b'PK\1\2') + 8] |= 1
+    write('images.zip', bytes(data))
 
 
 def cifar_batch(**changed):
@@ -133,10 +164,12 @@ MISTAKES = {
     'text instead of a folder': (lambda: write('notes.txt', 'hello'), 'create_from_images data notes.txt',
                                  'neither a folder nor a .zip', ''),
     'broken zip': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', lambda data: data[:-30])),
-                   'create_from_images data images.zip', 'images.zip is neither a folder nor a .zip', 'Name a folder'),
+                   'create_from_images data images.zip', 'images.zip is a .zip that is cut off or damaged',
+                   'download it again'),
     'zip with a damaged member': (lambda: (save_zip(a=encoded(random_pixels(), 'PNG')), change('images.zip', flip(60))),
                                   'create_from_images data images.zip',
                                   'images.zip: a.png is not an image that can be read: Bad CRC', ''),
+    'encrypted zip': (encrypted_zip, 'create_from_images data images.zip', 'images.zip: a.png is encrypted', 'Unpack'),
     # Labels
     'no label for an image': (lambda: label_csv(*FIVE[:4]), LABELS,
                               'labels.csv: 1 of 5 images have no label, for instance 4.png', ''),
@@ -205,7 +238,36 @@ MISTAKES = {
     'HDF5 with labels NaN': (lambda: hdf5('data', [3, 1, 8, 8], labels=np.full([3, 1], np.nan)),
                              'create_from_hdf5 data a.h5',
                              'a-labels.npy: the label of image 0 is not finite', ''),
+    'HDF5 of floats': (lambda: hdf5_values(-1, 0, 1), 'create_from_hdf5 data a.h5',
+                       'a.h5: data holds floating-point numbers (float32)', '--range=-1,1 or --range=0,1'),
+    'HDF5 with NaN': (lambda: hdf5_values(0.5, np.nan), 'create_from_hdf5 data a.h5 --range=0,1',
+                      'of data has values that are not finite', 'Correct'),
+    'HDF5 of another range': (lambda: hdf5_values(-1, 0, 1), 'create_from_hdf5 data a.h5 --range=0,1',
+                              'of data has values from -1 to 1, expected 0 to 1', '--range=LOW,HIGH'),
+    'HDF5 of 16 bits': (lambda: hdf5_values(0, 65535, dtype=np.uint16), 'create_from_hdf5 data a.h5',
+                        'of data has values from 0 to 65535, expected 0 to 255', '--range=LOW,HIGH'),
+    'HDF5 group named data': (hdf5_with_a_group, 'create_from_hdf5 data a.h5', 'a.h5 has no images', 'Check'),
+    'HDF5 link to nowhere': (hdf5_with_a_link_to_nowhere, 'create_from_hdf5 data a.h5',
+                             'a.h5: data16x16 is a link to something that does not exist', 'beside this one'),
+    'HDF5 of 10^12 images': (lambda: hdf5_that_claims(10 ** 12, 1, 8, 8), 'create_from_hdf5 data a.h5',
+                             'the order of 1000000000000 images needs about 24.0 TB of memory', 'Check the file'),
+    'HDF5 of huge images': (lambda: hdf5_that_claims(1, 3, 2 ** 30, 2 ** 30), 'create_from_hdf5 data a.h5',
+                            'an image of 1073741824x1073741824 would have 3458.8 PB', 'smaller images'),
+    'LSUN wide, all too small': (lambda: save_lmdb('lsun', [encoded(random_pixels(), 'PNG')] * 2),
+                                 'create_lsun_wide data lsun --width=16 --height=12',
+                                 'there are no images to put into data: all 2 were left out',
+                                 'at least 16 wide and, scaled to that width, 12 high'),
     # Targets and flags
+    'resolution beyond everything': (sound_images, f'{FOLDER} --resolution=1073741824',
+                                     'an image of 1073741824x1073741824 would have', '--resolution'),
+    'resolution beyond a record': (sound_images, f'{FOLDER} --resolution=65536',
+                                   'an image of 65536x65536 would have 4.3 GB; a TFRecord holds at most 2.1 GB',
+                                   '--resolution'),
+    'letterbox beyond a record': (sound_images, f'{FOLDER} --letterbox=65536x4',
+                                  'an image of 65536x65536 would have', '--resolution'),
+    'LSUN beyond a record': (lambda: save_lmdb('lsun', [encoded(random_pixels(), 'PNG')]),
+                             'create_lsun data lsun --resolution=65536', 'an image of 65536x65536 would have',
+                             '--resolution'),
     'target in a file': (lambda: write('file', ''), 'create_from_images file/data images', 'file', 'permissions'),
     'target that is a file': (lambda: write('file', ''), 'create_from_images file images',
                               'file exists and is not a folder', 'another name'),
@@ -285,7 +347,7 @@ def test_too_small_disk_is_noticed_before_the_work(monkeypatch, capsys):
     sound_images()
     monkeypatch.setattr(dataset_writer, '_free_bytes', lambda path: 1000)
     assert run('create_from_images', 'data', 'images') == 1
-    assert 'Error: 5 images need about 0.0 MB, but only 0.0 MB are free at data' in capsys.readouterr().err
+    assert 'Error: 5 images need about 1.8 kB, but only 1.0 kB are free at data' in capsys.readouterr().err
     assert os.listdir() == ['images']
 
 
@@ -293,7 +355,7 @@ def test_estimate_is_near_the_size_of_the_files(tmp_path):
     save_images('images', 5)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_writer, '_in_gb', lambda count: asked.append(count) or '')
+        patch.setattr(memory, 'describe', lambda count: asked.append(count) or '')
         patch.setattr(dataset_writer, '_free_bytes', lambda path: 0)
         assert run('create_from_images', 'data', 'images') == 1
     assert run('create_from_images', 'data', 'images') == 0
@@ -326,6 +388,50 @@ def test_full_disk_is_one_line(monkeypatch, capsys):
     assert run('create_from_images', 'data', 'images') == 1
     assert capsys.readouterr().err.startswith('Error: data: No space left on device; nothing was kept\nMake room')
     assert os.listdir() == ['images']
+
+
+# ---- Memory ----
+
+def test_size_that_the_memory_does_not_allow_is_refused_with_the_numbers(monkeypatch, capsys):
+    sound_images()
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 1_000_000)
+    assert run('create_from_images', 'data', 'images', '--resolution=1024') == 1
+    fact, remedy = capsys.readouterr().err.splitlines()
+    assert fact.startswith('Error: writing images of 1024x1024 needs about ')
+    assert fact.endswith(' MB of memory, but only 1.0 MB are available') and '--resolution' in remedy
+    assert os.listdir() == ['images']
+    assert run('create_from_images', 'data', 'images') == 0
+
+
+def test_file_that_unpacks_to_any_size_is_read_no_further_than_needed():
+    """The process may use 1 GB more than it has at the start; the file unpacks to 4 GB."""
+    os.mkdir('mnist')
+    with gzip.open('mnist/train-images-idx3-ubyte.gz', 'wb', 1) as file:
+        for _ in range(1 << 8):
+            file.write(bytes(1 << 24))
+    program = ('import sys, resource, dataset_tool; from dnnlib import cli; import training.data.known_datasets\n'
+               'used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()\n'
+               'resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)\n'
+               'cli.run(dataset_tool.main, sys.argv[1:])')
+    result = subprocess.run([sys.executable, '-c', program, 'create_mnist', 'data', 'mnist'], capture_output=True,
+                            text=True, env=os.environ | {'PYTHONPATH': str(SCRIPT.parent)})
+    fact, _ = result.stderr.splitlines()
+    assert 'expected an idx file of 60000 x 28 x 28 bytes, found more than 47040016 bytes that begin' in fact
+
+
+def test_large_image_is_stored_without_a_warning_and_too_large_a_one_is_refused_in_our_words():
+    for name, height in [('large', 9000), ('larger', 18000)]:
+        os.mkdir(name)
+        PIL.Image.new('L', (10000, height)).save(f'{name}/0.png')
+
+    def store(folder):
+        return subprocess.run([sys.executable, SCRIPT, 'create_from_images', 'data', folder, '--resolution=4'],
+                              capture_output=True, text=True)
+
+    assert (store('large').returncode, store('larger').returncode) == (0, 1)
+    assert store('large').stderr.startswith('Error: data exists')
+    assert store('larger').stderr.splitlines()[0] == \
+        'Error: larger/0.png is not an image that can be read: it has more than 178956970 pixels'
 
 
 # ---- Killed runs and concurrent runs ----

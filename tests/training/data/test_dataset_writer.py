@@ -62,7 +62,7 @@ def test_same_images_same_bytes(tmp_path):
     for parent in ('one', 'two'):
         write_dataset(tmp_path / parent / 'data', random_images(4), np.eye(4))
     files = sorted(os.listdir(tmp_path / 'one' / 'data'))
-    assert files == ['data-r02.tfrecords', 'data-r03.tfrecords', 'data-r04.tfrecords', 'data-rxx.labels']
+    assert files == ['data-r02.tfrecords', 'data-r03.tfrecords', 'data-r04.tfrecords', 'data-rxx.labels', 'data.json']
     for name in files:
         assert (tmp_path / 'one' / 'data' / name).read_bytes() == (tmp_path / 'two' / 'data' / name).read_bytes()
 
@@ -134,7 +134,7 @@ def test_existing_dataset_is_replaced_only_by_force(tmp_path):
         write_dataset(tmp_path / 'a', random_images(3, resolution=4))
     assert tfrecords.find_dataset(tmp_path / 'a').num_images == 2
     write_dataset(tmp_path / 'a', random_images(3, resolution=4), force=True)
-    assert os.listdir(tmp_path / 'a') == ['a-r02.tfrecords'] and os.listdir(tmp_path) == ['a']
+    assert sorted(os.listdir(tmp_path / 'a')) == ['a-r02.tfrecords', 'a.json'] and os.listdir(tmp_path) == ['a']
 
 
 def test_failed_replacement_keeps_the_old_dataset(tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_force_deletes_nothing_but_datasets(tmp_path):
     (tmp_path / 'a' / 'thesis.tex').write_text('years of work')
     with pytest.raises(UserError, match='holds thesis.tex'):
         write_dataset(tmp_path / 'a', random_images(3), force=True)
-    assert len(os.listdir(tmp_path / 'a')) == 4
+    assert len(os.listdir(tmp_path / 'a')) == 5
 
 
 def test_target_may_be_an_empty_folder_but_not_a_file(tmp_path):
@@ -176,8 +176,9 @@ def test_target_may_be_an_empty_folder_but_not_a_file(tmp_path):
 
 def test_trailing_slash_and_link_name_the_same_dataset(tmp_path):
     write_dataset(f'{tmp_path}/a/', random_images(1, 1, 4))
-    assert os.listdir(tmp_path / 'a') == ['a-r02.tfrecords']
+    assert sorted(os.listdir(tmp_path / 'a')) == ['a-r02.tfrecords', 'a.json']
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'link').symlink_to('elsewhere')
     write_dataset(tmp_path / 'link', random_images(1, 1, 4))
-    assert os.listdir(tmp_path / 'elsewhere') == ['link-r02.tfrecords'] and (tmp_path / 'link').is_symlink()
+    assert sorted(os.listdir(tmp_path / 'elsewhere')) == ['link-r02.tfrecords', 'link.json']
+    assert (tmp_path / 'link').is_symlink()

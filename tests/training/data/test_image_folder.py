@@ -63,6 +63,27 @@ def test_what_is_no_image_is_ignored_with_a_count(capsys):
     assert 'Ignored 4 files that are no images: Thumbs.db, model.pkl, notes.txt, ...\n' in capsys.readouterr().out
 
 
+def test_pipes_and_unusable_members_of_a_zip_are_ignored_with_a_count(capsys):
+    save_images('images', 2)
+    os.mkfifo('images/pipe.png')
+    assert len(images_of()) == 2
+    assert 'Ignored 1 files that are pipes or devices: pipe.png\n' in capsys.readouterr().out
+    with zipfile.ZipFile('images.zip', 'w') as archive:
+        archive.write('images/0.png', 'a.png')
+        archive.write('images/1.png', 'b.png')
+        with pytest.warns(UserWarning, match='Duplicate name'):
+            archive.write('images/1.png', 'a.png')
+        image = pathlib.Path('images/0.png').read_bytes()
+        for name in ('../c.png', 'd/../../d.png', '/e.png', '.hidden/f.png', 'evil\x1b[2J.txt'):
+            archive.writestr(name, image if name.endswith('.png') else b'hello')
+    found = images_of(folder='images.zip')
+    np.testing.assert_array_equal(found, [random_pixels(1)] * 2)  # Of two files with one name, the last one counts.
+    out = capsys.readouterr().out
+    assert 'Ignored 3 files that lie outside the folder of the .zip: ../c.png, /e.png, d/../../d.png\n' in out
+    assert 'Ignored 1 files that have the name of a later file of the .zip: a.png\n' in out
+    assert 'Ignored 1 files that are no images: evil\\x1b[2J.txt\n' in out
+
+
 def test_formats(capsys):
     lossless = {'png': {}, 'bmp': {}, 'tif': {}, 'ppm': {}, 'webp': {'lossless': True}}
     for number, (ending, options) in enumerate(lossless.items()):
@@ -300,4 +321,5 @@ def test_dataset_and_images_at_an_address_that_tensorflow_knows(capsys):
     assert 'Error: ram://remote/data exists and is not empty' in capsys.readouterr().err
     assert run('create_from_images', 'ram://remote/data', 'images', '--force', '--max-images=2') == 0
     assert tfrecords.find_dataset('ram://remote/data').num_images == 2
-    assert [name for name in tf.io.gfile.listdir('ram://remote/data') if not name.endswith('.tfrecords')] == []
+    assert [name for name in tf.io.gfile.listdir('ram://remote/data') if not name.endswith('.tfrecords')] == \
+        ['data.json']

@@ -243,6 +243,21 @@ def test_hdf5_takes_the_largest_images_and_the_labels_beside_the_file():
         np.testing.assert_array_equal(found_labels, labels[order])
 
 
+@pytest.mark.parametrize('dtype, low, high', [(np.float32, -1, 1), (np.float64, 0, 1), (np.float16, 0, 255),
+                                              (np.uint16, 0, 65535)])
+def test_hdf5_of_any_range_is_scaled_to_0_255(dtype, low, high):
+    images = random_bytes(5, 3, 8, 8)
+    with h5py.File('archive.h5', 'w') as archive:
+        archive['data8x8'] = (images / 255 * (high - low) + low).astype(dtype)
+    assert run('create_from_hdf5', 'data', 'archive.h5', '--shuffle=0', f'--range={low},{high}') == 0
+    np.testing.assert_array_equal(stored('data')[0], images)
+
+
+@pytest.mark.parametrize('text', ['1', '1,2,3', '1,-1', '0,0', '0,inf', 'a,b', '-1e308,1e308', ''])
+def test_range_that_is_none_is_wrong_usage(text):
+    assert run('create_from_hdf5', 'data', 'archive.h5', f'--range={text}') == 2
+
+
 # ---- Missing optional packages, and a hostile pickle ----
 
 @pytest.mark.parametrize('package, command, extra',
