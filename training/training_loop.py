@@ -20,12 +20,13 @@ from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu, seed_everything
 from dnnlib.util import EasyDict, get_obj_by_name
-from training import dataset
+from training import dataset, misc
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
 from training.nets.transfer import describe, make_networks
 from training.run.checkpoint import Checkpoints, RunProgress
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates, out_of_memory
+from training.run.last_files import LastFiles
 from training.run.report import Report
 from training.run.snapshot import Snapshots, tolerate_write_errors
 from training.run.tick import guess_durations, report_tick
@@ -106,6 +107,7 @@ def training_loop(
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native
                    custom ops, metrics or a precision are asked for and cannot be used; training has diverged; memory
                    is too small; or there are fewer devices than asked for.
+        NotInPlace: The last checkpoint or pickle cannot be written into run_dir; the error says where it is instead.
         Stopped:   The run was asked to stop, and a checkpoint is written.
     """
     args = EasyDict(locals())
@@ -249,6 +251,7 @@ class Run:
             notes={'settings': args.settings, 'networks': describe(*self._networks[:2]), 'data_seed': self._data_seed,
                    'grid_args': grid_args},
             keep=args.keep_checkpoints, minutes=args.checkpoint_minutes)
+        self._last_files = LastFiles(args.run_dir, self._checkpoints.make_room)
 
     def _start_or_resume(self) -> None:
         """Restore the checkpoint if there is one, then write the first pictures."""
@@ -347,7 +350,8 @@ class Run:
     def _stop(self) -> None:
         self._collect_results()
         if self._is_chief:
-            self._checkpoints.save(self._progress)
+            self._save_last_checkpoint()
+            self._last_files.check()
         tqdm.write(f'Stopped at kimg {self._progress.kimg:.1f}, with {self._checkpoints.last}.')
         raise Stopped
 
@@ -355,12 +359,13 @@ class Run:
         args, progress = self._args, self._progress
         if not self._is_chief:
             return
-        self._snapshots.save_networks(self._networks, 'network-final.pkl')
+        self._last_files.write('network-final.pkl', lambda path: misc.save_pkl(self._networks, path))
         ending = f'All {args.total_kimg:g} kimg are done.'
         if progress.cur_nimg < self._total_nimg:
             ending = (f'The time limit, --max-minutes={args.max_minutes:g}, was reached at kimg {progress.kimg:.3f} of '
                       f'{args.total_kimg:g}. To go on: the same command with --resume={args.run_dir}')
             print(ending)
+        self._last_files.check()
         if args.on_end is not None:
             args.on_end(ending)
 
@@ -374,9 +379,18 @@ class Run:
             return
         if due.end or self._clock.time_to_go_on(['checkpoint', *self._last_reports()]):
             self._collect_results()
-            if not self._skipped.in_a_row():
-                with self._clock.maintenance('checkpoint'), tolerate_write_errors('the checkpoint'):
-                    self._checkpoints.save(progress)
+            if self._skipped.in_a_row():
+                return
+            with self._clock.maintenance('checkpoint'):
+                if due.end:
+                    self._save_last_checkpoint()
+                else:
+                    with tolerate_write_errors('the checkpoint'):
+                        self._checkpoints.save(progress)
+
+    def _save_last_checkpoint(self) -> None:
+        self._last_files.write(
+            self._checkpoints.name(self._progress), lambda path: self._checkpoints.save(self._progress, path))
 
     def _tick(self, due: _Due) -> None:
         """Count a tick, and on the chief make its reports."""

@@ -142,6 +142,14 @@ def _read_state(path: str) -> dict[str, Any]:
     return state
 
 
+def _is_damaged(path: str) -> bool:
+    try:
+        _read_state(path)
+    except UserError:
+        return True
+    return False
+
+
 # ---- Settings of the run ----
 
 def settings_of(flags: dict[str, Any], loop_args: dict[str, Any]) -> dict[str, Any]:
@@ -250,8 +258,17 @@ class Checkpoints:
         self._wanted = self._wanted or now or time.time() - self._saved_at >= self._minutes * 60
         return self._wanted and progress.iteration != self._last_iteration
 
-    def save(self, progress: RunProgress) -> None:
+    @staticmethod
+    def name(progress: RunProgress) -> str:
+        """Path of a checkpoint within the folder of its run."""
+        return os.path.join('checkpoints', f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}')
+
+    def save(self, progress: RunProgress, path: str | None = None) -> None:
         """Write a checkpoint, unless this iteration has one, and delete the oldest.
+
+        Args:
+            progress: How far the run is.
+            path:     Folder to write. None = its place in the folder of the run.
 
         Raises:
             UserError: It cannot be written. It is then asked for again at the next occasion.
@@ -260,12 +277,25 @@ class Checkpoints:
         if progress.iteration == self._last_iteration:
             return
         self._wanted, self._saved_at = False, time.time()
-        name = f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}'
-        path = os.path.join(self._run_dir, 'checkpoints', name)
+        path = path or os.path.join(self._run_dir, self.name(progress))
         self._write(path, progress, _sizes(self._run_dir))
         self.last, self._last_iteration = path, progress.iteration
         for old in _checkpoints_in(self._run_dir)[:-self._keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def make_room(self) -> bool:
+        """Delete all checkpoints but the newest that is not damaged.
+
+        Returns:
+            Was there one to delete?
+        """
+        assert self._run_dir is not None
+        paths = _checkpoints_in(self._run_dir)
+        newest = next((path for path in reversed(paths) if not _is_damaged(path)), None)
+        others = [path for path in paths if path != newest] if newest else []
+        for path in others:
+            shutil.rmtree(path, ignore_errors=True)
+        return bool(others)
 
     def _write(self, path: str, progress: RunProgress, file_sizes: dict[str, int]) -> None:
         import tensorflow as tf

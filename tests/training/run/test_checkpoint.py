@@ -1,10 +1,8 @@
 """Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
-import contextlib
 import os
 import pathlib
 import random
-import resource
 import shutil
 import subprocess
 import types
@@ -15,6 +13,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
+from tests.full_disk import files_limited_to
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoints, RunProgress
 from training.run.snapshot import tolerate_write_errors
@@ -130,17 +129,6 @@ def test_one_that_breaks_off_leaves_nothing_and_takes_nothing(tmp_path, monkeypa
     assert names(tmp_path) == ['kimg-000000.004', 'kimg-000000.008'] and run.checkpoints.last.endswith('008')
     save(run, 12)
     assert names(tmp_path) == ['kimg-000000.008', 'kimg-000000.012']
-
-
-@contextlib.contextmanager
-def files_limited_to(size):
-    """Context in which writing more than `size` bytes to a file fails, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize('limit', [0, 200, 3000])  # None of it, not all tensors, not state.json

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.run_dir import RunDir
-from tests.training.run.test_checkpoint import files_limited_to
+from tests.full_disk import files_limited_to
 from tests.training.run.test_resume import Killed, assert_same_run, kill_at, train
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
 from tests.training.test_misc import small_networks
