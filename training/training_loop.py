@@ -23,7 +23,7 @@ from dnnlib.util import EasyDict, get_obj_by_name
 from training import dataset, misc
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
 from training.nets.transfer import describe, make_networks
-from training.run.checkpoint import Checkpoints, RunProgress
+from training.run.checkpoint import Checkpoints, RunProgress, format_kimg
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates, out_of_memory
 from training.run.last_files import LastFiles
@@ -92,9 +92,10 @@ def training_loop(
     """Train G, D and their moving average Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
-    (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint. If one of
-    several workers gets the signal, all of them stop when the schedule is updated the next time.
+    images, see RunProgress.snapshot_name), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events,
+    report.html and checkpoints (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes
+    a checkpoint. If one of several workers gets the signal, all of them stop when the schedule is updated the next
+    time.
 
     With max_minutes it ends early enough for the last reports: checkpoint, pictures, pickles and metrics, which are
     expected to take as long as before. At least one iteration is made. Metrics that would take too long are left out,
@@ -116,9 +117,10 @@ def training_loop(
 
 class _Due(NamedTuple):
     """What is due between two iterations."""
-    end: bool       # The end of training.
-    tick: bool      # A tick.
-    networks: bool  # A network snapshot, and metrics.
+    end: bool      # The end of training.
+    tick: bool     # A tick.
+    pictures: str  # File name of a grid of fakes, to be written if there is time. '' = none is due.
+    networks: str  # File name of a network snapshot, whose metrics are due too. '' = none is due.
 
 
 class Run:
@@ -262,7 +264,7 @@ class Run:
         if self._is_chief:
             self._snapshots.save_reals()
         if self._checkpoint_path is not None:
-            print(f'Going on from {self._checkpoint_path}, at kimg {self._progress.kimg:.1f}.')
+            print(f'Going on from {self._checkpoint_path}, at kimg {format_kimg(self._progress.kimg)}.')
         elif self._is_chief:
             with self._clock.maintenance('pictures'):
                 self._snapshots.save_fakes(self._Gs, 'fakes_init.png')
@@ -336,10 +338,15 @@ class Run:
         tick_nimg = progress.cur_nimg - progress.tick_start_nimg
         enough = progress.cur_tick < 0 or tick_nimg >= self._iterations.sched.tick_kimg * 1000
         tick = tick_nimg > 0 and (end or (boundary and enough))
+        pictures = tick and args.image_snapshot_ticks is not None and (
+            end or (progress.cur_tick + 1) % args.image_snapshot_ticks == 0)
         networks = tick and args.network_snapshot_ticks is not None and (end or (
             (progress.cur_tick + 1) % args.network_snapshot_ticks == 0
             and self._clock.time_to_go_on(self._last_reports() * 2)))
-        return _Due(end, tick, networks)
+        # The names are chosen before the checkpoint is written, which must know them: the snapshots at the end of a run
+        # are not made again if the run is made longer.
+        return _Due(end, tick, progress.snapshot_name('fakes', '.png') if pictures else '',
+                    progress.snapshot_name('network-snapshot-', '.pkl') if networks else '')
 
     def _move(self, bar: tqdm) -> None:
         """Move the progress bar. Its end is where the time limit is expected."""
@@ -352,7 +359,7 @@ class Run:
         if self._is_chief:
             self._save_last_checkpoint()
             self._last_files.check()
-        tqdm.write(f'Stopped at kimg {self._progress.kimg:.1f}, with {self._checkpoints.last}.')
+        tqdm.write(f'Stopped at kimg {format_kimg(self._progress.kimg)}, with {self._checkpoints.last}.')
         raise Stopped
 
     def _finish(self) -> None:
@@ -374,7 +381,7 @@ class Run:
     def _save_checkpoint(self, due: _Due) -> None:
         """Write a checkpoint if it is time for one, unless the last updates were skipped."""
         args, progress = self._args, self._progress
-        is_due = due.tick and (due.end or due.networks or (progress.cur_tick + 1) % args.checkpoint_ticks == 0)
+        is_due = due.tick and (due.end or bool(due.networks) or (progress.cur_tick + 1) % args.checkpoint_ticks == 0)
         if not self._is_chief or not self._checkpoints.wanted(progress, is_due):
             return
         if due.end or self._clock.time_to_go_on(['checkpoint', *self._last_reports()]):
@@ -405,22 +412,18 @@ class Run:
             self._summaries, self._clock, progress, tick_kimg, self._iterations.sched, self._skipped, left))
         # Reports draw random numbers too, which must not change what is learned.
         with random_state_kept():
-            ticks = self._args.image_snapshot_ticks
-            if ticks is not None and (due.end or (
-                    progress.cur_tick % ticks == 0 and self._clock.time_to_go_on(['pictures', *self._last_reports()]))):
-                name = f'fakes{progress.cur_nimg // 1000:06d}.png'
-                with self._clock.maintenance('pictures'), tolerate_write_errors(name):
-                    self._snapshots.save_fakes(self._Gs, name)
+            if due.pictures and (due.end or self._clock.time_to_go_on(['pictures', *self._last_reports()])):
+                with self._clock.maintenance('pictures'), tolerate_write_errors(due.pictures):
+                    self._snapshots.save_fakes(self._Gs, due.pictures)
             if due.networks:
-                self._save_networks()
+                self._save_networks(due.networks)
             # report.html only shows what there is: an error in it must not end the run.
             with self._clock.maintenance('report'), tolerate_write_errors('report.html', Exception):
                 self._report.save()
 
-    def _save_networks(self) -> None:
+    def _save_networks(self, name: str) -> None:
         """Write a network snapshot, and compute its metrics."""
         args, progress = self._args, self._progress
-        name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
         with self._clock.maintenance('pickle'), tolerate_write_errors(name):
             self._snapshots.save_networks(self._networks, name)
         if self._evaluation is None:

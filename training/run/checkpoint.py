@@ -43,11 +43,35 @@ class RunProgress:
     sched_nimg: int       # Images shown when the schedule was last updated.
     iteration: int = 0    # Iterations done.
     cur_tick: int = -1    # Number of the last tick. -1 = there was none yet.
+    # First part of a file name -> images shown at the last snapshot that is named after whole kimg only.
+    whole_kimg_names: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def kimg(self) -> float:
         """Thousands of images shown."""
         return self.cur_nimg / 1000.0
+
+    def snapshot_name(self, prefix: str, suffix: str) -> str:
+        """File name of a snapshot that is made now, another one than that of every other snapshot of the run.
+
+        The first one in a thousand of images has the name that the original gives it, with the whole kimg:
+        network-snapshot-000012.pkl. To the names of the others the images beyond that are added:
+        network-snapshot-000012_088.pkl. A checkpoint keeps which one was the first.
+
+        Args:
+            prefix: First part of the name, such as 'fakes'.
+            suffix: Last part of the name, such as '.png'.
+        """
+        kimg, images = divmod(self.cur_nimg, 1000)
+        if self.whole_kimg_names.get(prefix, -1) // 1000 != kimg:
+            self.whole_kimg_names[prefix] = self.cur_nimg
+        more = '' if self.whole_kimg_names[prefix] == self.cur_nimg else f'_{images:03d}'
+        return f'{prefix}{kimg:06d}{more}{suffix}'
+
+
+def format_kimg(kimg: float) -> str:
+    """Thousands of images as text: one digit after the point as in the original, but three below 100."""
+    return f'{kimg:.3f}' if kimg < 100 else f'{kimg:.1f}'
 
 
 # ---- Finding and reading checkpoints ----

@@ -1,5 +1,7 @@
 """Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import random
@@ -111,6 +113,27 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
     assert not wanted(progress(16))
     now[0] += 1
     assert wanted(progress(16))
+
+
+def test_snapshots_of_a_run_never_have_the_same_name(tmp_path):
+    """Those of whole kimg are the original's, and all are in order. A resumed run gives them the same names."""
+    moments = [0, 16, 900, 1000, 1004, 4096, 8192, 12000, 12088, 25000032]
+    expected = ['000000', '000000_016', '000000_900', '000001', '000001_004', '000004', '000008', '000012', '000012_088',
+                '025000']
+    run, found = progress(0), []
+    for nimg in moments:
+        run = RunProgress(**{**json.loads(json.dumps(dataclasses.asdict(run))), 'cur_nimg': nimg})
+        found.append(run.snapshot_name('network-snapshot-', '.pkl'))
+        assert run.snapshot_name('network-snapshot-', '.pkl') == found[-1]  # Made again by a run that was killed.
+    assert found == [f'network-snapshot-{number}.pkl' for number in expected]
+    assert sorted(found) == found
+    assert run.snapshot_name('fakes', '.png') == 'fakes025000.png'  # Others have names of their own.
+
+
+@pytest.mark.parametrize('kimg, expected', [(0.088, '0.088'), (4.096, '4.096'), (99.9, '99.900'), (160.0, '160.0'),
+                                            (25000.032, '25000.0')])
+def test_kimg_of_short_runs_have_enough_digits(kimg, expected):
+    assert checkpoint.format_kimg(kimg) == expected
 
 
 # ---- Whole or not at all ----
