@@ -105,7 +105,7 @@ def test_a_run_that_is_stopped_on_a_full_disk(data_dir, tmp_path, temporary):
     def interrupt(count):
         if count == 2:
             signal.raise_signal(signal.SIGINT)
-    with disk_full_for(lambda target: '/run/' in target), pytest.raises(
+    with disk_full_for(lambda target: '/run/checkpoints/' in target), pytest.raises(
             NotInPlace, match=r'; it is in .*kimg-000000\.016'):
         train(data_dir, tmp_path / 'run', {(Iterations, 'run'): interrupt}, resume=None)
     found = checkpoint.find(str(next(temporary.glob('run-*/kimg-*'))), '', '')
