@@ -23,7 +23,7 @@ FLAGS = ['--dataset=small', '--config=config-a', '--cond=true', '--mirror-augmen
          '--lod-training-kimg=0.064', '--lod-transition-kimg=0.096', '--tick-kimg=0.032', '--image-snapshot-ticks=1',
          '--network-snapshot-ticks=2', '--metrics=fd_efficientnet16', '--checkpoint-ticks=1',
          '--checkpoint-minutes=0.02', '--seed=3', '--resume=latest']
-NAME = '00000-stylegan2-small-cond-1gpu-config-a'
+NAME = '00000-stylegan2-small-1gpu-config-a'
 
 
 @pytest.fixture(scope='module')
