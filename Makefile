@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
-.PHONY: test test-quick test-kernels test-versions lint cuda-check reference-check bench clean
+.PHONY: test test-quick nightly test-kernels test-versions lint cuda-check reference-check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 25
@@ -120,6 +120,9 @@ test: .venv/.installed ## run all tests
 
 test-quick: .venv/.installed ## run a selection of the tests that takes less than two minutes
 	$(PY) $(PYTEST) -m 'quick or inner'
+
+nightly: .venv/.installed ## run the tests that take many minutes, which `make test` leaves out
+	$(PY) -m pytest -q -rs -m nightly
 
 # With oneDNN off if it is on by default on this machine, and on if it is off.
 test-kernels: .venv/.installed ## run the golden tests with TensorFlow's other CPU kernels (oneDNN off or on)

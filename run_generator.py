@@ -291,8 +291,12 @@ def _grid(pictures: Mapping[tuple[Any, Any], Image.Image], rows: Sequence[Any], 
 
 
 def _save(picture: Image.Image, path: str) -> None:
-    with storage.new_file(path) as part:
-        picture.save(part, 'png')
+    try:
+        with storage.new_file(path) as part:
+            picture.save(part, 'png')
+    except OSError as err:
+        raise cli.UserError(f'{path}: cannot be written: {err.strerror or err}',
+                            'Check the folder and the free space. Pictures written before are kept.') from err
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from metrics.metric_defaults import metric_args
 from pretrained_networks import get_path_or_url
 from training import configs, options
 from training.run import checkpoint, report
+from training.run.last_files import NotInPlace
 from training.step import devices
 
 _EXAMPLES = '''examples:
@@ -106,8 +107,9 @@ def main(argv: Sequence[str]) -> None:
         stack.enter_context(devices.worker_context(cluster))
         try:
             _train(run, run_dir, found, settings, started, callbacks)
-        except cli.Stopped:
-            print(f'To go on: {_resume_command(argv, run_dir)}')
+        except (cli.Stopped, NotInPlace) as err:
+            moves = err.moves if isinstance(err, NotInPlace) else ''
+            print(f'To go on: {moves}{_resume_command(argv, run_dir)}')
             raise
 
 

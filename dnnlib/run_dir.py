@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import importlib.metadata
 import json
 import os
@@ -21,7 +20,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -74,7 +73,12 @@ class RunDir:
             self._lock.__exit__(None, None, None)
             raise cli.UserError(f'another process is at work in {self.path}', 'Wait until it has ended, or stop it.')
         if self._is_new:
-            self.begin()
+            try:
+                self.begin()
+            except cli.UserError:
+                shutil.rmtree(self.path)
+                self._lock.__exit__(None, None, None)
+                raise
 
     def begin(self) -> None:
         """Write submit_config.*, and remove _finished.txt of an earlier run. Only the first call has an effect."""
@@ -97,24 +101,32 @@ class RunDir:
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None,
                  tb: TracebackType | None) -> None:
+        try:
+            self._end(exc_type, exc, tb)
+        finally:
+            self._lock.__exit__(None, None, None)
+
+    def _end(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         stop = datetime.datetime.now()
-        if exc is None:
-            self.begin()
-            times = dict(task_name=os.path.basename(self.path), host_name='localhost', start_time=str(self._start),
-                         stop_time=str(stop))
-            _write(os.path.join(self.path, 'run.txt'), pprint.pformat(times, width=200) + '\n')
-            print(f'dnnlib: Finished {self._func_name}() in {format_time((stop - self._start).total_seconds())}.')
-        elif isinstance(exc, cli.UserError):
-            self._log.write(f'Error: {exc}\n')
-        elif not isinstance(exc, cli.Stopped):
-            self._log.write(''.join(traceback.format_exception(exc_type, exc, tb)))
-        sys.stdout, sys.stderr = self._streams
-        self._log.close()
+        try:
+            if exc is None:
+                self.begin()
+                times = dict(task_name=os.path.basename(self.path), host_name='localhost',
+                             start_time=str(self._start), stop_time=str(stop))
+                _write(os.path.join(self.path, 'run.txt'), pprint.pformat(times, width=200) + '\n')
+                print(f'dnnlib: Finished {self._func_name}() in {format_time((stop - self._start).total_seconds())}.')
+            elif isinstance(exc, cli.UserError):
+                _write_if_room(self._log, f'Error: {exc}\n')
+            elif not isinstance(exc, cli.Stopped):
+                _write_if_room(self._log, ''.join(traceback.format_exception(exc_type, exc, tb)))
+        finally:
+            sys.stdout, sys.stderr = self._streams
+            with _without_errors_of_a_full_disk():
+                self._log.close()
         if exc is None:
             _write(os.path.join(self.path, '_finished.txt'), self.ending and f'{self.ending}\n')
         elif isinstance(exc, cli.UserError) and self._is_new and set(os.listdir(self.path)) <= _OWN_FILES:
             shutil.rmtree(self.path)
-        self._lock.__exit__(None, None, None)
 
 
 class _Tee:
@@ -128,19 +140,10 @@ class _Tee:
         self._log = log
 
     def write(self, text: str) -> int:
-        self._write(self._stream, text)
+        _write_if_room(self._stream, text)
         if '\r' not in text and not self._log.closed:  # A logging handler may outlive the run.
-            self._write(self._log, text)
+            _write_if_room(self._log, text)
         return len(text)
-
-    @staticmethod
-    def _write(stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError as err:
-            if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
 
     def __getattr__(self, name: str) -> Any:  # flush, isatty, fileno, encoding, ... are those of the stream.
         return getattr(self._stream, name)
@@ -200,6 +203,25 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
+@contextlib.contextmanager
+def _without_errors_of_a_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if not storage.is_full(err):
+            raise
+
+
+def _write_if_room(stream: TextIO, text: str) -> None:
+    with _without_errors_of_a_full_disk():
+        stream.write(text)
+        stream.flush()
+
+
 def _write(path: str, text: str) -> None:
-    with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
-        file.write(text)
+    try:
+        with storage.new_file(path) as part, open(part, 'w', encoding='utf-8') as file:
+            file.write(text)
+    except OSError as err:
+        raise cli.UserError(f'{path}: cannot be written: {err.strerror}',
+                            'Check the folder, its permissions and the free space.') from err

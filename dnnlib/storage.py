@@ -7,6 +7,7 @@ An address contains `://`. TensorFlow is imported only for those. The functions 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -42,6 +43,11 @@ def reason(err: Any) -> str:
     if isinstance(err, OSError):
         return f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
     return str(err.message).splitlines()[0]
+
+
+def is_full(err: BaseException) -> bool:
+    """Whether an error, or the message of an error that took its place, says that there is no room to write."""
+    return any(os.strerror(code) in str(err) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def open_file(path: str | os.PathLike, mode: str = 'rb') -> IO[bytes]:

@@ -194,14 +194,22 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
         interrupt = None
         try:
             _run_steps(proj, run_dir, batch, settings, ffmpeg)
-        except KeyboardInterrupt as err:
+        except (KeyboardInterrupt, OSError) as err:
             interrupt = err
         if proj.get_cur_step():
-            part = _write_results(proj, run_dir, batch, start_distances, origin, keep_noises)
+            part = _results(proj, batch, start_distances, origin, keep_noises)
             found = part if found is None else found.joined(part)
-            found.save(os.path.join(run_dir, 'dlatents.npz'))
-            if on_found:
-                on_found(found)
+            try:
+                found.save(os.path.join(run_dir, 'dlatents.npz'))  # First, because it is worth most.
+                if on_found:
+                    on_found(found)
+                _write_pictures(proj, run_dir, batch)
+            except OSError as err:
+                interrupt = interrupt or err
+        if isinstance(interrupt, OSError):
+            raise UserError(
+                f'{interrupt.filename or run_dir}: cannot be written: {interrupt.strerror or interrupt}',
+                f'Check the free space. What was found before is in {run_dir}.') from interrupt
         if interrupt:
             print(f'Stopped at step {proj.get_cur_step()} of {proj.num_steps}. '
                   f'What was found so far is in {run_dir}')
@@ -278,13 +286,18 @@ def _run_steps(proj, run_dir, batch, settings, ffmpeg):
             film.close()
 
 
-def _write_results(proj, run_dir, batch, start_distances, origin, keep_noises):
-    """Write the pictures of what was found for a minibatch, print its distances, and return it as Dlatents."""
-    n = len(batch)
-    distances, images = proj.get_distances()[:n], proj.get_images()[:n]
-    for target, image, distance, start_distance in zip(batch, images, distances, start_distances):
+def _write_pictures(proj, run_dir, batch):
+    """Write the pictures of what was found for a minibatch."""
+    for target, image in zip(batch, proj.get_images()):
         _save_picture(run_dir, f'{target.name}-final.png', image)
         _save_picture(run_dir, f'{target.name}-side-by-side.png', _side_by_side(target, image))
+
+
+def _results(proj, batch, start_distances, origin, keep_noises):
+    """Print the distances of what was found for a minibatch, and return it as Dlatents."""
+    n = len(batch)
+    distances = proj.get_distances()[:n]
+    for target, distance, start_distance in zip(batch, distances, start_distances):
         print(f'{target.name}: distance {distance:.4f}, {start_distance:.4f} at the start')
     return dlatents.Dlatents(
         names=[target.name for target in batch], w=proj.get_dlatents()[:n],

@@ -20,12 +20,13 @@ from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu, seed_everything
 from dnnlib.util import EasyDict, get_obj_by_name
-from training import dataset
+from training import dataset, misc
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
 from training.nets.transfer import describe, make_networks
-from training.run.checkpoint import Checkpoints, RunProgress
+from training.run.checkpoint import Checkpoints, RunProgress, format_kimg
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates, out_of_memory
+from training.run.last_files import LastFiles
 from training.run.report import Report
 from training.run.snapshot import Snapshots, tolerate_write_errors
 from training.run.tick import guess_durations, report_tick
@@ -91,9 +92,10 @@ def training_loop(
     """Train G, D and their moving average Gs.
 
     Writes into run_dir: reals.png, fakes_init.png, fakesNNNNNN.png, network-snapshot-NNNNNN.pkl (NNNNNN = thousands of
-    images), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events, report.html and checkpoints
-    (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes a checkpoint. If one of
-    several workers gets the signal, all of them stop when the schedule is updated the next time.
+    images, see RunProgress.snapshot_name), metric-NAME.txt, network-final.pkl, stats.jsonl, TensorBoard's events,
+    report.html and checkpoints (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes
+    a checkpoint. If one of several workers gets the signal, all of them stop when the schedule is updated the next
+    time.
 
     With max_minutes it ends early enough for the last reports: checkpoint, pictures, pickles and metrics, which are
     expected to take as long as before. At least one iteration is made. Metrics that would take too long are left out,
@@ -106,6 +108,7 @@ def training_loop(
         UserError: The dataset, the pickle or the checkpoint cannot be used, or they do not fit each other; the native
                    custom ops, metrics or a precision are asked for and cannot be used; training has diverged; memory
                    is too small; or there are fewer devices than asked for.
+        NotInPlace: The last checkpoint or pickle cannot be written into run_dir; the error says where it is instead.
         Stopped:   The run was asked to stop, and a checkpoint is written.
     """
     args = EasyDict(locals())
@@ -114,9 +117,10 @@ def training_loop(
 
 class _Due(NamedTuple):
     """What is due between two iterations."""
-    end: bool       # The end of training.
-    tick: bool      # A tick.
-    networks: bool  # A network snapshot, and metrics.
+    end: bool      # The end of training.
+    tick: bool     # A tick.
+    pictures: str  # File name of a grid of fakes, to be written if there is time. '' = none is due.
+    networks: str  # File name of a network snapshot, whose metrics are due too. '' = none is due.
 
 
 class Run:
@@ -249,6 +253,7 @@ class Run:
             notes={'settings': args.settings, 'networks': describe(*self._networks[:2]), 'data_seed': self._data_seed,
                    'grid_args': grid_args},
             keep=args.keep_checkpoints, minutes=args.checkpoint_minutes)
+        self._last_files = LastFiles(args.run_dir, self._checkpoints.make_room)
 
     def _start_or_resume(self) -> None:
         """Restore the checkpoint if there is one, then write the first pictures."""
@@ -259,7 +264,7 @@ class Run:
         if self._is_chief:
             self._snapshots.save_reals()
         if self._checkpoint_path is not None:
-            print(f'Going on from {self._checkpoint_path}, at kimg {self._progress.kimg:.1f}.')
+            print(f'Going on from {self._checkpoint_path}, at kimg {format_kimg(self._progress.kimg)}.')
         elif self._is_chief:
             with self._clock.maintenance('pictures'):
                 self._snapshots.save_fakes(self._Gs, 'fakes_init.png')
@@ -333,10 +338,15 @@ class Run:
         tick_nimg = progress.cur_nimg - progress.tick_start_nimg
         enough = progress.cur_tick < 0 or tick_nimg >= self._iterations.sched.tick_kimg * 1000
         tick = tick_nimg > 0 and (end or (boundary and enough))
+        pictures = tick and args.image_snapshot_ticks is not None and (
+            end or (progress.cur_tick + 1) % args.image_snapshot_ticks == 0)
         networks = tick and args.network_snapshot_ticks is not None and (end or (
             (progress.cur_tick + 1) % args.network_snapshot_ticks == 0
             and self._clock.time_to_go_on(self._last_reports() * 2)))
-        return _Due(end, tick, networks)
+        # The names are chosen before the checkpoint is written, which must know them: the snapshots at the end of a run
+        # are not made again if the run is made longer.
+        return _Due(end, tick, progress.snapshot_name('fakes', '.png') if pictures else '',
+                    progress.snapshot_name('network-snapshot-', '.pkl') if networks else '')
 
     def _move(self, bar: tqdm) -> None:
         """Move the progress bar. Its end is where the time limit is expected."""
@@ -347,20 +357,22 @@ class Run:
     def _stop(self) -> None:
         self._collect_results()
         if self._is_chief:
-            self._checkpoints.save(self._progress)
-        tqdm.write(f'Stopped at kimg {self._progress.kimg:.1f}, with {self._checkpoints.last}.')
+            self._save_last_checkpoint()
+            self._last_files.check()
+        tqdm.write(f'Stopped at kimg {format_kimg(self._progress.kimg)}, with {self._checkpoints.last}.')
         raise Stopped
 
     def _finish(self) -> None:
         args, progress = self._args, self._progress
         if not self._is_chief:
             return
-        self._snapshots.save_networks(self._networks, 'network-final.pkl')
+        self._last_files.write('network-final.pkl', lambda path: misc.save_pkl(self._networks, path))
         ending = f'All {args.total_kimg:g} kimg are done.'
         if progress.cur_nimg < self._total_nimg:
             ending = (f'The time limit, --max-minutes={args.max_minutes:g}, was reached at kimg {progress.kimg:.3f} of '
                       f'{args.total_kimg:g}. To go on: the same command with --resume={args.run_dir}')
             print(ending)
+        self._last_files.check()
         if args.on_end is not None:
             args.on_end(ending)
 
@@ -369,14 +381,23 @@ class Run:
     def _save_checkpoint(self, due: _Due) -> None:
         """Write a checkpoint if it is time for one, unless the last updates were skipped."""
         args, progress = self._args, self._progress
-        is_due = due.tick and (due.end or due.networks or (progress.cur_tick + 1) % args.checkpoint_ticks == 0)
+        is_due = due.tick and (due.end or bool(due.networks) or (progress.cur_tick + 1) % args.checkpoint_ticks == 0)
         if not self._is_chief or not self._checkpoints.wanted(progress, is_due):
             return
         if due.end or self._clock.time_to_go_on(['checkpoint', *self._last_reports()]):
             self._collect_results()
-            if not self._skipped.in_a_row():
-                with self._clock.maintenance('checkpoint'), tolerate_write_errors('the checkpoint'):
-                    self._checkpoints.save(progress)
+            if self._skipped.in_a_row():
+                return
+            with self._clock.maintenance('checkpoint'):
+                if due.end:
+                    self._save_last_checkpoint()
+                else:
+                    with tolerate_write_errors('the checkpoint'):
+                        self._checkpoints.save(progress)
+
+    def _save_last_checkpoint(self) -> None:
+        self._last_files.write(
+            self._checkpoints.name(self._progress), lambda path: self._checkpoints.save(self._progress, path))
 
     def _tick(self, due: _Due) -> None:
         """Count a tick, and on the chief make its reports."""
@@ -391,22 +412,18 @@ class Run:
             self._summaries, self._clock, progress, tick_kimg, self._iterations.sched, self._skipped, left))
         # Reports draw random numbers too, which must not change what is learned.
         with random_state_kept():
-            ticks = self._args.image_snapshot_ticks
-            if ticks is not None and (due.end or (
-                    progress.cur_tick % ticks == 0 and self._clock.time_to_go_on(['pictures', *self._last_reports()]))):
-                name = f'fakes{progress.cur_nimg // 1000:06d}.png'
-                with self._clock.maintenance('pictures'), tolerate_write_errors(name):
-                    self._snapshots.save_fakes(self._Gs, name)
+            if due.pictures and (due.end or self._clock.time_to_go_on(['pictures', *self._last_reports()])):
+                with self._clock.maintenance('pictures'), tolerate_write_errors(due.pictures):
+                    self._snapshots.save_fakes(self._Gs, due.pictures)
             if due.networks:
-                self._save_networks()
+                self._save_networks(due.networks)
             # report.html only shows what there is: an error in it must not end the run.
             with self._clock.maintenance('report'), tolerate_write_errors('report.html', Exception):
                 self._report.save()
 
-    def _save_networks(self) -> None:
+    def _save_networks(self, name: str) -> None:
         """Write a network snapshot, and compute its metrics."""
         args, progress = self._args, self._progress
-        name = f'network-snapshot-{progress.cur_nimg // 1000:06d}.pkl'
         with self._clock.maintenance('pickle'), tolerate_write_errors(name):
             self._snapshots.save_networks(self._networks, name)
         if self._evaluation is None:

@@ -16,6 +16,7 @@ from dnnlib import cli, tflib
 from dnnlib.util import EasyDict
 from latents.dlatents import Dlatents
 from tests import ROOT
+from tests.full_disk import disk_full_for
 from tests.golden import GOLDEN
 from tests.light_help import help_of
 
@@ -138,6 +139,14 @@ def test_a_seed_gives_the_latents_first_and_then_each_noise_buffer_in_order(Gs, 
         np.testing.assert_array_equal(call.noise[1], rnd.randn(1, 1, 8, 8))
         assert (call.psi, call.labels) == (0.7, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['seed0003.png', 'seed0005.png']
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_pictures_before(Gs, tmp_path):
+    with disk_full_for(lambda target: target.endswith('seed0007.png')), pytest.raises(
+            cli.UserError, match=r'00000-generate-images/seed0007\.png: cannot be written: No space left') as err:
+        run_generator.main(['generate-images', '--network=net.pkl', '--seeds=5-8', f'--result-dir={tmp_path}'])
+    assert 'free space' in err.value.remedy and len(str(err.value).splitlines()) == 2
+    assert sorted(path.name for path in tmp_path.glob('*/*.p*')) == ['seed0005.png', 'seed0006.png']
 
 
 def test_the_networks_own_noise_is_put_back(Gs, tmp_path):

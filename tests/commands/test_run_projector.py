@@ -1,6 +1,7 @@
 """The commands of run_projector.py, with a tiny network: their files, options and mistakes."""
 
 import json
+import os
 import pathlib
 import sys
 import zipfile
@@ -18,6 +19,7 @@ from latents import align_faces, detection, projection, video
 from metrics import feature_networks
 from tests import ROOT
 from tests.commands.test_projector import TINY, make_generator
+from tests.full_disk import disk_full_for
 from tests.light_help import help_of
 from training import misc
 from training.nets import registry
@@ -165,6 +167,25 @@ def test_interrupt_keeps_what_was_found_so_far(network, photos, tmp_path, monkey
     assert 'Stopped at step 3 of 10' in capsys.readouterr().out
     if command == 'detect-generated':
         assert len((out / 'distances.csv').read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize('place, steps', [
+    ('seed0002-target.png', None), ('seed0002-step0005.png', 5), ('seed0002-final.png', 10),
+    ('seed0002-side-by-side.png', 10), ('distances.csv', 10)])
+def test_a_full_disk_is_one_line_and_keeps_what_was_found(network, photos, tmp_path, place, steps):
+    """The latents found before are kept, and those of the image at work if they fit."""
+    command = 'detect-generated' if place.endswith('csv') else 'project-generated-images'
+    flags = [f'--images={photos}'] if place.endswith('csv') else []
+
+    def is_full(target):
+        return target.endswith(f'/{place}') and (place != 'distances.csv' or os.path.exists(target))
+    with disk_full_for(is_full), pytest.raises(cli.UserError, match=f'{place}: cannot be written: No space') as err:
+        run(network, tmp_path, command, '--seeds=1-3', '--num-snapshots=2', *flags)
+    assert 'free space' in err.value.remedy and len(str(err.value).splitlines()) == 2
+    out, = tmp_path.iterdir()
+    with np.load(out / 'dlatents.npz') as found:
+        assert list(found['steps']) == ([10] if steps is None else [10, steps])
+    assert not list(out.glob('*.part')) and not (out / '_finished.txt').exists()
 
 
 # ---- Films ----

@@ -15,6 +15,7 @@ import training
 from dnnlib import cli
 from tests import ROOT
 from tests.light_help import help_of
+from training.run.last_files import NotInPlace
 
 
 @pytest.fixture
@@ -304,6 +305,18 @@ def test_when_stopped_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
         assert log.endswith(f'{line}\n')
         assert 'Traceback' not in log
         assert not (home.path / folder / '_finished.txt').exists()
+
+
+def test_if_the_disk_is_full_at_the_end_it_prints_the_command_to_go_on(home, monkeypatch, capsys):
+    def end_on_a_full_disk(**kwargs):
+        raise NotInPlace('no space for the checkpoint', 'Make room.', "mv '/tmp/a b/kimg-000008.000' checkpoints && ")
+    monkeypatch.setattr(sys.modules['training.training_loop'], 'training_loop', end_on_a_full_disk)
+    with pytest.raises(SystemExit) as err:
+        cli.run(run_training.main, ['--dataset=ds'])
+    out, error = capsys.readouterr()
+    assert err.value.code == 1 and error == 'Error: no space for the checkpoint\nMake room.\n'
+    assert out.splitlines()[-1] == ("To go on: mv '/tmp/a b/kimg-000008.000' checkpoints && python run_training.py "
+                                    '--dataset=ds --resume=results/00000-stylegan2-ds-1gpu-config-f')
 
 
 def test_metrics_come_from_their_table(home):

@@ -1,5 +1,6 @@
 import ast
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,8 +10,9 @@ import sys
 
 import pytest
 
-from dnnlib import cli
+from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir, _make_numbered_dir
+from tests.full_disk import files_limited_to
 
 
 def start(result_dir, desc='test', **kwargs):
@@ -120,6 +122,30 @@ def test_user_error_after_a_result_keeps_it_and_logs_the_error(tmp_path):
         raise cli.UserError('disk full', 'Free some space.')
     assert 'fakes.png' in os.listdir(run.path)
     assert read(run.path, 'log.txt').endswith('Error: disk full\nFree some space.\n')
+
+
+def test_an_error_on_a_full_disk_stays_one_line_and_the_files_stay(tmp_path):
+    """There is no room in the log either."""
+    streams = sys.stdout, sys.stderr
+    expected = pytest.raises(cli.UserError, match='no room for the picture')
+    with expected, contextlib.ExitStack() as full, start(tmp_path) as run:
+        pathlib.Path(run.path, 'first.png').touch()
+        full.enter_context(files_limited_to(0))
+        raise cli.UserError('no room for the picture')
+    assert (sys.stdout, sys.stderr) == streams
+    assert 'first.png' in os.listdir(run.path) and '_finished.txt' not in os.listdir(run.path)
+
+
+def test_a_disk_that_is_full_at_the_start_or_the_end_is_a_user_error(tmp_path):
+    with files_limited_to(0), pytest.raises(cli.UserError, match='submit_config.json: cannot be written: File too'):
+        start(tmp_path)
+    assert not list(tmp_path.iterdir())
+    expected = pytest.raises(cli.UserError, match='run.txt: cannot be written: File too')
+    with expected, contextlib.ExitStack() as full, start(tmp_path) as run:
+        full.enter_context(files_limited_to(0))
+    assert '_finished.txt' not in os.listdir(run.path)
+    with storage.locked(run.path) as is_free:
+        assert is_free
 
 
 def test_result_dir_that_is_a_file_is_a_user_error(tmp_path):

@@ -88,14 +88,15 @@ def run(data_dir, tmp_path_factory):
 def test_files_of_a_run(run):
     folder, _ = run
     names = {path.name for path in folder.iterdir()}
-    assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.pkl', 'network-final.pkl',
-            'log.txt', 'submit_config.json', 'submit_config.txt', 'stats.jsonl', 'report.html',
-            '_finished.txt'} <= names
+    assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'fakes000000_064.png', 'network-snapshot-000000.pkl',
+            'network-snapshot-000000_064.pkl', 'network-final.pkl', 'log.txt', 'submit_config.json',
+            'submit_config.txt', 'stats.jsonl', 'report.html', '_finished.txt'} <= names
     assert any(name.startswith('events.out.tfevents') for name in names)
     assert not [name for name in names if name.endswith(('.part', '.tmp'))]
     report = (folder / 'report.html').read_text()
     assert '<b>0.064 of 0.064</b>' in report and '<b>finished</b>' in report
-    assert 'alt="fakes000000.png"' in report and '<td>G_args.fmap_base</td><td>32</td>' in report
+    assert re.findall('alt="(fakes0.*?)"', report) == ['fakes000000.png', 'fakes000000_064.png']
+    assert '<td>kimg 0.064</td>' in report and '<td>G_args.fmap_base</td><td>32</td>' in report
     G, D, Gs = misc.load_pkl(folder / 'network-final.pkl')
     assert [net.name for net in (G, D, Gs)] == ['G', 'D', 'Gs']
     weight = 'G_synthesis/8x8/Conv1/weight'
@@ -159,7 +160,7 @@ def test_resume_from_a_pickle(run, data_dir, tmp_path):
     for old, new in zip(before[:2], after[:2], strict=True):
         for name in old.trainables:
             np.testing.assert_allclose(new.get_var(name), old.get_var(name), atol=1e-6)
-    assert 'kimg 0.1' in done.stdout
+    assert 'kimg 0.080' in done.stdout
 
 
 def test_gray_images_and_another_architecture(data_dir, tmp_path):
@@ -304,8 +305,9 @@ def test_metrics_are_computed_at_every_snapshot_and_do_not_change_training(
     np.testing.assert_allclose(Gs.get_var('G_synthesis/8x8/Conv1/weight'), weights_without_metrics, atol=1e-6)
     out = capsys.readouterr().out
     lines = (tmp_path / 'metric-fid16.txt').read_text().splitlines()
-    assert len(lines) == 3 and set(lines) <= set(out.splitlines())
-    assert all(re.fullmatch(r'network-snapshot-000000 +time \d+s +fid16 [\d.]+', line) for line in lines)
+    assert set(lines) <= set(out.splitlines())
+    for line, number in zip(lines, ['000000', '000000_032', '000000_048'], strict=True):
+        assert re.fullmatch(rf'network-snapshot-{number} +time \d+s +fid16 [\d.]+', line)
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     measured = [line for line in stats if 'Metrics/fid16' in line]
     assert [(line['tick'], line['kimg']) for line in measured] == [(0, 0.016), (1, 0.032), (2, 0.048)]
@@ -317,7 +319,7 @@ def test_metrics_are_computed_at_every_snapshot_and_do_not_change_training(
             if 'Metrics/fid16' in {value.tag for value in event.summary.value}] == [16, 32, 48]
     assert out.count('reals of tiny') == 1
     # The last snapshot's value can be had again from its pickle.
-    assert (tmp_path / 'network-snapshot-000000.pkl').exists()
+    assert (tmp_path / 'network-snapshot-000000_048.pkl').exists()
 
 
 def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
@@ -338,7 +340,8 @@ def test_what_computes_metrics_is_an_argument(data_dir, tmp_path):
             calls.append(name)
             return {'Metrics/brightness': 0.5}
     train_here(data_dir, tmp_path, ['fid16'], make_evaluation=Evaluation)
-    assert calls == [(['fid16'], 1000, 1), ('Gs', [3, 8, 8]), 'load', *['network-snapshot-000000.pkl'] * 3]
+    assert calls == [(['fid16'], 1000, 1), ('Gs', [3, 8, 8]), 'load', *(
+        f'network-snapshot-{number}.pkl' for number in ('000000', '000000_032', '000000_048'))]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert [line['Metrics/brightness'] for line in stats if 'Metrics/brightness' in line] == [0.5] * 3
 

@@ -43,11 +43,35 @@ class RunProgress:
     sched_nimg: int       # Images shown when the schedule was last updated.
     iteration: int = 0    # Iterations done.
     cur_tick: int = -1    # Number of the last tick. -1 = there was none yet.
+    # First part of a file name -> images shown at the last snapshot that is named after whole kimg only.
+    whole_kimg_names: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def kimg(self) -> float:
         """Thousands of images shown."""
         return self.cur_nimg / 1000.0
+
+    def snapshot_name(self, prefix: str, suffix: str) -> str:
+        """File name of a snapshot that is made now, another one than that of every other snapshot of the run.
+
+        The first one in a thousand of images has the name that the original gives it, with the whole kimg:
+        network-snapshot-000012.pkl. To the names of the others the images beyond that are added:
+        network-snapshot-000012_088.pkl. A checkpoint keeps which one was the first.
+
+        Args:
+            prefix: First part of the name, such as 'fakes'.
+            suffix: Last part of the name, such as '.png'.
+        """
+        kimg, images = divmod(self.cur_nimg, 1000)
+        if self.whole_kimg_names.get(prefix, -1) // 1000 != kimg:
+            self.whole_kimg_names[prefix] = self.cur_nimg
+        more = '' if self.whole_kimg_names[prefix] == self.cur_nimg else f'_{images:03d}'
+        return f'{prefix}{kimg:06d}{more}{suffix}'
+
+
+def format_kimg(kimg: float) -> str:
+    """Thousands of images as text: one digit after the point as in the original, but three below 100."""
+    return f'{kimg:.3f}' if kimg < 100 else f'{kimg:.1f}'
 
 
 # ---- Finding and reading checkpoints ----
@@ -140,6 +164,14 @@ def _read_state(path: str) -> dict[str, Any]:
         raise UserError(f'{path}: expected a checkpoint of format {_FORMAT}, found {state["format"]}',
                         'Continue with the version of this program that wrote it.')
     return state
+
+
+def _is_damaged(path: str) -> bool:
+    try:
+        _read_state(path)
+    except UserError:
+        return True
+    return False
 
 
 # ---- Settings of the run ----
@@ -250,8 +282,17 @@ class Checkpoints:
         self._wanted = self._wanted or now or time.time() - self._saved_at >= self._minutes * 60
         return self._wanted and progress.iteration != self._last_iteration
 
-    def save(self, progress: RunProgress) -> None:
+    @staticmethod
+    def name(progress: RunProgress) -> str:
+        """Path of a checkpoint within the folder of its run."""
+        return os.path.join('checkpoints', f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}')
+
+    def save(self, progress: RunProgress, path: str | None = None) -> None:
         """Write a checkpoint, unless this iteration has one, and delete the oldest.
+
+        Args:
+            progress: How far the run is.
+            path:     Folder to write. None = its place in the folder of the run.
 
         Raises:
             UserError: It cannot be written. It is then asked for again at the next occasion.
@@ -260,12 +301,25 @@ class Checkpoints:
         if progress.iteration == self._last_iteration:
             return
         self._wanted, self._saved_at = False, time.time()
-        name = f'kimg-{progress.cur_nimg // 1000:06d}.{progress.cur_nimg % 1000:03d}'
-        path = os.path.join(self._run_dir, 'checkpoints', name)
+        path = path or os.path.join(self._run_dir, self.name(progress))
         self._write(path, progress, _sizes(self._run_dir))
         self.last, self._last_iteration = path, progress.iteration
         for old in _checkpoints_in(self._run_dir)[:-self._keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def make_room(self) -> bool:
+        """Delete all checkpoints but the newest that is not damaged.
+
+        Returns:
+            Was there one to delete?
+        """
+        assert self._run_dir is not None
+        paths = _checkpoints_in(self._run_dir)
+        newest = next((path for path in reversed(paths) if not _is_damaged(path)), None)
+        others = [path for path in paths if path != newest] if newest else []
+        for path in others:
+            shutil.rmtree(path, ignore_errors=True)
+        return bool(others)
 
     def _write(self, path: str, progress: RunProgress, file_sizes: dict[str, int]) -> None:
         import tensorflow as tf

@@ -6,6 +6,7 @@ from typing import Any
 
 from dnnlib.cli import UserError
 from training.configs import microbatch_fits
+from training.run.checkpoint import format_kimg
 
 _MANY = 100  # This many skipped updates in a row end a run.
 
@@ -52,8 +53,8 @@ class SkippedUpdates:
         for name, count in self._in_a_row.items():
             if count >= _MANY:
                 raise UserError(
-                    f'training has diverged at kimg {kimg:.1f}: the gradients of the last {count} updates of {name} '
-                    'were not finite',
+                    f'training has diverged at kimg {format_kimg(kimg)}: the gradients of the last {count} updates of '
+                    f'{name} were not finite',
                     f'The last checkpoint before that is {checkpoint or "not there"}. '
                     'Begin from an earlier network-snapshot-*.pkl with a lower --lrate or another --gamma.')
 

@@ -32,6 +32,7 @@ _CHARTS = [
 _AXES = {'kimg': 'kimg (thousands of images shown)', 'hours': 'hours of training', 'minutes': 'minutes of training'}
 _METRICS = 'Metrics/'
 _NAMES_OF_RUN = {'run_desc', 'run_dir', 'run_id', 'run_name', 'command_line'}  # Not settings in which runs differ.
+_FAKES = re.compile(r'fakes(\d+)(?:_(\d{3}))?\.png')  # Names of grids, see RunProgress.snapshot_name.
 _MOST_PICTURES = 12  # Most rows of the strip of snapshots.
 _COLUMNS = 16  # Most images in a row.
 _STRIP_WIDTH = 1600  # Most pixels of a row.
@@ -268,8 +269,7 @@ def choose_pictures(names: Iterable[str]) -> list[str]:
         names: Names of files in the folder of a run.
     """
     names = list(names)
-    numbered = [name for name in names if re.fullmatch(r'fakes\d+\.png', name)]
-    numbered.sort(key=lambda name: int(name[5:-4]))
+    numbered = sorted((name for name in names if _FAKES.fullmatch(name)), key=_kimg_and_images)
     step = 1
     while len(numbered) / step > _MOST_PICTURES:
         step *= 2
@@ -279,7 +279,17 @@ def choose_pictures(names: Iterable[str]) -> list[str]:
 
 def picture_title(name: str) -> str:
     """Title in the strip of a grid of `choose_pictures`."""
-    return {'reals.png': 'reals', 'fakes_init.png': 'start'}.get(name) or f'kimg {int(name[5:-4])}'
+    if name in ('reals.png', 'fakes_init.png'):
+        return 'reals' if name == 'reals.png' else 'start'
+    kimg, images = _kimg_and_images(name)
+    return f'kimg {kimg}' if images < 0 else f'kimg {kimg}.{images:03d}'
+
+
+def _kimg_and_images(name: str) -> tuple[int, int]:
+    """Numbers in the name of a file of fakes; -1 = there is only the first."""
+    match = _FAKES.fullmatch(name)
+    assert match is not None
+    return int(match[1]), int(match[2] or -1)
 
 
 def first_images(path: str, resolution: int | None = None) -> Image.Image:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dnnlib.progress import format_time
 from dnnlib.tflib.tfutil import has_gpu
 from dnnlib.util import EasyDict
+from training.run.checkpoint import format_kimg
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates
 from training.run.snapshot import tolerate_write_errors
@@ -49,7 +50,7 @@ def report_tick(summaries: Summaries, clock: Clock, progress: RunProgress, tick_
         summaries.add(tag, value)
     with tolerate_write_errors('a line of stats.jsonl'):
         summaries.save(progress.cur_nimg, tick=progress.cur_tick, kimg=progress.kimg, seconds=total_time)
-    line = (f'tick {progress.cur_tick:<5d} kimg {progress.kimg:<8.1f} lod {sched.lod:<5.2f} '
+    line = (f'tick {progress.cur_tick:<5d} kimg {format_kimg(progress.kimg):<8s} lod {sched.lod:<5.2f} '
             f'minibatch {sched.minibatch_size:<4d} time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} '
             f'sec/kimg {tick_time / tick_kimg:<7.2f} maintenance {maintenance:<6.1f} '
             f'gpumem {fields["Resources/peak_gpu_mem_gb"]:<5.1f} left {"?" if left is None else format_time(left)}')

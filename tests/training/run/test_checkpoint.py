@@ -1,10 +1,10 @@
 """Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
-import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import random
-import resource
 import shutil
 import subprocess
 import types
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
+from tests.full_disk import files_limited_to
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoints, RunProgress
 from training.run.snapshot import tolerate_write_errors
@@ -114,6 +115,27 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
     assert wanted(progress(16))
 
 
+def test_snapshots_of_a_run_never_have_the_same_name(tmp_path):
+    """Those of whole kimg are the original's, and all are in order. A resumed run gives them the same names."""
+    moments = [0, 16, 900, 1000, 1004, 4096, 8192, 12000, 12088, 25000032]
+    expected = ['000000', '000000_016', '000000_900', '000001', '000001_004', '000004', '000008', '000012', '000012_088',
+                '025000']
+    run, found = progress(0), []
+    for nimg in moments:
+        run = RunProgress(**{**json.loads(json.dumps(dataclasses.asdict(run))), 'cur_nimg': nimg})
+        found.append(run.snapshot_name('network-snapshot-', '.pkl'))
+        assert run.snapshot_name('network-snapshot-', '.pkl') == found[-1]  # Made again by a run that was killed.
+    assert found == [f'network-snapshot-{number}.pkl' for number in expected]
+    assert sorted(found) == found
+    assert run.snapshot_name('fakes', '.png') == 'fakes025000.png'  # Others have names of their own.
+
+
+@pytest.mark.parametrize('kimg, expected', [(0.088, '0.088'), (4.096, '4.096'), (99.9, '99.900'), (160.0, '160.0'),
+                                            (25000.032, '25000.0')])
+def test_kimg_of_short_runs_have_enough_digits(kimg, expected):
+    assert checkpoint.format_kimg(kimg) == expected
+
+
 # ---- Whole or not at all ----
 
 @pytest.mark.parametrize('place', ['training.run.checkpoint.file_sha256', 'training.run.checkpoint._sync', 'json.dump',
@@ -130,17 +152,6 @@ def test_one_that_breaks_off_leaves_nothing_and_takes_nothing(tmp_path, monkeypa
     assert names(tmp_path) == ['kimg-000000.004', 'kimg-000000.008'] and run.checkpoints.last.endswith('008')
     save(run, 12)
     assert names(tmp_path) == ['kimg-000000.008', 'kimg-000000.012']
-
-
-@contextlib.contextmanager
-def files_limited_to(size):
-    """Context in which writing more than `size` bytes to a file fails, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize('limit', [0, 200, 3000])  # None of it, not all tensors, not state.json

@@ -213,6 +213,10 @@ def test_the_strip_stays_short_and_no_grid_is_scaled_twice(tmp_path, monkeypatch
     assert 10 <= len(shown) <= 15
     assert shown[:3] == ['reals.png', 'fakes_init.png', 'fakes000000.png']
     assert shown[-1] == 'fakes000059.png'
+    assert report.choose_pictures(['fakes000001_5.png', 'fakes000001_500.png', 'fakes000001.png', 'fakes000000_064.png']
+                                  ) == ['fakes000000_064.png', 'fakes000001.png', 'fakes000001_500.png']
+    assert [report.picture_title(name) for name in ('fakes000001.png', 'fakes000001_000.png', 'fakes000000_064.png')
+            ] == ['kimg 1', 'kimg 1.000', 'kimg 0.064']
     assert len(scaled) == len(set(scaled)) == 62
 
 

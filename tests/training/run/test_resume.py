@@ -43,9 +43,6 @@ def data_dir(tmp_path_factory):
 
 def assert_same_run(run_dir, expected_dir):
     """Pictures, pickles and scalars of two runs are the same, those that tell of time and memory aside."""
-    def results(folder):
-        return sorted(path.name for path in folder.iterdir() if path.suffix in ('.png', '.pkl'))
-
     def stats(folder):
         return [without_times(json.loads(line)) for line in (folder / 'stats.jsonl').read_text().splitlines()]
 
@@ -54,11 +51,15 @@ def assert_same_run(run_dir, expected_dir):
                       for event in tf.compat.v1.train.summary_iterator(str(path)) for value in event.summary.value
                       if without_times({value.tag: 0}))
 
-    assert results(run_dir) == results(expected_dir)
+    assert pictures_and_pickles(run_dir) == pictures_and_pickles(expected_dir)
     assert stats(run_dir) == stats(expected_dir)
     assert events(run_dir) == events(expected_dir)
-    for name in results(expected_dir):
+    for name in pictures_and_pickles(expected_dir):
         assert (run_dir / name).read_bytes() == (expected_dir / name).read_bytes(), name
+
+
+def pictures_and_pickles(folder):
+    return {path.name for path in folder.iterdir() if path.suffix in ('.png', '.pkl')}
 
 
 def without_times(fields):
@@ -99,7 +100,7 @@ def test_killed_in_every_phase(data_dir, tmp_path):
     out, err = process.communicate(timeout=600)
     assert process.returncode == EXIT_STOPPED and 'Traceback' not in out + err
     assert 'Stopping after this iteration' in err
-    assert re.search(r'Stopped at kimg 0\.\d, with .*/checkpoints/kimg-0', out)
+    assert re.search(r'Stopped at kimg 0\.\d\d\d, with .*/checkpoints/kimg-0', out)
     to_go_on, = re.findall(r'^To go on: python (.*)$', out, re.MULTILINE)
     assert f'--resume={tmp_path / NAME}' in to_go_on
     assert not (tmp_path / NAME / '_finished.txt').exists()
@@ -205,5 +206,11 @@ def test_a_longer_run_and_a_new_one_from_a_checkpoint(data_dir, growing, tmp_pat
     assert (branch / 'network-final.pkl').read_bytes() == (growing / 'network-final.pkl').read_bytes()
     assert last.exists() and (branch / 'reals.png').read_bytes() == (growing / 'reals.png').read_bytes()
     assert not (branch / 'fakes_init.png').exists()
+    # What the shorter run wrote at its end is kept, under names of its own.
+    ended = pictures_and_pickles(before) - pictures_and_pickles(growing)
+    assert len(ended) == 2, ended
     train(data_dir, before)
+    assert ended < pictures_and_pickles(before)
+    for name in ended:
+        (before / name).unlink()
     assert_same_run(before, growing)

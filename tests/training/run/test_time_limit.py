@@ -131,7 +131,7 @@ def test_it_ends_in_time_with_all_files_and_goes_on(now, data_dir, unlimited, tm
     assert (tmp_path / 'network-final.pkl').read_bytes() == (tmp_path / 'network-snapshot-000000.pkl').read_bytes()
     lines = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert lines[-1]['kimg'] == nimg / 1000 and lines[-1]['Timing/left_sec'] == 0
-    assert f'kimg {nimg / 1000:<8.1f}' in out.splitlines()[-2] and 'left 0s' in out.splitlines()[-2]
+    assert f'kimg {nimg / 1000:<8.3f}' in out.splitlines()[-2] and 'left 0s' in out.splitlines()[-2]
 
     _, reason = train_in(now, data_dir, tmp_path, minutes=60, resume='')
     assert reason == 'All 0.128 kimg are done.'
