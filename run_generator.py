@@ -95,7 +95,9 @@ def main(argv: Sequence[str]) -> None:
     kwargs = vars(_parser().parse_args(argv))
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
-        raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
+        raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
+    if not any(name.endswith('seeds') for name in kwargs):
+        cli.refuse_flags(cli.flags_in(argv) & {'--truncation-psi', '--class'}, 'without seeds')
     result_dir = kwargs.pop('result_dir')
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
     with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:

@@ -63,6 +63,8 @@ def main(argv: Sequence[str]):
     if args.num_gpus > 1:
         raise cli.UserError(f'--num-gpus={args.num_gpus}: metrics on several GPUs are not available yet',
                             'Use --num-gpus=1.')
+    if args.dataset is None:
+        cli.refuse_flags(cli.flags_in(argv) & {'--data-dir', '--mirror-augment'}, 'without --dataset')
     kwargs = dict(network_pkl=args.network_pkl, metrics=args.metrics, dataset=args.dataset, data_dir=args.data_dir,
                   mirror_augment=args.mirror_augment, seed=args.seed, impl=args.impl)
     with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs) as run_dir:

@@ -120,9 +120,10 @@ def main(argv: Sequence[str]) -> None:
     kwargs = vars(_parser().parse_args(argv))
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
-        raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
+        raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
     result_dir = kwargs.pop('result_dir')
     _check_sources(command, kwargs)
+    _check_effects(cli.flags_in(argv), kwargs)
     func = _COMMANDS[command]
     with RunDir(result_dir, command, f'run_projector.{func}', kwargs) as run_dir:
         # Imported late, because TensorFlow takes seconds to load; dnnlib.tflib first, so that TensorFlow loads quietly.
@@ -152,6 +153,15 @@ def _check_sources(command: str, kwargs: dict[str, Any]) -> None:
     if kwargs['align'] and kwargs['images'] is None:
         raise cli.UserError('--align: expected --images, because the images of a dataset are cut already',
                             'Leave --align out.')
+
+
+def _check_effects(given: set[str], kwargs: dict[str, Any]) -> None:
+    """Raise a UserError for flags that have no effect together with the others."""
+    if kwargs.get('images') is not None:
+        cli.refuse_flags(given & {'--data-dir'}, 'with --images')
+    if kwargs.get('reference') is not None:
+        cli.refuse_flags(given & {'--seeds', '--truncation-psi', '--dataset', '--data-dir', '--images', '--num-images'},
+                         'with --reference, which has the distances of an earlier run')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -29,6 +29,11 @@ class UserError(Exception):
         super().__init__(fact if not remedy else f'{fact}\n{remedy}')
         self.fact = fact
         self.remedy = remedy
+
+
+class UsageError(UserError):
+    """The command line is incomplete. The exit code is that of argparse for such mistakes."""
+    exit_code = 2
 
 
 class Stopped(Exception):
@@ -114,6 +119,24 @@ def help_formatter(prog: str) -> argparse.HelpFormatter:
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag --debug, which `run` looks for."""
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
+
+
+def flags_in(argv: Sequence[str]) -> set[str]:
+    """The flags among the arguments, such as '--seeds' for '--seeds=0-9', whatever their values are."""
+    return {arg.partition('=')[0] for arg in argv if arg.startswith('--')}
+
+
+def refuse_flags(flags: Iterable[str], where: str) -> None:
+    """Raise a UserError if there are any flags, because they would have no effect.
+
+    Args:
+        flags: Flags that were given and would have no effect, such as '--resume-kimg'.
+        where: The rest of the sentence: 'without --resume-pkl'.
+    """
+    found = sorted(flags)
+    if found:
+        raise UserError(f'{", ".join(found)}: has no effect {where}' if len(found) == 1 else
+                        f'{", ".join(found)}: have no effect {where}', f'Leave out {", ".join(found)}.')
 
 
 OPS_IMPLS = ('auto', 'native', 'ref')
