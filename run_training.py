@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=cli.help_formatter, allow_abbrev=False)
     options.add_flags(parser)
     group = parser.add_argument_group('instead of training')
-    group.add_argument('--plot', nargs='+', metavar='RUN_DIR',
+    group.add_argument('--plot', type=cli.path, nargs='+', metavar='RUN_DIR',
                        help='compare the curves of these runs in training-curves.html in --result-dir')
     group.add_argument('--dry-run', action='store_true', help='check everything, and print the configuration')
     cli.add_debug_flag(parser)

@@ -182,6 +182,12 @@ def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
     assert call['run_dir'] == folder and call['num_gpus'] == 4 and call['resume']
 
 
+def test_all_flags_that_differ_are_named(home, stopped):
+    folder = stopped('--seed=1', '--gamma=3')
+    with pytest.raises(cli.UserError, match='was made with --gamma=3, --seed=1, this command has --gamma=5, --seed=2'):
+        run_training.main(['--dataset=ds', '--gamma=5', '--seed=2', f'--resume={folder}'])
+
+
 def test_another_number_of_gpus_is_not_named_as_the_difference(home, stopped):
     folder = stopped()
     with pytest.raises(cli.UserError, match='was made with no --lrate, this command has --lrate=0.001'):
@@ -421,7 +427,7 @@ def test_the_pace_of_growing_needs_a_configuration_that_grows(home, flag):
 @pytest.mark.parametrize('flag', [
     '--checkpoint-ticks=0', '--checkpoint-minutes=0', '--max-minutes=0', '--keep-checkpoints=0', '--freeze-d=0',
     '--total-kimg=0', '--total-kimg=x', '--minibatch-size=0', '--num-gpus=-1', '--lrate=nan', '--gamma=-1', '--seed=-1',
-    '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
+    '--dataset=', '--result-dir=', '--resume-pkl=', '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
 def test_bad_values_are_usage_errors_that_name_the_flag(home, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         run_training.main(['--dataset=ds', flag])
