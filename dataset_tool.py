@@ -371,7 +371,7 @@ def _parse_args(argv):
         subparser = commands.add_parser(name, help=command.help, description=command.help)
         cli.add_debug_flag(subparser)
         for argument, description in command.positional.items():
-            subparser.add_argument(argument, help=description)
+            subparser.add_argument(argument, type=cli.path, help=description)
         for option, settings in command.options:
             spellings = dict.fromkeys([f'--{option.replace("_", "-")}', f'--{option}'])
             subparser.add_argument(*spellings, dest=option, **settings)
@@ -379,7 +379,7 @@ def _parse_args(argv):
     args.pop('debug')
     if args['command'] is None:
         parser.print_usage()
-        raise UserError(f'missing command, one of {", ".join(commands.choices)}', 'Re-run with --help for usage.')
+        raise cli.UsageError(f'missing command, one of {", ".join(commands.choices)}', 'Re-run with --help for usage.')
     return args
 
 

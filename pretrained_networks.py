@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 from typing import TYPE_CHECKING
 
 from dnnlib.cli import UserError
@@ -41,15 +42,19 @@ gdrive_urls = {f'gdrive:{file}': _ROOT + file for file in _official_files()}
 
 
 def get_path_or_url(path_or_gdrive_path: str | os.PathLike) -> str:
-    """Return the URL of an official network ('gdrive:networks/...'), or anything else as it is.
+    """Return the URL of an official network ('gdrive:networks/...'), or the path of a pickle.
 
     Args:
-        path_or_gdrive_path: Official name, URL, or path of a network pickle.
+        path_or_gdrive_path: Official name, or the folder of a training run, which stands for its newest pickle. A URL,
+                             or the path of a file, is returned as it is.
 
     Raises:
-        UserError: The argument begins with 'gdrive:' and is not the name of an official network.
+        UserError: The argument begins with 'gdrive:' and is not the name of an official network, or it is a folder
+                   without network pickles.
     """
     name = os.fspath(path_or_gdrive_path)
+    if os.path.isdir(name):
+        return _newest_pickle(name)
     if not name.startswith('gdrive:'):
         return name
     if name not in gdrive_urls:
@@ -57,6 +62,40 @@ def get_path_or_url(path_or_gdrive_path: str | os.PathLike) -> str:
         raise UserError(f'{name}: there is no official network of this name',
                         f'The nearest names are {", ".join(nearest)}')
     return gdrive_urls[name]
+
+
+def _newest_pickle(folder: str) -> str:
+    """Path of the newest network pickle in the folder of a training run.
+
+    The end of a run writes network-final.pkl, and _finished.txt after it. A run that continues removes _finished.txt.
+    """
+    names = os.listdir(folder)
+    snapshots = [name for name in names if re.fullmatch(r'network-snapshot-\d.*\.pkl', name)]
+    if 'network-final.pkl' in names and ('_finished.txt' in names or not snapshots):
+        return os.path.join(folder, 'network-final.pkl')
+    if snapshots:
+        return os.path.join(folder, max(snapshots, key=lambda name: name.removesuffix('.pkl')))
+    pickles = sorted(name for name in names if name.endswith('.pkl'))
+    remedy = 'Give the path of a network-snapshot-*.pkl or network-final.pkl, or the folder of a training run.'
+    if pickles:
+        remedy = f'Give one of its pickles, such as {os.path.join(folder, pickles[0])}.'
+    elif 'state.json' in names or any(name.startswith('kimg-') for name in names):
+        raise UserError(f'{folder}: expected a network pickle, found checkpoints, which only continue a training run',
+                        remedy)
+    raise UserError(f'{folder}: expected a network pickle, found a folder without network-*.pkl', remedy)
+
+
+def require_file(path: str) -> None:
+    """Check that a path can be that of a network pickle. Reading a pipe or a device might never end.
+
+    Raises:
+        UserError: There is no such file, or it is a pipe or a device.
+    """
+    if not os.path.exists(path):
+        raise UserError(f'{path!r}: there is no such file', 'Give the path of a network pickle, the folder of a training '
+                        "run, a URL, or a name like 'gdrive:networks/stylegan2-ffhq-config-f.pkl'.")
+    if not os.path.isfile(path):
+        raise UserError(f'{path}: expected a network pickle, found a pipe or device', 'Give the path of a file.')
 
 
 _cached_networks = {}  # URL, or (path, modification time) -> (G, D, Gs).
@@ -82,11 +121,9 @@ def load_networks(path_or_gdrive_path: str | os.PathLike) -> tuple[Network, Netw
     source = get_path_or_url(path_or_gdrive_path)
     if is_url(source):
         key: object = source
-    elif os.path.isfile(source):
-        key = os.path.abspath(source), os.stat(source).st_mtime_ns
     else:
-        raise UserError(f'{source}: there is no such file', "Give the path of a network pickle, a URL, or a name like "
-                        "'gdrive:networks/stylegan2-ffhq-config-f.pkl'.")
+        require_file(source)
+        key = os.path.abspath(source), os.stat(source).st_mtime_ns
     if key not in _cached_networks:
         if is_url(source):
             with open_url(source, kind='pickle') as file:
@@ -109,6 +146,8 @@ def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = No
     import custom_ops  # Imported late: it imports TensorFlow, which takes seconds.
     if impl is not None:
         custom_ops.set_impl(impl)
+    if os.path.isdir(path_or_gdrive_path):
+        path_or_gdrive_path = get_path_or_url(path_or_gdrive_path)  # Printed, so that it is known which one is taken.
     print(f'Loading networks from "{path_or_gdrive_path}"...')
     _G, _D, Gs = load_networks(path_or_gdrive_path)
     print(custom_ops.impl_report())

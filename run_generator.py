@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         'generate-images', help='one picture per seed or projected image: seed0000.png, ...', **kwargs)
     which = one.add_mutually_exclusive_group(required=True)
     which.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS', help='such as 1,5,7 or 0-9')
-    which.add_argument('--dlatents', metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
+    which.add_argument('--dlatents', type=cli.path, metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
     one.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
                      help=f'precision of the four highest resolutions: {", ".join(PRECISIONS)} (default: {_PRECISION})')
     _add_common_flags(one)
@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         which = mix.add_mutually_exclusive_group(required=True)
         which.add_argument(f'--{flag}-seeds', type=cli.seed_range, metavar='SEEDS',
                            help=f'seed of each {side}, such as 1,5,7 or 0-9')
-        which.add_argument(f'--{flag}-dlatents', metavar='FILE', help=f'one {side} for each image of a dlatents.npz')
+        which.add_argument(f'--{flag}-dlatents', type=cli.path, metavar='FILE',
+                           help=f'one {side} for each image of a dlatents.npz')
     mix.add_argument('--col-styles', type=cli.num_range, metavar='LAYERS',
                      help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: "
                           '0-6 at 1024x1024, 0-2 at 32x32)')
@@ -77,14 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
-                        help='network pickle: a path, a URL or gdrive:networks/...')
+    parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
+                        help='network pickle: a path, a URL or gdrive:networks/...; or the folder of a training run')
     parser.add_argument('--truncation-psi', type=cli.truncation_psi, default=_TRUNCATION_PSI, metavar='PSI',
                         help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture '
                              '(default: %(default)s)')
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, default=None, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
-    parser.add_argument('--result-dir', default='results', metavar='DIR',
+    parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
                         help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser, default=argparse.SUPPRESS)
     cli.add_debug_flag(parser)
@@ -95,7 +96,9 @@ def main(argv: Sequence[str]) -> None:
     kwargs = vars(_parser().parse_args(argv))
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
-        raise cli.UserError('missing subcommand.  Re-run with --help for usage.')
+        raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
+    if not any(name.endswith('seeds') for name in kwargs):
+        cli.refuse_flags(cli.flags_in(argv) & {'--truncation-psi', '--class'}, 'without seeds')
     result_dir = kwargs.pop('result_dir')
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
     with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:

@@ -31,14 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='run_metrics.py', description='Measure the quality of a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
-    parser.add_argument('--network', dest='network_pkl', required=True, metavar='PKL',
-                        help='network pickle: a path, a URL or gdrive:networks/...')
+    parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
+                        help='network pickle: a path, a URL or gdrive:networks/...; or the folder of a training run')
     parser.add_argument('--metrics', type=cli.name_list, default='fid50k', metavar='LIST',
                         help='comma-separated, see below (default: %(default)s)')
-    parser.add_argument('--dataset', metavar='NAME',
+    parser.add_argument('--dataset', type=cli.path, metavar='NAME',
                         help='dataset that the network was trained with, a folder in --data-dir; '
                         'IS, PPL and linear separability need it only for networks with labels')
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+    parser.add_argument('--data-dir', type=cli.path, default='datasets', metavar='DIR',
                         help='where the datasets are (default: %(default)s)')
     parser.add_argument('--mirror-augment', type=cli.boolean, default=False, metavar='BOOL',
                         help='flip real images at random, as for a network trained so (default: false)')
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
                         help='number of GPUs; it does not change the results (default: 1)')
     parser.add_argument('--seed', type=cli.seed, metavar='N',
                         help='seed of all random numbers (default: a random one, which is printed)')
-    parser.add_argument('--result-dir', default='results', metavar='DIR',
+    parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
                         help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser)
     cli.add_debug_flag(parser)
@@ -61,6 +61,8 @@ def main(argv: Sequence[str]):
                             f'Valid: {", ".join(metric_defaults)}.')
     for name in args.metrics:
         metric_args(name)  # Raises UserError if there is no such metric.
+    if args.dataset is None:
+        cli.refuse_flags(cli.flags_in(argv) & {'--data-dir', '--mirror-augment'}, 'without --dataset')
     kwargs = dict(network_pkl=args.network_pkl, metrics=args.metrics, dataset=args.dataset, data_dir=args.data_dir,
                   mirror_augment=args.mirror_augment, num_gpus=args.num_gpus, seed=args.seed, impl=args.impl)
     with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs, args.num_gpus) as run_dir:

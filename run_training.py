@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import functools
 import glob
 import json
@@ -11,14 +12,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dnnlib import cli
-from dnnlib.run_dir import RunDir
+from dnnlib.run_dir import RunDir, check_can_run
 from dnnlib.util import EasyDict, is_url, open_url
 from metrics.metric_defaults import metric_args
-from pretrained_networks import get_path_or_url
+from pretrained_networks import get_path_or_url, require_file
 from training import configs, options
 from training.run import checkpoint, report
 from training.run.last_files import NotInPlace
@@ -55,6 +56,7 @@ valid configurations:
 '''
 
 _DEFAULT_METRICS = ['fid50k']
+_MOST_NAMES = 8  # Names of datasets that an error lists.
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=cli.help_formatter, allow_abbrev=False)
     options.add_flags(parser)
     group = parser.add_argument_group('instead of training')
-    group.add_argument('--plot', nargs='+', metavar='RUN_DIR',
+    group.add_argument('--plot', type=cli.path, nargs='+', metavar='RUN_DIR',
                        help='compare the curves of these runs in training-curves.html in --result-dir')
     group.add_argument('--dry-run', action='store_true', help='check everything, and print the configuration')
     cli.add_debug_flag(parser)
@@ -75,11 +77,18 @@ def main(argv: Sequence[str]) -> None:
     started = time.monotonic()
     parser = _parser()
     args = parser.parse_args(argv)
+    given = cli.flags_in(argv)
     if args.plot:
+        cli.refuse_flags(given & {*(option.flag for option in options.OPTIONS), '--dry-run'} - {'--result-dir'},
+                         'with --plot, which trains nothing')
         print(f'Written: {report.compare(args.plot, args.result_dir)}')
         return
     if args.dataset is None:
         parser.error('the following arguments are required: --dataset')
+    if os.path.isabs(args.dataset):
+        cli.refuse_flags(given & {'--data-dir'}, 'with an absolute path as --dataset')
+    if args.resume_kimg is not None and args.resume_pkl is None:
+        cli.refuse_flags({'--resume-kimg'}, 'without --resume-pkl')
     run, settings = _configure(args)
     _check_dataset(args.data_dir, args.dataset)
     found = _find_checkpoint(args, run.run_desc, settings)
@@ -91,12 +100,15 @@ def main(argv: Sequence[str]) -> None:
                     'a new one begins.\n')
     cluster = devices.find_cluster()
     if args.dry_run:
+        with contextlib.redirect_stdout(sys.stderr):  # Only the configuration, which is JSON, goes to stdout.
+            check_can_run(args.result_dir, found.run_dir if found else None)
+            _train(run, None, found, settings, started, {'dry_run': True})
         print(json.dumps(run, indent=2))
         print(f'{note}Dry run: nothing was trained.', file=sys.stderr)
         return
     with contextlib.ExitStack() as stack:
         run_dir: str | None = None
-        callbacks: dict[str, Callable[..., None] | None] = {'on_start': None, 'on_end': None}
+        callbacks: dict[str, Any] = {'on_start': None, 'on_end': None}
         if cluster.is_chief:
             folder = stack.enter_context(RunDir(
                 args.result_dir, run.run_desc, run.run_func_name, run.run_func_kwargs, run.num_gpus,
@@ -125,16 +137,16 @@ def _configure(args: argparse.Namespace) -> tuple[EasyDict, dict[str, Any]]:
 
 
 def _train(run: EasyDict, run_dir: str | None, found: checkpoint.Found | None, settings: dict[str, Any], started: float,
-           callbacks: dict[str, Callable[..., None] | None]) -> None:
+           more: dict[str, Any]) -> None:
     """Call the training loop.
 
     Args:
-        run:       What configs.training_run returned.
-        run_dir:   Folder of the run. None = write nothing, as workers other than the chief.
-        found:     Checkpoint to continue from. None = there is none.
-        settings:  What checkpoints keep of the settings.
-        started:   time.monotonic() at which the command began.
-        callbacks: Arguments on_start and on_end of the training loop.
+        run:      What configs.training_run returned.
+        run_dir:  Folder of the run. None = write nothing, as workers other than the chief.
+        found:    Checkpoint to continue from. None = there is none.
+        settings: What checkpoints keep of the settings.
+        started:  time.monotonic() at which the command began.
+        more:     Further arguments of the training loop: on_start and on_end, or dry_run.
     """
     # Imported late, because TensorFlow takes seconds to load; dnnlib.tflib first, so that TensorFlow loads quietly.
     import dnnlib.tflib  # noqa: F401
@@ -145,13 +157,14 @@ def _train(run: EasyDict, run_dir: str | None, found: checkpoint.Found | None, s
     loop_args = dict(run.run_func_kwargs)
     if 'max_minutes' in loop_args:
         loop_args['started'] = started
-    source = get_path_or_url(loop_args.get('resume_pkl') or '')
-    if is_url(source) and found is None:
-        with open_url(source, kind='pickle') as file:
-            loop_args['resume_pkl'] = file.name
+    if loop_args.get('resume_pkl') and found is None:
+        loop_args['resume_pkl'] = get_path_or_url(loop_args['resume_pkl'])
+        if is_url(loop_args['resume_pkl']):
+            with open_url(loop_args['resume_pkl'], kind='pickle') as file:
+                loop_args['resume_pkl'] = file.name
     training_loop.training_loop(
         run_dir=run_dir, num_gpus=run.num_gpus, resume=(found.path, found.state) if found else None, settings=settings,
-        make_evaluation=MetricGroup, **callbacks, **loop_args)
+        make_evaluation=MetricGroup, **more, **loop_args)
 
 
 # ---- Checks before the run ----
@@ -164,7 +177,10 @@ def _check_dataset(data_dir: str, dataset: str) -> None:
         found = sorted(os.path.basename(os.path.dirname(path)) for path in folders)
         remedy = 'Check --data-dir, or make it with dataset_tool.py.'
         if found:
-            remedy = f'In {data_dir} there is {", ".join(found)}.'
+            near = [*difflib.get_close_matches(dataset, found, n=_MOST_NAMES, cutoff=0.0), *found]
+            shown = list(dict.fromkeys(near))[:_MOST_NAMES]
+            others = f' and {len(found) - len(shown)} others' if len(found) > len(shown) else ''
+            remedy = f'In {data_dir} there is {", ".join(shown)}{others}.'
         raise cli.UserError(f'--dataset: there is no folder {folder}', remedy)
     if not glob.glob(os.path.join(glob.escape(folder), '*.tfrecords')):
         raise cli.UserError(
@@ -195,10 +211,11 @@ def _check_resume_pkl(args: argparse.Namespace) -> None:
                                 'Give a network pickle: --resume-pkl.')
         return
     source = get_path_or_url(args.resume_pkl)
-    if not is_url(source) and not os.path.isfile(source):
-        raise cli.UserError(f'--resume-pkl: there is no file {source}',
-                            'Give the path of a network-snapshot-*.pkl, a URL, or a name such as '
-                            'gdrive:networks/stylegan2-ffhq-config-f.pkl.')
+    if not is_url(source):
+        try:
+            require_file(source)
+        except cli.UserError as err:
+            raise cli.UserError(f'--resume-pkl: {err.fact}', err.remedy) from None
     given = [option.flag for option in options.OPTIONS
              if any(place.startswith('G_args.') for place in option.sets) and getattr(args, option.dest) is not None]
     if given:

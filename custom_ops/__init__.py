@@ -4,7 +4,7 @@ import dnnlib.tflib.quiet  # noqa: F401  Must be imported before TensorFlow.
 
 # isort: split
 from custom_ops.fused_bias_act import fused_bias_act
-from custom_ops.loader import impl_report, set_impl
+from custom_ops.loader import impl_report, must_be_native, set_impl
 from custom_ops.reference import ACTIVATIONS
 from custom_ops.styled_bias_act import styled_bias_act
 from custom_ops.upfirdn_2d import (
@@ -17,4 +17,4 @@ from custom_ops.upfirdn_2d import (
 )
 
 __all__ = ['ACTIVATIONS', 'conv_downsample_2d', 'downsample_2d', 'filter_2d', 'fused_bias_act', 'impl_report',
-           'set_impl', 'styled_bias_act', 'upfirdn_2d', 'upsample_2d', 'upsample_conv_2d']
+           'must_be_native', 'set_impl', 'styled_bias_act', 'upfirdn_2d', 'upsample_2d', 'upsample_conv_2d']

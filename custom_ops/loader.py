@@ -73,6 +73,11 @@ def impl_report() -> str:
     return f'Custom ops: {_decided().report}'
 
 
+def must_be_native() -> bool:
+    """Return whether `library` would raise an error rather than fall back to the reference forms."""
+    return (_impl or _impl_of_environment()) == 'native'
+
+
 # ---- The decision ----
 
 def _decided():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -31,6 +33,11 @@ class UserError(Exception):
         self.remedy = remedy
 
 
+class UsageError(UserError):
+    """The command line is incomplete. The exit code is that of argparse for such mistakes."""
+    exit_code = 2
+
+
 class Stopped(Exception):
     """The run was asked to stop and has saved its state, so that it can be resumed."""
 
@@ -42,22 +49,26 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     """Call `main(argv)` and exit the process with the code for how it ended.
 
     Exit codes: 0 = success; 1 = UserError (printed as `Error: fact` and its remedy), unless its class has another code;
-    2 = wrong usage (argparse); 75 = stopped with its state saved; 130 = interrupted; 1 without a message if the reader
-    of the output has exited. With `--debug` among the arguments, the traceback is shown.
+    2 = wrong usage (argparse, UsageError); 75 = stopped with its state saved; 130 = interrupted; 1 without a message if
+    the reader of the output has exited. Files that cannot be read or written and too little memory are shown like a
+    UserError. With `--debug` among the arguments, the traceback is shown. docs/troubleshooting.md lists all codes.
 
     Args:
         main: Function of the list of arguments. It returns the exit code; None = 0.
         argv: Arguments without the name of the program. None = those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
+    debug = '--debug' in argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # Names of files need not be text that can be printed.
+    if not debug:
+        warnings.formatwarning = _warning_line
     try:
         sys.exit(main(argv) or 0)
     except UserError as err:
-        if '--debug' in argv:
+        if debug:
             raise
-        sys.stdout.flush()
-        print(f'Error: {err}', file=sys.stderr)
-        sys.exit(err.exit_code)
+        _exit_with(err)
     except Stopped:
         sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
@@ -69,6 +80,39 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     except BrokenPipeError:  # The reader of the output has exited, as in `... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Otherwise the flush at exit would fail again.
         sys.exit(1)
+    except Exception as err:
+        explained = _explain(err)
+        if debug or explained is None:
+            raise
+        _exit_with(explained)
+
+
+def _explain(err: Exception) -> UserError | None:
+    """The error of the machine that an exception stands for: a file, the disk, or memory. None = an error of ours."""
+    if isinstance(err, OSError):
+        reason = f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
+        return UserError(reason, 'Check the name, the permissions and the free space.')
+    # TensorFlow's exception is compared by name, because here it need not have been imported.
+    if isinstance(err, MemoryError) or type(err).__name__ == 'ResourceExhaustedError':
+        return UserError('there is not enough memory', 'Ask for less at a time, or use a larger machine.')
+    return None
+
+
+def printable(text: str) -> str:
+    r"""Replace what a terminal would obey, such as escape sequences in names of files: ESC -> \\x1b. Line breaks stay."""
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda match: f'\\x{ord(match[0]):02x}', text)
+
+
+def _exit_with(err: UserError) -> NoReturn:
+    """Print an error without a traceback, and end the process."""
+    sys.stdout.flush()
+    print(f'Error: {printable(str(err))}', file=sys.stderr)
+    sys.exit(err.exit_code)
+
+
+def _warning_line(message: Warning | str, *where: Any) -> str:
+    """A warning on a line of its own, without the line of source that it comes from."""
+    return f'Warning: {printable(str(message))}\n'
 
 
 class StopOnSignal:
@@ -116,6 +160,24 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
 
 
+def flags_in(argv: Sequence[str]) -> set[str]:
+    """The flags among the arguments, such as '--seeds' for '--seeds=0-9', whatever their values are."""
+    return {arg.partition('=')[0] for arg in argv if arg.startswith('--')}
+
+
+def refuse_flags(flags: Iterable[str], where: str) -> None:
+    """Raise a UserError if there are any flags, because they would have no effect.
+
+    Args:
+        flags: Flags that were given and would have no effect, such as '--resume-kimg'.
+        where: The rest of the sentence: 'without --resume-pkl'.
+    """
+    found = sorted(flags)
+    if found:
+        raise UserError(f'{", ".join(found)}: has no effect {where}' if len(found) == 1 else
+                        f'{", ".join(found)}: have no effect {where}', f'Leave out {", ".join(found)}.')
+
+
 OPS_IMPLS = ('auto', 'native', 'ref')
 IMPL_HELP = 'custom ops: native, ref, or auto = native if they build'
 
@@ -159,6 +221,13 @@ def seed_range(text: str) -> list[int]:
     for part in re.findall(r'\d+', text):
         seed(part)  # Checked first, so that 0-99999999999 is refused before the list is made.
     return num_range(text)
+
+
+def path(text: str) -> str:
+    """Name of a file or folder, or address: anything but an empty text, which comes of an unset variable in a script."""
+    if not text:
+        raise argparse.ArgumentTypeError('expected a name, got an empty text')
+    return text
 
 
 def boolean(text: str) -> bool:

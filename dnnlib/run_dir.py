@@ -71,7 +71,7 @@ class RunDir:
         self._lock = storage.locked(self.path)
         if not self._lock.__enter__():
             self._lock.__exit__(None, None, None)
-            raise cli.UserError(f'another process is at work in {self.path}', 'Wait until it has ended, or stop it.')
+            raise _busy(self.path)
         if self._is_new:
             try:
                 self.begin()
@@ -93,7 +93,7 @@ class RunDir:
     def __enter__(self) -> RunDir:
         print(f'Local submit - run_dir: {self.path}')
         self._start = datetime.datetime.now()
-        self._log = open(os.path.join(self.path, 'log.txt'), 'a', encoding='utf-8')
+        self._log = open(os.path.join(self.path, 'log.txt'), 'a', encoding='utf-8', errors='backslashreplace')
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self._log), _Tee(sys.stderr, self._log)
         print(f'dnnlib: Running {self._func_name}() on localhost...')
@@ -149,6 +149,39 @@ class _Tee:
         return getattr(self._stream, name)
 
 
+def check_can_run(result_dir: str, path: str | None = None) -> None:
+    """Make the checks of `RunDir` without making anything.
+
+    Args:
+        result_dir: Folder of all runs. It need not exist.
+        path:       Folder of an earlier run to continue in. None = a new folder.
+
+    Raises:
+        cli.UserError: The folder of the run cannot be made, or another process is working in it.
+    """
+    if path is not None:
+        with storage.locked(path) as is_free:
+            if not is_free:
+                raise _busy(path)
+        result_dir = path
+    existing = os.path.abspath(result_dir)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise _cannot_make(result_dir, os.strerror(errno.ENOTDIR))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _cannot_make(result_dir, os.strerror(errno.EACCES))
+
+
+def _busy(path: str) -> cli.UserError:
+    return cli.UserError(f'another process is at work in {path}', 'Wait until it has ended, or stop it.')
+
+
+def _cannot_make(result_dir: str, reason: str | None) -> cli.UserError:
+    return cli.UserError(f'cannot make a run folder in {result_dir!r}: {reason}',
+                         'Choose a folder you can write to with --result-dir.')
+
+
 def _make_numbered_dir(result_dir: str, desc: str) -> tuple[str, int]:
     """Make result_dir/NNNNN-desc, where NNNNN is 1 + the largest leading number among the folders there.
 
@@ -161,6 +194,7 @@ def _make_numbered_dir(result_dir: str, desc: str) -> tuple[str, int]:
     """
     desc = re.sub(r'[\\/]+', '-', desc)
     lowest = 0
+    check_can_run(result_dir)
     try:
         os.makedirs(result_dir, exist_ok=True)
         while True:
@@ -177,8 +211,7 @@ def _make_numbered_dir(result_dir: str, desc: str) -> tuple[str, int]:
             os.rmdir(path)
             time.sleep(random.uniform(0.0, 0.05))
     except OSError as err:
-        raise cli.UserError(f'cannot make a run folder in {result_dir!r}: {err.strerror}',
-                            'Choose a folder you can write to with --result-dir.') from err
+        raise _cannot_make(result_dir, err.strerror) from err
 
 
 def _leading_numbers(folder: str) -> list[int]:

@@ -42,7 +42,7 @@ def reason(err: Any) -> str:
     """Return the message of one of `errors()` on one line, with the name of the file if it is known."""
     if isinstance(err, OSError):
         return f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
-    return str(err.message).splitlines()[0]
+    return re.sub(r'\{\{.*?\}\}\s*', '', str(err.message)).splitlines()[0]  # TensorFlow names its own operations in {{}}.
 
 
 def is_full(err: BaseException) -> bool:
@@ -145,6 +145,10 @@ def new_file(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as err:
+        if err.filename == part:  # Name the file that was asked for.
+            raise OSError(err.errno, err.strerror, str(path)) from err
+        raise
     finally:
         with contextlib.suppress(OSError):
             os.remove(part)
@@ -170,7 +174,10 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> It
     place = os.path.realpath(target)
     partial, replaced = f'{place}.partial', f'{place}.replaced'  # On the same disk, so that they can be renamed.
     missing_parents = [parent for parent in pathlib.Path(partial).parents if not parent.exists()]
-    os.makedirs(partial, exist_ok=True)
+    try:
+        os.makedirs(partial, exist_ok=True)
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, str(target)) from err  # Name the folder that was asked for.
     with locked(partial) as ours:
         if not ours:
             raise UserError(f'another run is writing {target} (into {partial})',

@@ -72,7 +72,8 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), *
         arguments of `training.training_loop.training_loop`. Defaults of the loop are left out of it.
 
     Raises:
-        cli.UserError: The configuration is unknown, the minibatch does not divide evenly, or the loss has no gamma.
+        cli.UserError: The configuration is unknown, the minibatch does not divide evenly, the loss has no gamma, or
+                       its networks do not grow and an option says how fast they should.
         TypeError:     There is no such option.
     """
     values = with_defaults({'dataset': dataset, **options})
@@ -90,6 +91,7 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), *
     _leave_loss(kwargs.G_loss_args, values['G_loss'])
     _leave_loss(kwargs.D_loss_args, values['D_loss'])
     apply_options(kwargs, {**values, 'metrics': None})
+    _check_growing(kwargs.sched_args, values)
     kwargs.metric_arg_list = list(metric_arg_list)
     D_loss = kwargs.D_loss_args['func_name'].split('.')[-1]
     if values['gamma'] is not None and D_loss not in ('D_logistic_r1', 'D_logistic_r2'):
@@ -107,6 +109,17 @@ def _leave_loss(loss_args: dict[str, Any], name: str | None) -> None:
     """Clear the settings of the configuration's loss if another one, called `name`, takes its place."""
     if name is not None and loss_args['func_name'] != f'training.loss.{name}':
         loss_args.clear()
+
+
+def _check_growing(sched: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raise a UserError if there is a pace of growing and the networks do not grow."""
+    given = [name for name in ('lod_training_kimg', 'lod_transition_kimg') if values[name] is not None]
+    if given and 'lod_initial_resolution' not in sched:
+        growing = ', '.join(name for name, change in CONFIGS.items()
+                            if 'lod_initial_resolution' in change.get('sched_args', {}))
+        flags = ' and '.join('--' + name.replace('_', '-') for name in given)
+        raise cli.UserError(f'{flags}: the networks of {values["config"]} do not grow',
+                            f'Leave it out, or choose a configuration that grows: {growing}.')
 
 
 def _find_config(config: str) -> dict[str, Any]:

@@ -73,15 +73,15 @@ class Option(NamedTuple):
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     'what to train': (
-        Option('dataset', str, None, ('dataset_args.tfrecord_dir',), 'NAME',
+        Option('dataset', cli.path, None, ('dataset_args.tfrecord_dir',), 'NAME',
                'dataset to train on, a folder in --data-dir (required)'),
-        Option('data_dir', str, 'datasets', ('data_dir',), 'DIR', 'where the datasets are', may_change=True),
-        Option('result_dir', str, 'results', (), 'DIR', 'where runs make their folders', may_change=True),
+        Option('data_dir', cli.path, 'datasets', ('data_dir',), 'DIR', 'where the datasets are', may_change=True),
+        Option('result_dir', cli.path, 'results', (), 'DIR', 'where runs make their folders', may_change=True),
         Option('config', str, 'config-f', (), 'NAME', 'configuration, see below'),
         Option('mirror_augment', cli.boolean, False, ('mirror_augment',), 'BOOL', 'flip images at random'),
     ),
     'resuming and starting from trained networks': (
-        Option('resume', str, None, (), 'WHAT',
+        Option('resume', cli.path, None, (), 'WHAT',
                'continue exactly where a run stopped: latest = the last run of this dataset and configuration in '
                '--result-dir, or a new run if there is none; or the folder of a run; or a checkpoint, with which a new '
                'run begins',
@@ -92,8 +92,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                'longest time between two checkpoints, in minutes', shown='30', may_change=True),
         Option('keep_checkpoints', cli.positive_int, None, ('keep_checkpoints',), 'N',
                'number of checkpoints that are kept', shown='2', may_change=True),
-        Option('resume_pkl', str, None, ('resume_pkl',), 'PKL',
-               'network pickle to start from: file, URL or official name', may_change=True),
+        Option('resume_pkl', cli.path, None, ('resume_pkl',), 'PKL',
+               'network pickle to start from: file, folder of a run, URL or official name', may_change=True),
         Option('resume_kimg', cli.non_negative_float, None, ('resume_kimg',), 'KIMG',
                'kimg that the pickle was trained for; the schedule starts there', shown='0', may_change=True),
         Option('freeze_d', cli.positive_int, None, ('freeze_d',), 'N',

@@ -30,7 +30,7 @@ from training.run.last_files import LastFiles
 from training.run.report import Report
 from training.run.snapshot import Snapshots, tolerate_write_errors
 from training.run.tick import guess_durations, report_tick
-from training.step.devices import Devices, find_cluster, limit_inter_op_threads
+from training.step.devices import Devices, find_cluster, limit_inter_op_threads, require_devices
 from training.step.iteration import Iterations
 from training.step.train_step import StepResult, TrainStep
 
@@ -88,6 +88,7 @@ def training_loop(
         on_start: Callable | None          = None,       # Called when everything has been checked.
         on_end: Callable | None            = None,       # Called with a sentence that says why training has ended.
         impl: str | None                   = None,       # Custom ops: 'auto', 'native', 'ref'. None = as set already.
+        dry_run: bool                      = False,      # Do everything up to the first iteration, and write nothing?
         ) -> Network:
     """Train G, D and their moving average Gs.
 
@@ -96,6 +97,9 @@ def training_loop(
     report.html and checkpoints (training/run/checkpoint.py). On Ctrl-C or SIGTERM it finishes the iteration and writes
     a checkpoint. If one of several workers gets the signal, all of them stop when the schedule is updated the next
     time.
+
+    With dry_run it makes every check of a run and ends before on_start would be called. run_dir must be None then, and
+    other workers are not waited for.
 
     With max_minutes it ends early enough for the last reports: checkpoint, pictures, pickles and metrics, which are
     expected to take as long as before. At least one iteration is made. Metrics that would take too long are left out,
@@ -151,7 +155,13 @@ class Run:
         args = self._args
         if args.num_gpus == 1:
             limit_inter_op_threads((args.G_args or {}).get('fmap_base'))
-        self._devices = devices = Devices(args.num_gpus, find_cluster())
+        cluster = find_cluster()
+        if args.dry_run and cluster.workers > 1:
+            require_devices(args.num_gpus, cluster)
+            devices = Devices()  # Those of all workers would wait for the other workers.
+        else:
+            devices = Devices(args.num_gpus, cluster)
+        self._devices = devices
         self._is_chief = devices.cluster.is_chief
         self._has_gpu = has_gpu()
         tflib.init_tf(args.tf_config)
@@ -167,6 +177,10 @@ class Run:
     def _open_dataset(self) -> None:
         args, devices = self._args, self._devices
         data = dataset.load_dataset(data_dir=args.data_dir, verbose=True, **(args.dataset_args or {}))
+        if (args.dataset_args or {}).get('max_label_size') and not data.label_size:
+            raise UserError(f'--cond=true: expected a dataset with labels, but {data.tfrecord_dir} has none',
+                            'Make the dataset again with labels (dataset_tool.py create_from_images --labels), or leave '
+                            '--cond out.')
         self._training_set = data
         self._facts = {
             'images': data.num_images, 'shape of an image': data.shape, 'size of a label': data.label_size,
@@ -180,7 +194,9 @@ class Run:
         args = self._args
         if args.impl is not None:
             custom_ops.set_impl(args.impl)
-        print(custom_ops.impl_report())
+        # Building them takes a minute, and if they need not be native that cannot fail.
+        if not args.dry_run or custom_ops.must_be_native():
+            print(custom_ops.impl_report())
         note = note_slow_precision(args.precision)
         if note:
             print(note)
@@ -199,6 +215,8 @@ class Run:
         """Make what computes the metrics, and load all that it needs before training starts. None = train without."""
         args = self._args
         make = args.make_evaluation or get_obj_by_name(_DEFAULT_EVALUATION)
+        if args.dry_run and not args.require_metrics:
+            return None  # The weights may have to be downloaded, and training does without them.
         try:
             evaluation = make(args.metric_arg_list, self._seed, self._devices)
             evaluation.check(self._Gs, self._training_set)
@@ -259,6 +277,8 @@ class Run:
         """Restore the checkpoint if there is one, then write the first pictures."""
         if self._checkpoint_path is not None:
             self._checkpoints.restore(self._checkpoint_path, self._resumed)
+        if self._args.dry_run:
+            return
         if self._args.on_start is not None:
             self._args.on_start()
         if self._is_chief:
@@ -274,6 +294,8 @@ class Run:
     def train(self) -> Network:
         """Train to the end, and return Gs."""
         args, alone = self._args, self._devices.cluster.workers == 1
+        if args.dry_run:
+            return self._Gs
         limit = '' if args.max_minutes is None else f', or until {args.max_minutes:g} minutes are over'
         print(f'Training for {args.total_kimg:g} kimg{limit}...\n')
         when = 'after this iteration' if alone else 'all workers'

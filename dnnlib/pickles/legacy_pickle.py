@@ -61,6 +61,8 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
         return NetworkReader(stream).load()
     except Refusal as err:
         fact, remedy = err.args
+    except KeyError as err:  # From the memo, or the state of a network.
+        fact, remedy = f'is no readable pickle (it refers to {str(err)[:150]}, which is not in it)', DAMAGED
     # From pickletools, numpy, or an empty stack.
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as err:
         fact, remedy = f'is no readable pickle ({(str(err) or type(err).__name__).splitlines()[0][:150]})', DAMAGED

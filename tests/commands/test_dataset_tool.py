@@ -553,7 +553,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 # ---- Command line ----
 
 def test_no_command_gives_usage_and_one_line(capsys):
-    assert run() == 1
+    assert run() == 2
     out, err = capsys.readouterr()
     assert out.startswith('usage: dataset_tool.py')
     assert err.startswith('Error: missing command, one of display, extract, compare, info, ')

@@ -61,10 +61,45 @@ def test_unknown_official_name_brings_the_nearest():
 
 
 def test_missing_file_is_named(tmp_path):
-    for path in (tmp_path / 'missing.pkl', tmp_path):
-        with pytest.raises(UserError, match='no such file') as caught:
+    path = tmp_path / 'missing.pkl'
+    with pytest.raises(UserError, match='no such file') as caught:
+        pretrained_networks.load_networks(path)
+    assert str(path) in caught.value.fact
+    with pytest.raises(UserError, match=f'{tmp_path}: expected a network pickle, found a folder without'):
+        pretrained_networks.load_networks(tmp_path)
+
+
+@pytest.mark.parametrize('names, newest', [
+    (['network-snapshot-000000.pkl', 'network-snapshot-000012.pkl'], 'network-snapshot-000012.pkl'),
+    (['network-snapshot-000012.pkl', 'network-final.pkl', '_finished.txt'], 'network-final.pkl'),
+    # It was finished once, then continued with a larger --total-kimg, and stopped.
+    (['network-snapshot-000012.pkl', 'network-final.pkl'], 'network-snapshot-000012.pkl'),
+    (['network-final.pkl'], 'network-final.pkl'),
+])
+def test_folder_of_a_run_stands_for_its_newest_pickle(loaded, tmp_path, capsys, names, newest):
+    for name in names:
+        (tmp_path / name).write_bytes(b'')
+    pretrained_networks.load_networks(tmp_path)
+    assert loaded == [str(tmp_path / newest)]
+
+
+def test_folder_of_checkpoints_or_of_other_pickles(tmp_path):
+    (tmp_path / 'checkpoints' / 'kimg-000001.000').mkdir(parents=True)
+    (tmp_path / 'checkpoints' / 'kimg-000001.000' / 'state.json').write_text('{}')
+    for folder in (tmp_path / 'checkpoints', tmp_path / 'checkpoints' / 'kimg-000001.000'):
+        with pytest.raises(UserError, match='found checkpoints, which only continue a training run'):
+            pretrained_networks.load_networks(folder)
+    (tmp_path / 'mine.pkl').write_bytes(b'')
+    with pytest.raises(UserError, match='found a folder without network') as caught:
+        pretrained_networks.load_networks(tmp_path)
+    assert caught.value.remedy == f'Give one of its pickles, such as {tmp_path / "mine.pkl"}.'
+
+
+def test_pipes_and_devices_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pkl')
+    for path in ('/dev/zero', tmp_path / 'pipe.pkl'):
+        with pytest.raises(UserError, match='found a pipe or device'):
             pretrained_networks.load_networks(path)
-        assert str(path) in caught.value.fact
 
 
 def test_official_network_is_downloaded_and_loaded_once(loaded, tmp_path):

@@ -332,9 +332,9 @@ def command(*argv, **kwargs):
                           **kwargs)
 
 
-def test_no_subcommand_says_so_and_exits_with_1():
+def test_no_subcommand_says_so_and_exits_with_2():
     done = command()
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout + done.stderr == 'Error: missing subcommand.  Re-run with --help for usage.\n'
 
 

@@ -128,7 +128,8 @@ def test_dry_run_prints_the_configuration_as_json_and_makes_nothing(home, capsys
     config = json.loads(capsys.readouterr().out)
     assert config['run_desc'] == 'stylegan2-ds-1gpu-config-f'
     assert config['run_func_kwargs']['D_loss_args']['gamma'] == 3
-    assert home.calls == []
+    call, = home.calls
+    assert call['dry_run'] is True and call['run_dir'] is None
     assert os.listdir(home.path) == ['datasets']
 
 
@@ -180,6 +181,12 @@ def test_a_run_goes_on_with_another_number_of_gpus(home, stopped):
     run_training.main(['--dataset=ds', '--num-gpus=4', f'--resume={folder}'])
     call, = home.calls
     assert call['run_dir'] == folder and call['num_gpus'] == 4 and call['resume']
+
+
+def test_all_flags_that_differ_are_named(home, stopped):
+    folder = stopped('--seed=1', '--gamma=3')
+    with pytest.raises(cli.UserError, match='was made with --gamma=3, --seed=1, this command has --gamma=5, --seed=2'):
+        run_training.main(['--dataset=ds', '--gamma=5', '--seed=2', f'--resume={folder}'])
 
 
 def test_another_number_of_gpus_is_not_named_as_the_difference(home, stopped):
@@ -348,6 +355,13 @@ def test_missing_dataset_lists_those_that_exist(home):
     assert os.path.join('datasets', 'dss') in err.fact and err.remedy == 'In datasets there is ds.'
 
 
+def test_many_datasets_are_listed_in_part_the_nearest_first(home):
+    for idx in range(100):
+        (home.path / 'datasets' / f'other{idx:03d}').mkdir()
+    remedy = refused('--dataset=dss').remedy
+    assert remedy.startswith('In datasets there is ds, other') and remedy.endswith(' and 93 others.')
+
+
 def test_missing_data_dir(home):
     err = refused('--data-dir=nowhere')
     assert os.path.join('nowhere', 'ds') in err.fact and '--data-dir' in err.remedy
@@ -366,6 +380,17 @@ def test_minibatch_that_does_not_divide(home):
 
 def test_missing_resume_pickle(home):
     assert 'gone.pkl' in refused('--resume-pkl=gone.pkl').fact
+    err = refused('--resume-pkl=/dev/zero')
+    assert err.fact == '--resume-pkl: /dev/zero: expected a network pickle, found a pipe or device'
+
+
+def test_the_folder_of_a_run_stands_for_its_newest_pickle(home):
+    run = home.path / 'results' / '00000-other'
+    run.mkdir(parents=True)
+    for name in ('network-final.pkl', '_finished.txt'):
+        (run / name).write_bytes(b'')
+    run_training.main(['--dataset=ds', '--resume-pkl=results/00000-other'])
+    assert home.calls[0]['resume_pkl'] == os.path.join('results', '00000-other', 'network-final.pkl')
 
 
 def test_dry_run_checks_the_same(home):
@@ -392,10 +417,30 @@ def test_freezing_layers_that_are_not_trained(home):
     assert '--freeze-d=3' in err.fact and '--resume-pkl' in err.remedy
 
 
+@pytest.mark.parametrize('argv, flags', [
+    (['--plot', 'run', '--dataset=ds'], '--dataset'), (['--plot=run', '--gamma', '3', '--seed=1'], '--gamma, --seed'),
+    (['--plot=run', '--dry-run'], '--dry-run'), (['--dataset=ds', '--resume-kimg=5'], '--resume-kimg'),
+    (['--dataset=ds', '--resume-kimg=0'], '--resume-kimg'),
+    ([f'--dataset={os.path.abspath("ds")}', '--data-dir=datasets'], '--data-dir')])
+def test_flags_without_effect_are_refused(home, argv, flags):
+    with pytest.raises(cli.UserError, match='no effect') as caught:
+        run_training.main(argv)
+    assert caught.value.fact.startswith(f'{flags}: ') and caught.value.remedy == f'Leave out {flags}.'
+    assert os.listdir(home.path) == ['datasets']
+
+
+@pytest.mark.parametrize('flag', ['--lod-training-kimg', '--lod-transition-kimg'])
+def test_the_pace_of_growing_needs_a_configuration_that_grows(home, flag):
+    for config in ('config-f', 'config-e-Gskip-Dskip'):
+        err = refused(f'{flag}=5', f'--config={config}')
+        assert flag in err.fact and config in err.fact and 'config-a, config-b, config-c, config-d' in err.remedy
+    run_training.main(['--dataset=ds', f'{flag}=5', '--config=config-d'])
+
+
 @pytest.mark.parametrize('flag', [
     '--checkpoint-ticks=0', '--checkpoint-minutes=0', '--max-minutes=0', '--keep-checkpoints=0', '--freeze-d=0',
     '--total-kimg=0', '--total-kimg=x', '--minibatch-size=0', '--num-gpus=-1', '--lrate=nan', '--gamma=-1', '--seed=-1',
-    '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
+    '--dataset=', '--result-dir=', '--resume-pkl=', '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
 def test_bad_values_are_usage_errors_that_name_the_flag(home, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         run_training.main(['--dataset=ds', flag])

@@ -41,6 +41,60 @@ def test_user_error_without_remedy_is_one_line(capsys):
     assert capsys.readouterr().err == 'Error: no such file\n'
 
 
+def test_an_incomplete_command_line_exits_with_2(capsys):
+    assert exit_code(fail_with(cli.UsageError('missing subcommand'))) == 2
+    assert capsys.readouterr().err == 'Error: missing subcommand\n'
+
+
+@pytest.mark.parametrize('err, line', [
+    (PermissionError(13, 'Permission denied', '/root/x.png'), '/root/x.png: Permission denied'),
+    (OSError(28, 'No space left on device'), '[Errno 28] No space left on device'),
+    (MemoryError(), 'there is not enough memory'),
+    (type('ResourceExhaustedError', (Exception,), {})('{{node conv}} OOM'), 'there is not enough memory')])
+def test_errors_of_the_machine_are_shown_without_a_traceback(err, line, capsys):
+    assert exit_code(fail_with(err)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f'Error: {line}' and len(lines) == 2
+    with pytest.raises(type(err)):
+        cli.run(fail_with(err), ['--debug'])
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(fail_with(ZeroDivisionError()), [])
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(capsys):
+    exit_code(fail_with(cli.UserError('no file \x1b[31mred\x9b.png\r', 'Rename it.')))
+    assert capsys.readouterr().err == 'Error: no file \\x1b[31mred\\x9b.png\\x0d\nRename it.\n'
+
+
+def test_warnings_are_one_line_without_source():
+    program = ('import warnings; from dnnlib import cli\n'
+               'cli.run(lambda argv: warnings.warn("slow", RuntimeWarning), [])')
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, 'Warning: slow\n')
+
+
+def test_names_that_are_no_text_can_be_printed():
+    program = 'from dnnlib import cli; cli.run(lambda argv: print("Loading \\udcff.pkl"), [])'
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'Loading \\udcff.pkl\n')
+
+
+def test_flags_without_effect_are_named():
+    assert cli.flags_in(['generate', '--seeds=0-9', '--class', '3', '-h']) == {'--seeds', '--class'}
+    cli.refuse_flags(set(), 'here')
+    with pytest.raises(cli.UserError, match=r'^--a, --b: have no effect without --c\nLeave out --a, --b\.$'):
+        cli.refuse_flags({'--b', '--a'}, 'without --c')
+
+
+def test_an_empty_name_is_refused():
+    assert cli.path('x') == 'x'
+    with pytest.raises(argparse.ArgumentTypeError, match='empty'):
+        cli.path('')
+
+
 def test_debug_keeps_the_traceback():
     with pytest.raises(cli.UserError):
         cli.run(fail_with(cli.UserError('fact', 'remedy')), ['--debug'])

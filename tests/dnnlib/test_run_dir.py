@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from dnnlib import cli, storage
+from dnnlib import cli, run_dir, storage
 from dnnlib.run_dir import RunDir, _make_numbered_dir
 from tests.full_disk import files_limited_to
 
@@ -152,6 +152,25 @@ def test_result_dir_that_is_a_file_is_a_user_error(tmp_path):
     (tmp_path / 'results').write_text('')
     with pytest.raises(cli.UserError, match='results'):
         start(tmp_path / 'results')
+
+
+def test_check_can_run_makes_nothing(tmp_path):
+    run_dir.check_can_run(str(tmp_path / 'new' / 'below'))
+    (tmp_path / 'file').write_text('')
+    for path in ('file', 'file/below'):
+        with pytest.raises(cli.UserError, match='cannot make a run folder in .*file.*: Not a directory'):
+            run_dir.check_can_run(str(tmp_path / path))
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, storage.new_file(tmp_path / 'gone' / 'x.txt') as part:
+        open(part, 'w')
+    assert caught.value.filename == str(tmp_path / 'gone' / 'x.txt')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError) as caught, storage.new_folder(tmp_path / 'file' / 'data', '.*'):
+        pass
+    assert caught.value.filename == str(tmp_path / 'file' / 'data')
 
 
 def test_slashes_in_the_description_do_not_make_folders(tmp_path):

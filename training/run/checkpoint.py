@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.util import file_sha256
 from training.options import Option, changeable_arguments, fixed_options
@@ -201,12 +202,14 @@ def check_settings(found: Found, settings: dict[str, Any]) -> None:
     before = found.state['settings']
     if before is None or _fixed(before['loop_args']) == _fixed(settings['loop_args']):
         return
-    for option in fixed_options():
-        old, new = before['flags'].get(option.dest), settings['flags'].get(option.dest)
-        if old != new:
-            raise UserError(
-                f'{found.path} was made with {_flag_text(option, old)}, this command has {_flag_text(option, new)}',
-                'Give the same flags to continue; or begin with its networks and other settings: --resume-pkl.')
+    pairs = [(option, before['flags'].get(option.dest), settings['flags'].get(option.dest))
+             for option in fixed_options()]
+    different = [(option, old, new) for option, old, new in pairs if old != new]
+    if different:
+        was, now = (', '.join(_flag_text(option, values[which]) for option, *values in different) for which in (0, 1))
+        raise UserError(
+            f'{found.path} was made with {was}, this command has {now}',
+            'Give the same flags to continue; or begin with its networks and other settings: --resume-pkl.')
     raise UserError(f'{found.path} was made by a version of this program whose flags mean something else',
                     'Continue with that version, or begin with its networks: --resume-pkl.')
 
@@ -343,7 +346,7 @@ class Checkpoints:
             os.replace(folder, path)
             _sync(os.path.dirname(path))
         except (OSError, tf.errors.OpError) as err:
-            reason = (getattr(err, 'strerror', None) or str(err)).splitlines()[0]
+            reason = storage.reason(err) if isinstance(err, tf.errors.OpError) else err.strerror
             raise UserError(f'{path}: cannot be written: {reason}',
                             'Check the folder, its permissions and the free space.') from None
         finally:

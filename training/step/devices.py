@@ -55,8 +55,10 @@ def find_cluster() -> Cluster:
         addresses = config.get('cluster') or {}
         tasks = [(kind, index) for kind in ('chief', 'worker') for index in range(len(addresses.get(kind, [])))]
         if set(addresses) <= {'chief', 'worker'}:
-            task = config['task'] if len(tasks) > 1 else None
-            return Cluster(len(tasks), tasks.index((task['type'], int(task['index'])))) if task else ALONE
+            # One process alone need not say which it is, but a wrong number is a mistake.
+            task = config['task'] if len(tasks) > 1 else config.get('task') if tasks else None
+            index = tasks.index((task['type'], int(task['index']))) if task else 0
+            return Cluster(len(tasks), index) if len(tasks) > 1 else ALONE
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f'TF_CONFIG: expected the addresses of workers and the number of this one, received {text}',
@@ -124,6 +126,39 @@ def _mirrored_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(names)
 
 
+def require_devices(number: int, cluster: Cluster = ALONE) -> None:
+    """Check that this process has its share of the devices, without waiting for the other workers.
+
+    Args:
+        number:  Number of devices, those of all workers together.
+        cluster: The workers.
+
+    Raises:
+        UserError: There are fewer devices, or the workers cannot have the same number.
+    """
+    if number % cluster.workers:
+        raise UserError(f'--num-gpus={number} cannot be split over the {cluster.workers} workers of TF_CONFIG',
+                        f'It counts the GPUs of all of them together: give a multiple of {cluster.workers}.')
+    if number == 1:
+        return
+    import tensorflow as tf
+
+    from dnnlib.tflib.tfutil import visible_gpus
+    here, gpus = number // cluster.workers, visible_gpus()
+    if cluster.workers > 1:
+        # TensorFlow uses one CPU device of each worker, never more. Its logical devices must not be listed yet, because
+        # that starts TensorFlow, and the strategy must come first.
+        found = len(gpus) or 1
+    else:
+        found = len(tf.config.list_logical_devices('GPU' if gpus else 'CPU'))
+    if found < here:
+        kind = ('GPU' if gpus else 'CPU device') + 's' * (found != 1)
+        whose = ' of each worker' if cluster.workers > 1 else ''
+        raise UserError(f'--num-gpus={number}: expected {here} devices{whose}, found {found} {kind}',
+                        f'Give --num-gpus={found * cluster.workers}.'
+                        + ('' if gpus else ' TensorFlow sees no GPU here.'))
+
+
 class Devices:
     """The devices that train together: GPUs, or on machines without any the logical CPU devices.
 
@@ -143,9 +178,7 @@ class Devices:
 
     def __init__(self, number: int = 1, cluster: Cluster = ALONE):
         self.number, self.cluster = number, cluster
-        if number % cluster.workers:
-            raise UserError(f'--num-gpus={number} cannot be split over the {cluster.workers} workers of TF_CONFIG',
-                            f'It counts the GPUs of all of them together: give a multiple of {cluster.workers}.')
+        require_devices(number, cluster)
         self._here = number // cluster.workers
         self._strategy: Any = None if number == 1 else self._make_strategy()
         self._gather_function: Any = None  # Traced by the first call of `gather`.
@@ -156,8 +189,6 @@ class Devices:
         from dnnlib.tflib.tfutil import visible_gpus
         gpus = visible_gpus()
         if self.cluster.workers > 1:
-            # TensorFlow uses one CPU device of each worker, never more.
-            self._require_devices(len(gpus) if gpus else 1, bool(gpus), ' of each worker')
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')
             print(f'Waiting for the {self.cluster.workers} workers that TF_CONFIG names...')
             # It waits inside TensorFlow, where Python would not see a Ctrl-C.
@@ -167,16 +198,7 @@ class Devices:
             finally:
                 signal.signal(signal.SIGINT, handler)
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')
-        self._require_devices(len(found), bool(gpus), '')
         return _mirrored_strategy(tuple(device.name for device in found[:self._here]))
-
-    def _require_devices(self, found: int, are_gpus: bool, whose: str) -> None:
-        """Raise a UserError if fewer devices were `found` than this worker needs."""
-        if found < self._here:
-            kind = ('GPU' if are_gpus else 'CPU device') + 's' * (found != 1)
-            raise UserError(f'--num-gpus={self.number}: expected {self._here} devices{whose}, found {found} {kind}',
-                            f'Give --num-gpus={found * self.cluster.workers}.'
-                            + ('' if are_gpus else ' TensorFlow sees no GPU here.'))
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which every new variable gets a copy on each device, all with the chief's initial value."""
