@@ -158,6 +158,15 @@ BOMBS = {  # Small files that would take much time or memory, or end the process
     'deep version':            pickled_state(version=7).replace(b'K\x07', b')' + 100000 * b'\x85'),
     'colliding memo':          b'N' + b''.join(b'p%d\n' % (k * (2**61 - 1)) for k in range(1, 200000)) + b'.',
     'many instructions':       600_000 * b'N0' + b'N.',
+    'checksum of the same weights again and again':
+                               pickled_state(sha256='0' * 64, variables=200)[:-2].replace(
+                                   b'K\xc8', b'](B\x00\x00\x10\x00' + bytes(2**20) + b'q\x630' + DTYPE + b'q\x620'
+                                   + short('w') + ARRAY + b'(K\x01J\x00\x00\x04\x00\x85h\x62\x89h\x63tb\x86q\x61'
+                                   + 20000 * b'h\x61' + b'e') + b'b.',
+    'checksum of the same text again and again':
+                               pickled_state(sha256='0' * 64, static_kwargs={'a': 200})[:-2].replace(
+                                   b'K\xc8', b'](X\x00\x00\x10\x00' + 2**20 * b'a' + b'q\x61' + 20000 * b'h\x61'
+                                   + b'e') + b'b.',
     'pairs again and again':   b'](' + short('a') + b'Neq\x010](' + 20000 * b'h\x01' + b'eq\x000'
                                + 20000 * b'ccollections\nOrderedDict\nh\x00\x85R0' + b'N.',
     'long number':             b'L' + 1_000_000 * b'9' + b'L\n.',

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -197,6 +198,45 @@ def test_unreadable_path_is_named(name, tmp_path):
     assert str(tmp_path / name) in caught.value.fact
 
 
+# ---- The checksum of a network ----
+
+def changed_bytes(data):
+    """Yield (position, copy of `data` in which the byte at that position is another)."""
+    for pos in range(len(data)):
+        yield pos, data[:pos] + bytes([data[pos] ^ (1 << pos % 8)]) + data[pos + 1:]
+
+
+def test_no_changed_byte_changes_a_network(tmp_path):
+    networks = tuple(network(name, variables=[('lod', np.float32(1)), ('bias', np.arange(3, dtype=np.float32))])
+                     for name in ('G', 'D', 'Gs'))
+    legacy_pickle.dump(networks, tmp_path / 'net.pkl')
+    for pos, changed in changed_bytes((tmp_path / 'net.pkl').read_bytes()):
+        try:
+            found = load_bytes(changed)
+        except UserError:
+            continue
+        # What is left are bytes without meaning, such as the protocol and the name of the checksum itself.
+        assert len(found) == 3, pos
+        for net, expected in zip(found, networks):
+            assert_same({**vars(net), 'version': 4}, vars(expected), f'byte {pos}')
+
+
+@pytest.mark.parametrize('place, name', enumerate(['G_synthesis', 'G_mapping', 'G', 'D']))
+def test_a_changed_weight_is_found_and_its_network_named(place, name, tmp_path):
+    legacy_pickle.dump(three_networks(), tmp_path / 'net.pkl')
+    data = (tmp_path / 'net.pkl').read_bytes()
+    weights = three_networks()[0].variables[1][1].tobytes()  # Of all networks.
+    pos = [match.start() for match in re.finditer(re.escape(weights), data)][place] + 1000
+    fact = refused(data[:pos] + bytes([data[pos] ^ 64]) + data[pos + 1:])
+    assert f"'{name}'" in fact and 'do not match its checksum' in fact
+
+
+def test_files_of_others_have_no_checksum():
+    assert load_bytes(pickled_state()).name == 'G'
+    assert 'checksum' in refused(pickled_state(sha256='0' * 64))
+    assert 'checksum' in refused(pickled_state(sha256=5))
+
+
 # ---- Writing ----
 
 def test_what_is_written_reads_back_equal(tmp_path):
@@ -249,7 +289,7 @@ def test_successors_loader_reads_what_we_write(tmp_path):
     assert type(result) is tuple and [type(net) for net in result] == [Stub] * 3
     for net, expected in zip(result, networks):
         assert list(vars(net)) == ['version', 'name', 'static_kwargs', 'components', 'build_module_src',
-                                   'build_func_name', 'variables']
+                                   'build_func_name', 'variables', 'sha256']
         assert type(net.static_kwargs) is dict and type(net.components) is dict and net.version == 4
         assert all(type(component) is Stub for component in net.components.values())
         for name in ('name', 'static_kwargs', 'build_func_name', 'variables'):
