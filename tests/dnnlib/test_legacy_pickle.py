@@ -17,6 +17,7 @@ from dnnlib import EasyDict
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_state, reader
 from dnnlib.pickles.legacy_pickle import NetworkState
+from tests.attacks.pickles import pickled_state
 from tests.golden import GOLDEN
 
 GOLDEN_PICKLES = sorted(str(path.relative_to(GOLDEN))
@@ -132,15 +133,6 @@ def test_python_2_pickle_is_read_as_latin1():
     expected = {'name': '\xe9a', 'array': np.array([1, -1], np.float32), 'o': collections.OrderedDict(k=5),
                 'e': EasyDict(x=None)}
     assert_same(load_bytes(data), expected)
-
-
-def pickled_state(**changes):
-    """A pickled network with changed entries of its state; None = left out."""
-    state = {'version': 4, 'name': 'G', 'static_kwargs': {}, 'components': {}, 'build_module_src': '',
-             'build_func_name': 'f',
-             'variables': [('lod', np.float32(1))], **changes}
-    state = {key: value for key, value in state.items() if value is not None}
-    return b'\x80\x04\x8c\x14dnnlib.tflib.network\x8c\x07Network\x93)\x81' + pickle.dumps(state, 4)[2:-1] + b'b.'
 
 
 @pytest.mark.parametrize('version', [2, 3])
