@@ -9,14 +9,16 @@ import os
 import re
 import zipfile
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnlib import memory, storage
 from dnnlib.cli import UserError
-from dnnlib.tflib import Network
 from training import misc
+
+if TYPE_CHECKING:  # TensorFlow takes seconds to load.
+    from dnnlib.tflib import Network
 
 # Fields with an entry for each image. A file has those that are not None.
 _PER_IMAGE = ('names', 'w', 'distances', 'start_distances', 'steps', 'sources')

@@ -12,7 +12,7 @@ import traceback
 from dnnlib import cli
 from tests.fuzz import fuzzing
 
-_FILES_PER_TURN = 200
+_FILES_PER_TURN = 100
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ from training import misc
 from training.data import image_labels, tfrecords
 from training.run import checkpoint
 
+_STATE = b'{"format": 1, "progress": {"cur_nimg": 0, "tick_start_nimg": 0, "sched_nimg": 0}}'
 _NAMES = ['a/1.png', 'a/2.png', 'b/3.png']
 _NOISE_SHAPES = [(1, 1, 4, 4), (1, 1, 8, 8)]
 
@@ -63,12 +64,11 @@ def targets(folder: pathlib.Path) -> dict[str, Target]:
         'labels as CSV':     Target(_reader_of_image_labels('.csv'), [
             '\n'.join(f'{name},{label}' for name in _NAMES).encode() for label in ('cat', '1', '0.5,2')]),
         'latents':           Target(_read_dlatents, [_dlatents(folder, compressed) for compressed in (False, True)]),
-        'state of a run':    Target(_read_state, [json.dumps(
-            {'format': 1, 'progress': {'cur_nimg': 0, 'tick_start_nimg': 0, 'sched_nimg': 0}}).encode()], _JSON),
-        'sums of a run':     Target(_read_sums, [f'{_sha256(b"{}")}  state.json\n{_sha256(b"x")}  variables.index\n'
+        'state of a run':    Target(_read_state, [_STATE], _JSON),
+        'sums of a run':     Target(_read_sums, [f'{_sha256(_STATE)}  state.json\n{_sha256(b"x")}  variables.index\n'
                                                  .encode()], [b'../', b'/dev/zero', b'/', b'  ', b'\n']),
         'distances of a run': Target(_read_distances, [
-            b'image,set,distance\na,generated,0.5\nb,real,0.7\n'], [b'nan', b'1e999', b',', b'\n', b'"']),
+            b'name,set,distance\na,generated,0.5\nb,real,0.7\n'], [b'nan', b'1e999', b',', b'\n', b'"']),
     }
 
 
@@ -203,7 +203,7 @@ def _read_state(data, folder):
 
 
 def _read_sums(data, folder):
-    _write_run(folder, b'{}', data)
+    _write_run(folder, _STATE, data)
 
 
 def empty(folder: pathlib.Path) -> pathlib.Path:
