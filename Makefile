@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
-.PHONY: test test-quick nightly test-kernels test-versions lint cuda-check reference-check bench clean
+.PHONY: test test-quick nightly test-kernels test-versions lint fuzz cuda-check reference-check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 25
@@ -161,6 +161,13 @@ $(VERSIONS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml
 lint: .venv/.installed ## check the style of the code with ruff, and its types with pyright
 	$(PY) -m ruff check .
 	$(PY) -m pyright
+
+# FUZZ_SEED: the same files again. Empty = others each time.
+FUZZ_MINUTES ?= 10
+FUZZ_SEED ?=
+
+fuzz: .venv/.installed ## let every reader of files open damaged and random files (10 minutes): docs/security.md
+	$(PY) -m tests.fuzz --minutes=$(FUZZ_MINUTES) $(if $(FUZZ_SEED),--seed=$(FUZZ_SEED))
 
 cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture (no GPU needed)
 	@command -v nvcc >/dev/null || $(PY) $(PIP_INSTALL) --editable '.[cuda-build]'

@@ -195,15 +195,24 @@ def add_impl_flag(parser: argparse.ArgumentParser, default: str | None = None) -
 
 # ---- Argument types: argparse turns their ArgumentTypeError into a usage message and exit code 2 ----
 
+_MAX_RANGE = 1_000_000  # Numbers in one range: a slip such as 0-4294967295 would fill the memory, then the disk.
+
+
 def num_range(text: str) -> list[int]:
-    """'a,b,c' -> [a, b, c] in that order; 'a-c' -> [a, a+1, ..., c]. The two forms cannot be combined."""
-    match = re.fullmatch(r'(\d+)-(\d+)', text)
+    """'a,b,c' -> [a, b, c] in that order; 'a-c' -> [a, a+1, ..., c], at most a million numbers.
+
+    The two forms cannot be combined.
+    """
+    match = re.fullmatch(r'(\d{1,18})-(\d{1,18})', text)
     if match:
         first, last = int(match[1]), int(match[2])
         if first > last:
             raise argparse.ArgumentTypeError(f'range {text!r} runs backwards; write {last}-{first}')
+        if last - first >= _MAX_RANGE:
+            raise argparse.ArgumentTypeError(
+                f'expected a range of at most {_MAX_RANGE} numbers, got {text!r}, which has {last - first + 1}')
         return list(range(first, last + 1))
-    if re.fullmatch(r'\d+(,\d+)*', text):
+    if re.fullmatch(r'\d{1,18}(,\d{1,18})*', text):
         return [int(part) for part in text.split(',')]
     raise argparse.ArgumentTypeError(f'expected a list like 1,5,7 or a range like 0-9, got {text!r}')
 

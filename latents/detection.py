@@ -148,7 +148,9 @@ def read_reference(run_dir: str, how: Mapping[str, Any]) -> dict[str, np.ndarray
     try:
         with open(path, encoding='utf-8') as file:
             found = json.load(file)['how']
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        if not isinstance(found, dict):
+            raise TypeError('how the distances were found is not recorded')
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise UserError(f'--reference: {path} cannot be read: {str(err).splitlines()[0]}', _GIVE_A_RUN) from err
     for key, value in how.items():
         if found.get(key) != value:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
 import zipfile
-from typing import Any
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnlib import storage
+from dnnlib import memory, storage
 from dnnlib.cli import UserError
-from dnnlib.tflib import Network
 from training import misc
+
+if TYPE_CHECKING:  # TensorFlow takes seconds to load.
+    from dnnlib.tflib import Network
 
 # Fields with an entry for each image. A file has those that are not None.
 _PER_IMAGE = ('names', 'w', 'distances', 'start_distances', 'steps', 'sources')
+
+# The arrays of a file of latents.
+_KEYS = re.compile('w|dlatents|settings|names|distances|start_distances|steps|sources|noise[0-9]{1,3}')
+
+# Version of the .npy format -> reader of its header. NumPy writes version 3 for structured types only.
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+_MAX_NAME = 200  # Bytes: a name of a picture has some more characters than that of its latents.
 
 _GIVE_A_PROJECTION = 'Give the dlatents.npz of a run of run_projector.py.'
 
@@ -83,50 +96,117 @@ def load(path: str | os.PathLike, Gs: Network) -> Dlatents:
     Raises:
         UserError: The file is missing, damaged or something else, or does not fit the network.
     """
-    arrays = _read_arrays(path)
-    w = _latents(arrays, path, *Gs.components.synthesis.input_shape[1:])
-    count = len(w)
-    for key, array in arrays.items():
-        if (key in _PER_IMAGE or key.startswith('noise')) and (array.ndim == 0 or len(array) != count):
-            raise UserError(f'{path}: expected {key} to have {count} entries, as w, found {list(array.shape)}',
-                            'Make it again.')
-    names = arrays.get('names', [f'dlatent{idx:04d}' for idx in range(count)])
-    names = [os.path.basename(str(name)) for name in names]  # A name must not lead out of the folder of the pictures.
-    if len(set(names)) < count:
-        raise UserError(f'{path}: some of its names are there twice', 'Make it again.')
+    arrays = _read_arrays(path, *Gs.components.synthesis.input_shape[1:])
+    w = _latents(arrays, path, Gs.components.synthesis.input_shape[1])
     noises = _noises(arrays, path, Gs) if 'noise0' in arrays else None
-    try:
-        settings = json.loads(str(arrays.get('settings', '{}')))
-    except ValueError:
-        settings = {}
-    return Dlatents(names, w, noises, settings=settings, **{key: arrays.get(key) for key in _PER_IMAGE[2:]})
+    return Dlatents(_names(arrays, path, len(w)), w, noises, settings=_settings(arrays),
+                    **{key: arrays.get(key) for key in _PER_IMAGE[2:]})
 
 
-def _read_arrays(path) -> dict[str, np.ndarray]:
+def _read_arrays(path, layers, size) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Only those that a file of latents has are read, and only if they fit."""
     if not os.path.isfile(path):
         raise UserError(f'{path}: there is no such file', _GIVE_A_PROJECTION)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as err:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+            headers = {name: _header(archive, info) for name, info in members.items() if _KEYS.fullmatch(name)}
+            if not {'w', 'dlatents'} & set(headers):
+                found = ', '.join(ascii(name)[1:-1] for name in sorted(members)[:8]) or 'nothing'
+                raise UserError(f"{path}: expected an array 'w' of latents, found {found[:200]}", _GIVE_A_PROJECTION)
+            _check_headers(headers, path, layers, size)
+            num_bytes = sum(math.prod(header.shape) * header.dtype.itemsize for header in headers.values())
+            # Twice: what is read, and the latents in float32 for every layer.
+            memory.require(2 * num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', _GIVE_A_PROJECTION)
+            return {name: _read_array(archive, members[name], header) for name, header in headers.items()}
+    except (ValueError, OSError, EOFError, TypeError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile,
+            zlib.error) as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise UserError(f'{path} is no .npz of numbers: {reason}', _GIVE_A_PROJECTION) from err
 
 
-def _latents(arrays, path, layers, size) -> np.ndarray:
+def _check_headers(headers, path, layers, size):
+    """Raise a UserError unless the arrays fit the network and one another."""
+    w = headers['w' if 'w' in headers else 'dlatents']
+    if w.dtype.kind != 'f':
+        raise UserError(f"{path}: expected an array 'w' of latents, found one of type {w.dtype}", _GIVE_A_PROJECTION)
+    shape = (w.shape[0], 1, w.shape[1]) if len(w.shape) == 2 else w.shape
+    if len(shape) != 3 or shape[0] == 0 or shape[1] not in (1, layers) or shape[2] != size:
+        raise UserError(
+            f'{path}: expected latents of shape [N, {layers}, {size}], as this network has, found {list(w.shape)}',
+            'Choose the network they were made with.')
+    for key, header in headers.items():
+        if (key in _PER_IMAGE or key.startswith('noise')) and header.shape[:1] != shape[:1]:
+            raise UserError(f'{path}: expected {key} to have {shape[0]} entries, as w, found {list(header.shape)}',
+                            'Make it again.')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What the beginning of an .npy file says of its array."""
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+
+
+def _header(archive, info) -> _Header:
+    """The header of an array in an .npz file, without its numbers."""
+    # NumPy writes no other kind, and LZMA may ask for gigabytes of memory to begin with.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise ValueError(f'{ascii(info.filename)} is encrypted, or compressed in a way that NumPy does not use')
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADER_READERS:
+            raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
+        header = _Header(*_HEADER_READERS[version](member))
+    if header.dtype.kind not in 'biufU' or min(header.shape, default=0) < 0:
+        raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
+    return header
+
+
+def _read_array(archive, info, header) -> np.ndarray:
+    """The array whose header has been read."""
+    num_bytes = math.prod(header.shape) * header.dtype.itemsize
+    with archive.open(info) as member:
+        _HEADER_READERS[np.lib.format.read_magic(member)](member)
+        data = member.read(num_bytes)
+        if len(data) != num_bytes or member.read(1):  # The end of the data, where its checksum is compared.
+            raise ValueError(f'{ascii(info.filename)} does not hold as many numbers as it says')
+    return np.ndarray(header.shape, header.dtype, data, order='F' if header.is_fortran else 'C')
+
+
+def _latents(arrays, path, layers) -> np.ndarray:
     """The latents in the arrays of a file, float32 [N, layers, size]."""
-    w = arrays.get('w', arrays.get('dlatents'))
-    if w is None or w.dtype.kind != 'f':
-        raise UserError(f"{path}: expected an array 'w' of latents, found {', '.join(sorted(arrays)[:8]) or 'nothing'}",
-                        _GIVE_A_PROJECTION)
-    found = list(w.shape)
+    w = _float32(arrays['w'] if 'w' in arrays else arrays['dlatents'])
     w = w[:, np.newaxis] if w.ndim == 2 else w
-    if w.ndim != 3 or len(w) == 0 or w.shape[1] not in (1, layers) or w.shape[2] != size:
-        raise UserError(f'{path}: expected latents of shape [N, {layers}, {size}], as this network has, found {found}',
-                        'Choose the network they were made with.')
     if not np.isfinite(w).all():
         raise UserError(f'{path}: some of its latents are infinite or no numbers', 'Project the images again.')
-    return np.tile(w, [1, layers // w.shape[1], 1]).astype(np.float32)
+    return np.tile(w, [1, layers // w.shape[1], 1])
+
+
+def _names(arrays, path, count) -> list[str]:
+    """The names in the arrays of a file, which become names of pictures."""
+    try:
+        names = [str(name) for name in arrays.get('names', [f'dlatent{idx:04d}' for idx in range(count)])]
+    except ValueError as err:  # NumPy's text may hold numbers that are no characters.
+        raise UserError(f'{path}: some of its names are no text', 'Make it again.') from err
+    names = [os.path.basename(name) for name in names]  # A name must not lead out of the folder of the pictures.
+    if len(set(names)) < count:
+        raise UserError(f'{path}: some of its names are there twice', 'Make it again.')
+    for name in names:
+        encoded = name.encode('utf-8', 'replace')
+        if name in ('', '.', '..') or min(encoded) < 32 or len(encoded) > _MAX_NAME or encoded.decode() != name:
+            raise UserError(f'{path}: {ascii(name)[:100]} cannot be the name of a picture', 'Make it again.')
+    return names
+
+
+def _settings(arrays) -> dict[str, Any]:
+    """How the latents of a file were found; {} if it does not say so."""
+    try:
+        settings = json.loads(str(arrays.get('settings', '{}')))
+    except (ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _noises(arrays, path, Gs) -> list[np.ndarray]:
@@ -137,4 +217,15 @@ def _noises(arrays, path, Gs) -> list[np.ndarray]:
     if [noise.shape[1:] for noise in noises] != shapes:
         raise UserError(f'{path}: its noise maps are not of the sizes that this network has',
                         'Choose the network it was made with.')
+    if any(noise.dtype.kind != 'f' for noise in noises):
+        raise UserError(f'{path}: its noise maps are no fractional numbers', 'Project the images again.')
+    noises = [_float32(noise) for noise in noises]
+    if not all(np.isfinite(noise).all() for noise in noises):
+        raise UserError(f'{path}: some of its noise maps are infinite or no numbers', 'Project the images again.')
     return noises
+
+
+def _float32(array) -> np.ndarray:
+    """The array in float32; numbers that are too large for it become infinite."""
+    with np.errstate(over='ignore'):
+        return array.astype(np.float32)

@@ -36,16 +36,18 @@ metric_defaults = EasyDict((args['name'], EasyDict(args)) for args in [
 
 # ---- The same metrics at other numbers of images ----
 
-_COUNT = r'(?P<count>[1-9]\d*|(?:0|[1-9]\d*)(?:\.\d+)?k)'  # 500, 5k, 0.5k
+_THOUSANDS = r'(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?k'  # 5k, 0.5k
+_COUNT = rf'(?P<count>[1-9]\d{{0,14}}|{_THOUSANDS})'  # 500, 5k, 0.5k
 _PATTERNS = [  # Regular expression of a name, and the entry of the table that it takes its other settings from.
     (rf'fid{_COUNT}', 'fid50k'),
     (rf'is{_COUNT}', 'is50k'),
     (rf'kid{_COUNT}', 'kid50k'),
     (rf'fd_efficientnet{_COUNT}', 'fd_efficientnet50k'),
-    (r'pr(?P<count>(?:0|[1-9]\d*)(?:\.\d+)?k)(?P<nhood>[1-9]\d*)(?P<exact>_exact)?', 'pr50k3'),
+    (rf'pr(?P<count>{_THOUSANDS})(?P<nhood>[1-9]\d{{0,14}})(?P<exact>_exact)?', 'pr50k3'),
     *((name + _COUNT, name) for name in ('ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend', 'ppl2_wend', 'ls')),
 ]
-_MIN_IMAGES = 2  # A covariance needs two images, and so does a pair.
+_MIN_IMAGES = 2           # A covariance needs two images, and so does a pair.
+_MAX_IMAGES = 10_000_000  # Hundreds of times what the papers use: a larger number is a slip, and would take weeks.
 
 
 def metric_args(name: str) -> EasyDict:
@@ -59,7 +61,7 @@ def metric_args(name: str) -> EasyDict:
         Arguments for MetricGroup, a copy.
 
     Raises:
-        UserError: There is no such metric, or it needs more images.
+        UserError: There is no such metric, it needs more images, or the number is beyond all sense.
     """
     if name in metric_defaults:
         return EasyDict(metric_defaults[name])
@@ -78,6 +80,9 @@ def _with_count(args, parts):
     """The arguments changed to the number of images in a name, given as the groups of its regular expression."""
     text = parts['count']
     count = round(float(text[:-1]) * 1000) if text.endswith('k') else int(text)
+    if count > _MAX_IMAGES:
+        raise UserError(f'--metrics: {args.name} would take {count} images, which is too many',
+                        f'It takes at most {_MAX_IMAGES}.')
     args['num_images' if 'num_images' in args else 'num_samples'] = count
     min_count = _MIN_IMAGES
     if 'num_keep' in args:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module
 
 # ---- Network pickles ----
 
+_SPARE_BYTES = 2 ** 24  # Added to what the weights of a pickle allow its networks, for small files.
+_MAX_LIST = 1000        # Numbers in a setting.
+
 def load_pkl(path: str | os.PathLike) -> Any:
     """Load a network pickle, written by the original or by this project.
 
@@ -76,24 +79,28 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
-    from dnnlib.tflib.network import skip_initializers
+    from dnnlib.tflib.network import count_variables, skip_initializers
     from training.nets import registry
+    values = named_values(state)
     try:
         cls = registry.find_network(state.build_func_name)
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
-        with skip_initializers():
+        _check_lists(known)
+        # The settings must not describe much more than the file holds. What differs by less is named below.
+        num_bytes = 4 * sum(int(np.size(value)) for value in values.values())
+        with skip_initializers(), count_variables(2 * len(values) + 100, 2 * num_bytes + _SPARE_BYTES):
             net = cls(state.name, **known)
-    except (ValueError, TypeError) as err:
-        raise UserError(f'{path}: cannot rebuild network {state.name!r}: {err}',
+    except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
+        reason = (str(err) or type(err).__name__).splitlines()[0][:300]
+        raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
                         'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
-        print(f'Note: {path}: network {state.name!r} has unknown settings, which are ignored: {", ".join(unknown)}')
-    values = named_values(state)
+        print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: {", ".join(unknown)}')
     variables = net.named_variables()
     missing, extra = sorted(set(variables) - set(values)), sorted(set(values) - set(variables))
     if missing or extra:
-        raise UserError(f'{path}: network {state.name!r} does not fit its settings: '
+        raise UserError(f'{path}: network {ascii(state.name[:100])} does not fit its settings: '
                         f'missing variables {missing[:3]}, unexpected variables {extra[:3]}',
                         'The file is damaged or was made by a modified network.')
     for name, value in values.items():
@@ -104,6 +111,14 @@ def _network_from_state(state, path):
                 'The file is damaged or was made by a modified network.')
         variables[name].assign(value.astype(np.float32, copy=False))
     return net
+
+
+def _check_lists(settings: dict[str, Any]):
+    """ValueError if a setting is a list far longer than any filter: resampling multiplies its length by itself."""
+    for name, value in settings.items():
+        size = np.size(value) if isinstance(value, (list, tuple, np.ndarray)) else 1
+        if size > _MAX_LIST:
+            raise ValueError(f'{name} is a list of {size}, expected at most {_MAX_LIST} numbers')
 
 
 def named_values(state: legacy_pickle.NetworkState) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ equal bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -18,7 +19,7 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import WRITE_VERSION, NetworkReader, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, WRITE_VERSION, NetworkReader, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 
 __all__ = ['NetworkState', 'load', 'dump']
@@ -76,8 +77,8 @@ def dump(obj: Any, path: str | os.PathLike) -> None:
 
     Args:
         obj:  Any object that `load` returns. Subclasses of dict are written as plain dicts, arrays in C order and
-              little-endian, variables without dimensions as numpy scalars, networks as version 4. Numpy scalars in
-              static_kwargs become plain numbers.
+              little-endian, variables without dimensions as numpy scalars, networks as version 4 with a checksum. Numpy
+              scalars in static_kwargs become plain numbers.
         path: File to write. It appears complete or not at all.
 
     Raises:
@@ -200,20 +201,23 @@ class _Writer:
 def _describe(value):
     """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
+        written = dataclasses.replace(
+            value, version=WRITE_VERSION, static_kwargs=_plain(value.static_kwargs),
+            variables=[_variable(name, array) for name, array in value.variables])
         return 'dnnlib.tflib.network.Network', (), {
-            'version':          WRITE_VERSION,
-            'name':             value.name,
-            'static_kwargs':    _plain(value.static_kwargs),
-            'components':       value.components,
-            'build_module_src': value.build_module_src,
-            'build_func_name':  value.build_func_name,
-            'variables':        [_variable(name, array) for name, array in value.variables],
+            'version':          written.version,
+            'name':             written.name,
+            'static_kwargs':    written.static_kwargs,
+            'components':       written.components,
+            'build_module_src': written.build_module_src,
+            'build_func_name':  written.build_func_name,
+            'variables':        written.variables,
+            DIGEST_KEY:         written.digest(),
         }
     if isinstance(value, np.dtype):
         byte_order = '|' if value.itemsize == 1 else '<'
         return 'numpy.dtype', (value.str[1:], False, True), (3, byte_order, None, None, None, -1, -1, 0)
-    if value.dtype.kind not in 'biufc':
-        raise ValueError(f'expected arrays of numbers or booleans. Received: dtype {value.dtype}')
+    _check_dtype(value.dtype)
     array = np.asarray(value, value.dtype.newbyteorder('<'), order='C')
     data = array.reshape(-1).view(np.uint8).data  # Without a copy, because weights can be large.
     if isinstance(value, np.generic):
@@ -222,9 +226,15 @@ def _describe(value):
             (1, array.shape, array.dtype, False, data))
 
 
+def _check_dtype(dtype):
+    if dtype.kind not in 'biufc':
+        raise ValueError(f'expected arrays of numbers or booleans. Received: dtype {dtype}')
+
+
 def _variable(name, value):
     if not isinstance(value, (np.ndarray, np.generic)):
         raise ValueError(f'expected variable {name} as a numpy array. Received: {type(value).__name__}')
+    _check_dtype(value.dtype)
     return name, np.asarray(value)[()]  # [()] turns an array without dimensions into a scalar.
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 from typing import Any
 
 import numpy as np
 
-from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, Reader, Refusal, show
+from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, BoundedStream, Reader, Refusal, show
 
 READ_VERSIONS = (2, 3, 4, 5)
 WRITE_VERSION = 4  # The version that the original writes, and the lowest that its successors accept.
+
+# Key of the digest in the state of a network. The original and its successors read other keys by name.
+DIGEST_KEY = 'sha256'
+
+CHANGED = ('The file was damaged or modified after it was written: download or copy it again. '
+           'A tool that changes weights must remove or renew the checksum.')
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,6 +46,39 @@ class NetworkState:
     version: int = WRITE_VERSION
     build_module_src: str = ''
 
+    def digest(self, max_bytes: float = math.inf) -> str:
+        """SHA-256 of the settings, names and weights, as 64 hexadecimal digits.
+
+        It does not depend on how a pickle spells them. Components are represented by their keys, because each has a
+        digest of its own.
+
+        Args:
+            max_bytes: Largest amount of data to go through. A small file can refer to one array a million times.
+
+        Raises:
+            Refusal: There is more data than `max_bytes`.
+        """
+        sha256 = hashlib.sha256()
+        for piece in self._pieces():
+            max_bytes -= len(piece)
+            if max_bytes < 0:
+                raise Refusal('describes more data than the file holds', FOREIGN)
+            sha256.update(piece)
+        return sha256.hexdigest()
+
+    def _pieces(self):
+        """Yield the bytes that the digest covers."""
+        described = [self.version, self.name, self.static_kwargs, list(self.components), self.build_func_name,
+                     self.build_module_src, len(self.variables)]
+        # Settings are numbers, strings and containers of them. Of anything else only the type is covered.
+        encoder = json.JSONEncoder(skipkeys=True, default=lambda value: type(value).__name__)
+        for text in encoder.iterencode(described):
+            yield text.encode()
+        for name, value in self.variables:
+            array = np.asarray(value, value.dtype.newbyteorder('<'), order='C')
+            yield json.dumps([name, array.dtype.str, value.shape]).encode()
+            yield array.reshape(-1).view(np.uint8).data  # Without a copy, because weights can be large.
+
 
 _FIELD_TYPES = {'name': str, 'static_kwargs': dict, 'components': dict, 'build_func_name': str, 'variables': list,
                 'version': int, 'build_module_src': str}
@@ -46,6 +88,12 @@ class NetworkReader(Reader):
     """Reader of network pickles: plain data and `NetworkState`. Source code in the file remains text."""
 
     allowed = {**GLOBALS, 'dnnlib.tflib.network.Network': 'make_network'}
+
+    def __init__(self, stream: BoundedStream):
+        super().__init__(stream)
+        # Network, and the digest that the file has for it, by the id of the network. Files of others have none.
+        self.digests: dict[int, tuple[NetworkState, Any]] = {}
+        self.max_digested = 2**20 + 8 * stream.left  # JSON writes some characters as 6 bytes.
 
     def make_network(self) -> NetworkState:
         return NetworkState(name='', static_kwargs={}, components={}, build_func_name='', variables=[], version=0)
@@ -67,6 +115,8 @@ class NetworkReader(Reader):
                 setattr(network, name, state[name])
             elif name != 'components' or state['version'] > 3:
                 raise Refusal(f'holds a network without {name}', DAMAGED)
+        if DIGEST_KEY in state:
+            self.digests[id(network)] = network, state[DIGEST_KEY]
 
     def check(self, value: Any, depth: int = 0) -> None:
         """As in `Reader`; also refuse incomplete networks."""
@@ -97,3 +147,7 @@ class NetworkReader(Reader):
         network.static_kwargs = dict(network.static_kwargs)
         network.components = dict(network.components)
         network.variables = [tuple(item) for item in network.variables]
+        _network, expected = self.digests.pop(id(network), (None, None))  # Once, even if there are many references.
+        if expected is not None and expected != network.digest(self.max_digested):
+            raise Refusal(f'holds a network ({show(network.name)}) whose weights or settings do not match its checksum',
+                          CHANGED)

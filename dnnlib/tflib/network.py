@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
@@ -66,9 +67,60 @@ def skip_initializers():
         _skip_initializers.reset(token)
 
 
-def resolve_initializer(initializer):
-    """Return the initializer to use for a variable: `initializer`, or zeros inside `skip_initializers`."""
-    return 'zeros' if _skip_initializers.get() else initializer
+class VariableCount:
+    """Counts the variables of the networks created in a with-block, and limits them: see `count_variables`.
+
+    Attributes:
+        number:    Number of variables so far.
+        num_bytes: Memory of their values, in bytes.
+    """
+
+    def __init__(self, max_number: float, max_bytes: float, create: bool):
+        self.number, self.num_bytes = 0, 0
+        self.create = create
+        self._max_number, self._max_bytes = max_number, max_bytes
+
+    def add(self, shape):
+        """Count a float32 variable of this shape, before it is created."""
+        self.number += 1
+        self.num_bytes += 4 * math.prod(int(size) for size in shape)
+        if self.number > self._max_number or self.num_bytes > self._max_bytes:
+            raise ValueError(f'its settings describe more than the expected {self._max_number:.0f} variables '
+                             f'of {self._max_bytes:.0f} bytes in all')
+
+
+_variable_count: contextvars.ContextVar[VariableCount | None] = contextvars.ContextVar('variable_count', default=None)
+
+
+@contextlib.contextmanager
+def count_variables(max_number: float = math.inf, max_bytes: float = math.inf, create: bool = True):
+    """Context manager that counts the variables of the networks created within.
+
+    Args:
+        max_number: Largest number of variables. One more raises a ValueError.
+        max_bytes:  Largest memory of all their values, in bytes. More raises a ValueError, before it is allocated.
+        create:     False = only count: the networks have no variables, and can only be thrown away.
+
+    Returns:
+        VariableCount.
+    """
+    count = VariableCount(max_number, max_bytes, create)
+    token = _variable_count.set(count)
+    try:
+        yield count
+    finally:
+        _variable_count.reset(token)
+
+
+def create_variable(layer, name, shape, initializer, trainable):
+    """Create a variable of a layer or network as `count_variables` and `skip_initializers` around it ask for."""
+    count = _variable_count.get()
+    if count is not None:
+        count.add(shape)
+        if not count.create:
+            return SimpleNamespace(shape=tuple(shape))
+    initializer = 'zeros' if _skip_initializers.get() else initializer
+    return layer.add_weight(name=name, shape=tuple(shape), initializer=initializer, trainable=trainable)
 
 
 class Network(keras.Model):
@@ -148,9 +200,7 @@ class Network(keras.Model):
 
     def add_var(self, name, shape, initializer, trainable=False):
         """Create a variable that belongs to the network itself."""
-        initializer = resolve_initializer(initializer)
-        var = self.add_weight(name=name, shape=shape, initializer=initializer, trainable=trainable)
-        self._net.own_vars[name] = var
+        self._net.own_vars[name] = var = create_variable(self, name, shape, initializer, trainable)
         return var
 
     def add_layer(self, layer, *input_shapes):

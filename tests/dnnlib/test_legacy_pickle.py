@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from dnnlib import EasyDict
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_state, reader
 from dnnlib.pickles.legacy_pickle import NetworkState
+from tests.attacks.pickles import pickled_state
 from tests.golden import GOLDEN
 
 GOLDEN_PICKLES = sorted(str(path.relative_to(GOLDEN))
@@ -135,15 +137,6 @@ def test_python_2_pickle_is_read_as_latin1():
     assert_same(load_bytes(data), expected)
 
 
-def pickled_state(**changes):
-    """A pickled network with changed entries of its state; None = left out."""
-    state = {'version': 4, 'name': 'G', 'static_kwargs': {}, 'components': {}, 'build_module_src': '',
-             'build_func_name': 'f',
-             'variables': [('lod', np.float32(1))], **changes}
-    state = {key: value for key, value in state.items() if value is not None}
-    return b'\x80\x04\x8c\x14dnnlib.tflib.network\x8c\x07Network\x93)\x81' + pickle.dumps(state, 4)[2:-1] + b'b.'
-
-
 @pytest.mark.parametrize('version', [2, 3])
 def test_old_versions_have_no_components(version):
     net = load_bytes(pickled_state(version=version, components=None))
@@ -199,6 +192,45 @@ def test_unreadable_path_is_named(name, tmp_path):
     assert str(tmp_path / name) in caught.value.fact
 
 
+# ---- The checksum of a network ----
+
+def changed_bytes(data):
+    """Yield (position, copy of `data` in which the byte at that position is another)."""
+    for pos in range(len(data)):
+        yield pos, data[:pos] + bytes([data[pos] ^ (1 << pos % 8)]) + data[pos + 1:]
+
+
+def test_no_changed_byte_changes_a_network(tmp_path):
+    networks = tuple(network(name, variables=[('lod', np.float32(1)), ('bias', np.arange(3, dtype=np.float32))])
+                     for name in ('G', 'D', 'Gs'))
+    legacy_pickle.dump(networks, tmp_path / 'net.pkl')
+    for pos, changed in changed_bytes((tmp_path / 'net.pkl').read_bytes()):
+        try:
+            found = load_bytes(changed)
+        except UserError:
+            continue
+        # What is left are bytes without meaning, such as the protocol and the name of the checksum itself.
+        assert len(found) == 3, pos
+        for net, expected in zip(found, networks):
+            assert_same({**vars(net), 'version': 4}, vars(expected), f'byte {pos}')
+
+
+@pytest.mark.parametrize('place, name', enumerate(['G_synthesis', 'G_mapping', 'G', 'D']))
+def test_a_changed_weight_is_found_and_its_network_named(place, name, tmp_path):
+    legacy_pickle.dump(three_networks(), tmp_path / 'net.pkl')
+    data = (tmp_path / 'net.pkl').read_bytes()
+    weights = three_networks()[0].variables[1][1].tobytes()  # Of all networks.
+    pos = [match.start() for match in re.finditer(re.escape(weights), data)][place] + 1000
+    fact = refused(data[:pos] + bytes([data[pos] ^ 64]) + data[pos + 1:])
+    assert f"'{name}'" in fact and 'do not match its checksum' in fact
+
+
+def test_files_of_others_have_no_checksum():
+    assert load_bytes(pickled_state()).name == 'G'
+    assert 'checksum' in refused(pickled_state(sha256='0' * 64))
+    assert 'checksum' in refused(pickled_state(sha256=5))
+
+
 # ---- Writing ----
 
 def test_what_is_written_reads_back_equal(tmp_path):
@@ -251,7 +283,7 @@ def test_successors_loader_reads_what_we_write(tmp_path):
     assert type(result) is tuple and [type(net) for net in result] == [Stub] * 3
     for net, expected in zip(result, networks):
         assert list(vars(net)) == ['version', 'name', 'static_kwargs', 'components', 'build_module_src',
-                                   'build_func_name', 'variables']
+                                   'build_func_name', 'variables', 'sha256']
         assert type(net.static_kwargs) is dict and type(net.components) is dict and net.version == 4
         assert all(type(component) is Stub for component in net.components.values())
         for name in ('name', 'static_kwargs', 'build_func_name', 'variables'):

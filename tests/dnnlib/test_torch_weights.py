@@ -18,7 +18,7 @@ from dnnlib.cli import UserError
 from dnnlib.pickles import torch_weights
 from metrics.features.vgg16 import LPIPS_LINEAR
 from tests import DATA, torch_files
-from tests.dnnlib.test_hostile_pickles import BOMBS, FOREIGN_CODE, NONSENSE
+from tests.attacks.pickles import BOMBS, FOREIGN_CODE, NONSENSE
 from tests.torch_files import Raw, code, storage, tensor, whole
 
 NUMBERS = np.arange(4, dtype=np.float32)

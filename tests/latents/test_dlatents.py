@@ -1,12 +1,16 @@
 """Files of latents: writing and reading, files of other projectors, and files that are refused."""
 
 import types
+import zipfile
 
 import numpy as np
 import pytest
 
+from dnnlib import memory
 from dnnlib.cli import UserError
 from latents import dlatents
+from tests.attacks import npz
+from tests.attacks.limits import traced_memory
 from training import misc
 
 SHAPES = [(1, 1, 4, 4), (1, 1, 8, 8)]
@@ -75,7 +79,17 @@ def test_names_cannot_leave_the_folder(Gs, tmp_path):
     (dict(w=np.zeros([2, 4, 3]), noise0=np.zeros([1, 1, 4, 4])), 'expected noise0 to have 2 entries'),
     (dict(w=np.zeros([1, 4, 3]), noise0=np.zeros([1, 1, 4, 4]), noise1=np.zeros([1, 1, 4, 4])), 'not of the sizes'),
     (dict(w=np.zeros([1, 4, 3]), noise0=np.zeros([1, 1, 4, 4])), 'not of the sizes'),
-    (dict(w=np.array([{'a': 1}], object)), 'no .npz of numbers'),
+    (dict(w=np.array([{'a': 1}], object)), 'holds something else than numbers and text'),
+    (dict(w=np.full([1, 4, 3], 1e300)), 'no numbers'),
+    (dict(w=np.zeros([2, 4, 3], int)), "expected an array 'w' of latents, found one of type int64"),
+    (dict(w=np.zeros([1, 4, 3]), names=['']), "'' cannot be the name"),
+    (dict(w=np.zeros([1, 4, 3]), names=['..']), "'..' cannot be the name"),
+    (dict(w=np.zeros([1, 4, 3]), names=['a\0b']), r"'a\x00b' cannot be the name"),
+    (dict(w=np.zeros([1, 4, 3]), names=['\ud800']), r"'\ud800' cannot be the name"),
+    (dict(w=np.zeros([1, 4, 3]), names=[300 * 'a']), 'cannot be the name'),
+    (dict(w=np.zeros([1, 4, 3]), names=np.full([1], 2**32 - 1, 'u4').view('<U1')), 'no text'),
+    (dict(w=np.zeros([1, 4, 3]), noise0=np.full([1, 1, 4, 4], 'a'), noise1=np.zeros([1, 1, 8, 8])), 'no fractional'),
+    (dict(w=np.zeros([1, 4, 3]), noise0=np.full([1, 1, 4, 4], np.inf), noise1=np.zeros([1, 1, 8, 8])), 'infinite'),
     (b'PK\3\4 something else', 'no .npz of numbers'),
     (b'', 'no .npz of numbers'),
     (None, 'there is no such file')])
@@ -88,3 +102,41 @@ def test_what_does_not_fit_is_refused(Gs, tmp_path, arrays, fact):
     with pytest.raises(UserError) as caught:
         dlatents.load(str(path), Gs)
     assert fact in caught.value.fact and str(path) in caught.value.fact and caught.value.remedy
+
+
+@pytest.mark.parametrize('settings', [100_000 * '[', '5', 'null', '{', ''])
+def test_settings_that_are_none_are_left_out(Gs, tmp_path, settings):
+    np.savez(tmp_path / 'd.npz', w=np.zeros([1, 4, 3]), settings=settings)
+    assert dlatents.load(tmp_path / 'd.npz', Gs).settings == {}
+
+
+# ---- Hostile files ----
+
+@pytest.mark.parametrize('members, fact', [
+    (dict(w=npz.zeros('<f4', (2**40, 4, 3))), 'expands to 52.8 TB, needs about'),
+    (dict(w=npz.zeros('<f4', (2**20, 2**20, 3))), 'expected latents of shape'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3)), noise0=npz.zeros('<f4', (2, 2**50))), 'expands to'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3)), settings=npz.zeros('<U1000000000', ())), 'expands to 4.0 GB'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3), written=5)), 'not hold as many numbers as it says'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3), written=1000)), 'not hold as many numbers as it says'),
+    (dict(w=npz.zeros('<f4', (2, 4, -3))), 'something else than numbers'),
+    (dict(w=npz.zeros('|O', (2, 4, 3))), 'something else than numbers')])
+def test_headers_are_checked_before_anything_is_allocated(Gs, tmp_path, monkeypatch, members, fact):
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 2**30)
+    npz.write(tmp_path / 'd.npz', members)
+    with traced_memory() as peak, pytest.raises(UserError, match=fact) as caught:
+        dlatents.load(tmp_path / 'd.npz', Gs)
+    assert 'd.npz' in caught.value.fact and caught.value.remedy
+    assert peak() < 2**20
+
+
+def test_other_arrays_are_not_read(Gs, tmp_path):
+    npz.write(tmp_path / 'd.npz', dict(w=npz.zeros('<f4', (2, 4, 3)), other=npz.zeros('<f4', (2**50,))))
+    assert len(dlatents.load(tmp_path / 'd.npz', Gs)) == 2
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_compression_that_numpy_does_not_use_is_refused(Gs, tmp_path, method):
+    npz.write(tmp_path / 'd.npz', dict(w=npz.zeros('<f4', (2, 4, 3))), method)
+    with pytest.raises(UserError, match='compressed in a way'):
+        dlatents.load(tmp_path / 'd.npz', Gs)

@@ -67,6 +67,21 @@ def test_names_that_are_no_metric(name):
     assert name in caught.value.fact and caught.value.remedy
 
 
+@pytest.mark.parametrize('name', [
+    'fd_efficientnet99999999999k', 'fid10000001', 'pr10000.001k3', 'ls99999999k', 'ppl_wend' + 15 * '9'])
+def test_more_images_than_anybody_needs_are_refused(name):
+    with pytest.raises(UserError, match='too many') as caught:
+        metric_args(name)
+    assert name in caught.value.fact and '10000000' in caught.value.remedy
+    assert metric_args('fid10000k').num_images == 10_000_000
+
+
+@pytest.mark.parametrize('name', ['fid' + 5000 * '9', 'fid' + 5000 * '9' + 'k', 'pr1k' + 5000 * '9', 'fid0.' + 5000 * '1' + 'k'])
+def test_numbers_of_thousands_of_digits_are_no_metric(name):
+    with pytest.raises(UserError, match='there is no'):
+        metric_args(name)
+
+
 def test_near_misses_get_a_hint():
     with pytest.raises(UserError, match='Did you mean ppl2_wend?'):
         metric_args('ppl2_wnd')

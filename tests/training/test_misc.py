@@ -1,6 +1,7 @@
 """Small arithmetic on images and grids, and network pickles through Network."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 from dnnlib import tflib
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
+from tests.attacks.limits import traced_memory
 from tests.golden import assert_close, load_npz
 from training import misc
 from training.nets import layers, registry
@@ -131,6 +133,26 @@ def test_a_pickle_that_does_not_fit_is_one_clear_error(tmp_path, spoil, expected
     with pytest.raises(UserError, match=expected) as err:
         misc.load_pkl(tmp_path / 'bad.pkl')
     assert 'bad.pkl' in err.value.fact and err.value.remedy
+
+
+@pytest.mark.parametrize('changes', [
+    (1, dict(fmap_max=2**30, fmap_base=2**30)), (1, dict(resolution=2**30)), (1, dict(resolution=2**300)),
+    (0, dict(fmap_max=2**30, fmap_base=2**30)), (0, dict(resolution=2**30)), (0, dict(latent_size=2**30)),
+    (0, dict(mapping_layers=2**30)), (0, dict(mapping_fmaps=2**30)), (0, dict(mapping_fmaps=0, mapping_layers=2**30)),
+    (0, dict(label_size=2**30)), (1, dict(num_channels=2**30)), (1, dict(mbstd_num_features=2**30)),
+    (0, dict(resample_kernel=[1] * 100_000)), (1, dict(resolution='8')), (1, dict(fmap_max=None)),
+    (1, dict(fmap_base=2**2000)), (0, dict(mapping_func=5)), (1, dict(resample_kernel={'a': 1}, architecture=[]))])
+def test_settings_beyond_the_stored_weights_are_refused_at_once(tmp_path, changes):
+    which, settings = changes
+    misc.save_pkl(small_networks(), tmp_path / 'net.pkl')
+    states = legacy_pickle.load(tmp_path / 'net.pkl')
+    states[which].static_kwargs.update(settings)
+    legacy_pickle.dump(states, tmp_path / 'bad.pkl')
+    start = time.monotonic()
+    with traced_memory() as peak, pytest.raises(UserError) as err:
+        misc.load_pkl(tmp_path / 'bad.pkl')
+    assert 'bad.pkl' in err.value.fact and '\n' not in err.value.fact and err.value.remedy
+    assert time.monotonic() - start < 30 and peak() < 2**25
 
 
 @pytest.mark.parametrize('content', [None, (), {'a': 1}, ('G', 'D', 'Gs'), (1, 2)])

@@ -19,6 +19,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -354,11 +355,12 @@ def load_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
     """
     try:
         with storage.open_file(path) as file:
-            labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
+            labels = _read_npy(file.read())
     except Exception as err:  # A damaged header makes NumPy raise almost anything.
         # NumPy's message about Python objects advises to allow them, which would run whatever the file says.
-        what = 'it holds Python objects' if 'allow_pickle' in str(err) else err
-        raise UserError(f'{path} is not a readable .npy file of numbers: {what}', _REMEDY) from err
+        reason = 'it holds Python objects' if 'allow_pickle' in str(err) else (
+            (str(err) or type(err).__name__).splitlines()[0][:200])
+        raise UserError(f'{path} is not a readable .npy file of numbers: {reason}', _REMEDY) from err
     if labels.ndim != 2 or labels.shape[0] != num_images or labels.dtype.kind not in 'fiub':
         raise UserError(f'{path}: expected one row of numbers for each of {num_images} images, '
                         f'found {labels.dtype} {list(labels.shape)}', _REMEDY)
@@ -367,6 +369,19 @@ def load_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
         row = np.flatnonzero(~np.isfinite(labels).all(axis=1))[0]
         raise UserError(f'{path}: the label of image {row} is not finite (NaN or infinity)', _REMEDY)
     return labels
+
+
+def _read_npy(content):
+    """The array in the bytes of an .npy file. NumPy would allocate what the header says before it looks for the data."""
+    file = io.BytesIO(content)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    if dtype.kind not in 'biuf' or min(shape, default=0) < 0:
+        raise ValueError('it holds something else than numbers')
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > len(content) - file.tell():
+        raise ValueError(f'its header describes {num_bytes} bytes, but {len(content) - file.tell()} follow')
+    return np.ndarray(shape, dtype, content, file.tell(), order='F' if is_fortran else 'C')
 
 
 def load_class_names(path: str | os.PathLike) -> list[str]:
@@ -378,8 +393,8 @@ def load_class_names(path: str | os.PathLike) -> list[str]:
     try:
         with storage.open_file(path) as file:
             names = json.loads(file.read())
-    except ValueError as err:
-        raise UserError(f'{path} is not readable JSON: {err}', _REMEDY) from err
+    except (ValueError, RecursionError) as err:
+        raise UserError(f'{path} is not readable JSON: {str(err).splitlines()[0][:200]}', _REMEDY) from err
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f'{path}: expected a list of the names of the classes', _REMEDY)
     return names

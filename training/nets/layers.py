@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
-from dnnlib.tflib.network import record_layer, resolve_initializer
+from dnnlib.tflib.network import create_variable, record_layer
 from dnnlib.tflib.tfutil import tf_variable
 
 
@@ -40,8 +40,7 @@ class ScopedLayer(keras.layers.Layer):
     def add_var(self, name: str, shape, initializer: Any = 'zeros'):
         """Create a trainable variable. It becomes the attribute of this name, with / replaced by _."""
         attribute = name.replace('/', '_')
-        initializer = resolve_initializer(initializer)
-        setattr(self, attribute, self.add_weight(name=attribute, shape=tuple(shape), initializer=initializer))
+        setattr(self, attribute, create_variable(self, attribute, shape, initializer, trainable=True))
         self.var_names.append(name)
 
     def var(self, name):

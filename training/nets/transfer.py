@@ -2,7 +2,10 @@
 
 import re
 
+from dnnlib import memory
 from dnnlib.cli import UserError
+from dnnlib.tflib.network import count_variables
+from dnnlib.tflib.tfutil import has_gpu
 from training import misc
 from training.nets import registry
 
@@ -37,11 +40,25 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
         return networks if fits else _adapt(networks, shape)
     print('Constructing networks...')
     try:
+        _require_memory(shape, G_args, D_args)
         G = registry.create_network('G', **shape, **G_args)
         D = registry.create_network('D', **shape, **D_args)
     except ValueError as err:
         raise UserError(f'cannot create the networks: {err}', 'Change the settings of the networks.') from err
     return G, D, G.clone('Gs')
+
+
+def _require_memory(shape, G_args, D_args):
+    """UserError if the weights alone need more memory than the machine has. GPUs have memory of their own."""
+    if has_gpu():
+        return
+    with count_variables(create=False) as G_count:
+        registry.create_network('G', **shape, **G_args)
+    with count_variables(create=False) as D_count:
+        registry.create_network('D', **shape, **D_args)
+    # Weights, gradients and the two moments of Adam; of G also the moving average Gs.
+    memory.require(5 * G_count.num_bytes + 4 * D_count.num_bytes, 'Training networks of this size',
+                   'Choose a smaller --fmap-max or --fmap-base.')
 
 
 def describe(G, D) -> dict:

@@ -153,16 +153,20 @@ def _read_state(path: str) -> dict[str, Any]:
         if _STATE not in sums or f'{_VARIABLES}.index' not in sums:
             raise _Damaged(path, f'{_SUMS} is not complete')
         for name, expected in sums.items():
+            if os.path.basename(name) != name or not os.path.isfile(os.path.join(path, name)):
+                raise _Damaged(path, f'{_SUMS} names {ascii(name)[:100]}, which is no file of the checkpoint')
             if file_sha256(os.path.join(path, name)) != expected:
                 raise _Damaged(path, f'the checksum of {name} does not match')
         with open(os.path.join(path, _STATE), encoding='utf-8') as file:
             state = json.load(file)
     except OSError as err:
         raise _Damaged(path, f'{os.path.basename(err.filename or path)}: {err.strerror}') from None
-    except ValueError as err:
-        raise _Damaged(path, str(err)) from None
+    except (ValueError, RecursionError) as err:
+        raise _Damaged(path, str(err).splitlines()[0][:200]) from None
+    if not isinstance(state, dict) or 'format' not in state:
+        raise _Damaged(path, f'{_STATE} is not the state of a run')
     if state['format'] != _FORMAT:
-        raise UserError(f'{path}: expected a checkpoint of format {_FORMAT}, found {state["format"]}',
+        raise UserError(f'{path}: expected a checkpoint of format {_FORMAT}, found {ascii(state["format"])[:100]}',
                         'Continue with the version of this program that wrote it.')
     return state
 

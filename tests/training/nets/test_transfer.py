@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnlib import memory
 from dnnlib.cli import UserError
+from dnnlib.tflib.network import count_variables
+from tests.attacks.limits import traced_memory
 from tests.golden import GOLDEN
 from tests.training.test_misc import small_networks
 from training import misc
@@ -218,3 +221,24 @@ def test_more_layers_than_there_are():
     G, D, Gs = small_networks()
     with pytest.raises(UserError, match='--freeze-d=8: D has 7 layers'):
         TrainStep(G, D, Gs, 'G_logistic_ns', 'D_logistic', freeze_d=8)
+
+
+@pytest.mark.parametrize('settings', [dict(fmap_max=100_000, fmap_base=10**6), dict(fmap_base=2**40, fmap_max=2**40)])
+def test_networks_larger_than_the_memory_are_refused_before_they_are_made(settings, monkeypatch):
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 2**34)
+    G_args = dict(func_name='training.networks_stylegan2.G_main', **settings)
+    D_args = dict(func_name='training.networks_stylegan2.D_stylegan2', **settings)
+    with traced_memory() as peak, pytest.raises(UserError, match='networks of this size needs about .* of memory') as err:
+        make_networks(training_set(), G_args, D_args)
+    assert '--fmap-max' in err.value.remedy and peak() < 2**24
+
+
+def test_memory_is_counted_without_making_variables():
+    for name, cls in registry.NETWORKS.items():
+        settings = {key: value for key, value in dict(resolution=16, label_size=3, fmap_base=64, mapping_fmaps=5).items()
+                    if key in cls.all_settings({})}
+        with count_variables(create=False) as count:
+            registry.create_network('N', name, **settings)
+        variables = registry.create_network('N', name, **settings).named_variables()
+        assert count.number == len(variables)
+        assert count.num_bytes == sum(4 * var.shape.num_elements() for var in variables.values())
