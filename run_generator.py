@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         'generate-images', help='one picture per seed or projected image: seed0000.png, ...', **kwargs)
     which = one.add_mutually_exclusive_group(required=True)
     which.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS', help='such as 1,5,7 or 0-9')
-    which.add_argument('--dlatents', type=cli.path, metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py')
+    which.add_argument(
+        '--dlatents', type=cli.path, metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py'
+    )
     one.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
                      help=f'precision of the four highest resolutions: {", ".join(PRECISIONS)} (default: {_PRECISION})')
     _add_common_flags(one)

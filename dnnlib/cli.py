@@ -99,7 +99,7 @@ def _explain(err: Exception) -> UserError | None:
 
 
 def printable(text: str) -> str:
-    r"""Replace what a terminal would obey, such as escape sequences in names of files: ESC -> \\x1b. Line breaks stay."""
+    r"""Replace control characters other than line breaks, such as those of escape sequences: ESC -> \\x1b."""
     return re.sub(r'[\x00-\x09\x0b-\x1f\x7f-\x9f]', lambda match: f'\\x{ord(match[0]):02x}', text)
 
 
@@ -233,7 +233,10 @@ def seed_range(text: str) -> list[int]:
 
 
 def path(text: str) -> str:
-    """Name of a file or folder, or address: anything but an empty text, which comes of an unset variable in a script."""
+    """Name of a file or folder, or address.
+
+    Anything but an empty text, which comes of an unset variable in a script.
+    """
     if not text:
         raise argparse.ArgumentTypeError('expected a name, got an empty text')
     return text
@@ -293,7 +296,8 @@ def truncation_psi(text: str) -> float:
     value = finite_float(text)
     if abs(value) > 100:
         raise argparse.ArgumentTypeError(
-            f'expected a number from -100 to 100, got {text!r}; sensible are 0 (the average image) to 1 (no truncation)')
+            f'expected a number from -100 to 100, got {text!r}; sensible are 0 (the average image) to 1 (no truncation)'
+        )
     return value
 
 

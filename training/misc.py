@@ -96,7 +96,8 @@ def _network_from_state(state, path):
                         'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
-        print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: {", ".join(unknown)}')
+        print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: '
+              f'{", ".join(unknown)}')
     variables = net.named_variables()
     missing, extra = sorted(set(variables) - set(values)), sorted(set(values) - set(variables))
     if missing or extra:

@@ -1,7 +1,7 @@
 """Hostile pickles: code to run, nonsense, and bombs. Each entry of the tables is a whole file.
 
-The files of FOREIGN_CODE are refused by the name of what they ask for. Most of them would leave a file called RAN behind
-if `pickle.load` read them.
+The files of FOREIGN_CODE are refused by the name of what they ask for. Most of them would leave a file called RAN
+behind if `pickle.load` read them.
 """
 
 import os

@@ -77,17 +77,33 @@ MISTAKES = {
     'truncated dataset': (cut_short, SMALL, 'ds-r02.tfrecords'),
     'missing level': (lambda home: os.remove(level(home, 2)), SMALL, 'no images of 4x4'),
     'labels with NaN': (lambda home: change_labels(home, np.nan), [*SMALL, '--cond=true'], 'image 3 is not finite'),
-    'no labels': (lambda home: os.remove(home / 'datasets' / 'ds' / 'ds-rxx.labels'), [*SMALL, '--cond=true'],
-                  '--cond=true: expected a dataset with labels'),
+    'no labels': (
+        lambda home: os.remove(home / 'datasets' / 'ds' / 'ds-rxx.labels'),
+        [*SMALL, '--cond=true'],
+        '--cond=true: expected a dataset with labels',
+    ),
     'too many GPUs': (None, [*SMALL, '--num-gpus=2'], '--num-gpus=2: expected 2 devices, found 1 CPU device'),
-    'picture as a pickle': (lambda home: Image.new('RGB', (8, 8)).save(home / 'picture.png'),
-                            [*FROM_PICKLE, '--resume-pkl=picture.png'], 'is a PNG picture'),
-    'file as result_dir': (lambda home: (home / 'a-file').write_text(''), [*SMALL, '--result-dir=a-file/below'],
-                           "cannot make a run folder in 'a-file/below': Not a directory"),
+    'picture as a pickle': (
+        lambda home: Image.new('RGB', (8, 8)).save(home / 'picture.png'),
+        [*FROM_PICKLE, '--resume-pkl=picture.png'],
+        'is a PNG picture',
+    ),
+    'file as result_dir': (
+        lambda home: (home / 'a-file').write_text(''),
+        [*SMALL, '--result-dir=a-file/below'],
+        "cannot make a run folder in 'a-file/below': Not a directory",
+    ),
     'metric without weights': (None, [*SMALL, '--metrics=fid2'], 'the weights are not there'),
-    'networks': (None, [*SMALL, '--resample-kernel=1,1,1,1,1,1,1,1,1', '--config=config-a'], 'cannot create the networks'),
-    'start after the end': (None, [*FROM_PICKLE, '--resume-pkl=net.pkl', '--resume-kimg=9', '--total-kimg=8'],
-                            '--total-kimg=8 is reached already'),
+    'networks': (
+        None,
+        [*SMALL, '--resample-kernel=1,1,1,1,1,1,1,1,1', '--config=config-a'],
+        'cannot create the networks',
+    ),
+    'start after the end': (
+        None,
+        [*FROM_PICKLE, '--resume-pkl=net.pkl', '--resume-kimg=9', '--total-kimg=8'],
+        '--total-kimg=8 is reached already',
+    ),
 }
 
 

@@ -437,10 +437,30 @@ def test_the_pace_of_growing_needs_a_configuration_that_grows(home, flag):
     run_training.main(['--dataset=ds', f'{flag}=5', '--config=config-d'])
 
 
-@pytest.mark.parametrize('flag', [
-    '--checkpoint-ticks=0', '--checkpoint-minutes=0', '--max-minutes=0', '--keep-checkpoints=0', '--freeze-d=0',
-    '--total-kimg=0', '--total-kimg=x', '--minibatch-size=0', '--num-gpus=-1', '--lrate=nan', '--gamma=-1', '--seed=-1',
-    '--dataset=', '--result-dir=', '--resume-pkl=', '--fmap-base=1.5', '--mirror-augment=perhaps', '--no-such-flag', '--resume-kimg=-1'])
+@pytest.mark.parametrize(
+    'flag',
+    [
+        '--checkpoint-ticks=0',
+        '--checkpoint-minutes=0',
+        '--max-minutes=0',
+        '--keep-checkpoints=0',
+        '--freeze-d=0',
+        '--total-kimg=0',
+        '--total-kimg=x',
+        '--minibatch-size=0',
+        '--num-gpus=-1',
+        '--lrate=nan',
+        '--gamma=-1',
+        '--seed=-1',
+        '--dataset=',
+        '--result-dir=',
+        '--resume-pkl=',
+        '--fmap-base=1.5',
+        '--mirror-augment=perhaps',
+        '--no-such-flag',
+        '--resume-kimg=-1',
+    ],
+)
 def test_bad_values_are_usage_errors_that_name_the_flag(home, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         run_training.main(['--dataset=ds', flag])

@@ -52,7 +52,9 @@ def call(target: Target, data: bytes, folder: pathlib.Path) -> None:
 def files(draw: st.DrawFn, target: Target) -> bytes:
     """Files for a target: damaged valid files, sequences of fragments, or any bytes."""
     if target.fragments and draw(st.integers(0, 3)) == 0:
-        return b''.join(draw(st.lists(st.sampled_from(target.fragments), max_size=40))) + draw(st.sampled_from([b'', b'.']))
+        return b''.join(draw(st.lists(st.sampled_from(target.fragments), max_size=40))) + draw(
+            st.sampled_from([b'', b'.'])
+        )
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=200))
     data = bytearray(draw(st.sampled_from(target.seeds)))

@@ -72,7 +72,22 @@ def targets(folder: pathlib.Path) -> dict[str, Target]:
     }
 
 
-_JSON = [b'[', b']', b'{', b'}', b'"', b':', b',', b'null', b'1e999', b'NaN', b'-1', 5000 * b'9', 3000 * b'[', b'\\ud800']
+_JSON = [
+    b'[',
+    b']',
+    b'{',
+    b'}',
+    b'"',
+    b':',
+    b',',
+    b'null',
+    b'1e999',
+    b'NaN',
+    b'-1',
+    5000 * b'9',
+    3000 * b'[',
+    b'\\ud800',
+]
 
 
 # ---- Pickles ----

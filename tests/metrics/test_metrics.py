@@ -76,7 +76,9 @@ def test_more_images_than_anybody_needs_are_refused(name):
     assert metric_args('fid10000k').num_images == 10_000_000
 
 
-@pytest.mark.parametrize('name', ['fid' + 5000 * '9', 'fid' + 5000 * '9' + 'k', 'pr1k' + 5000 * '9', 'fid0.' + 5000 * '1' + 'k'])
+@pytest.mark.parametrize(
+    'name', ['fid' + 5000 * '9', 'fid' + 5000 * '9' + 'k', 'pr1k' + 5000 * '9', 'fid0.' + 5000 * '1' + 'k']
+)
 def test_numbers_of_thousands_of_digits_are_no_metric(name):
     with pytest.raises(UserError, match='there is no'):
         metric_args(name)

@@ -86,8 +86,13 @@ class Source:
         return self.num_items if self.max_images is None else min(self.num_items, self.max_images)
 
 
-def write_source(tfrecord_dir: str | os.PathLike, source: Source, force: bool = False,
-                 num_threads: int | None = None, command: str | None = None) -> Generator[bool | str | None, None, None]:
+def write_source(
+    tfrecord_dir: str | os.PathLike,
+    source: Source,
+    force: bool = False,
+    num_threads: int | None = None,
+    command: str | None = None,
+) -> Generator[bool | str | None, None, None]:
     """Create a dataset from a Source, and yield a result for each item.
 
     Args:

@@ -372,7 +372,10 @@ def load_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
 
 
 def _read_npy(content):
-    """The array in the bytes of an .npy file. NumPy would allocate what the header says before it looks for the data."""
+    """The array in the bytes of an .npy file.
+
+    NumPy would allocate what the header says before it looks for the data.
+    """
     file = io.BytesIO(content)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)

@@ -228,15 +228,21 @@ def test_networks_larger_than_the_memory_are_refused_before_they_are_made(settin
     monkeypatch.setattr(memory, 'available_bytes', lambda: 2**34)
     G_args = dict(func_name='training.networks_stylegan2.G_main', **settings)
     D_args = dict(func_name='training.networks_stylegan2.D_stylegan2', **settings)
-    with traced_memory() as peak, pytest.raises(UserError, match='networks of this size needs about .* of memory') as err:
+    with (
+        traced_memory() as peak,
+        pytest.raises(UserError, match='networks of this size needs about .* of memory') as err,
+    ):
         make_networks(training_set(), G_args, D_args)
     assert '--fmap-max' in err.value.remedy and peak() < 2**24
 
 
 def test_memory_is_counted_without_making_variables():
     for name, cls in registry.NETWORKS.items():
-        settings = {key: value for key, value in dict(resolution=16, label_size=3, fmap_base=64, mapping_fmaps=5).items()
-                    if key in cls.all_settings({})}
+        settings = {
+            key: value
+            for key, value in dict(resolution=16, label_size=3, fmap_base=64, mapping_fmaps=5).items()
+            if key in cls.all_settings({})
+        }
         with count_variables(create=False) as count:
             registry.create_network('N', name, **settings)
         variables = registry.create_network('N', name, **settings).named_variables()
