@@ -371,7 +371,7 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False,
     remote = storage.is_remote(tfrecord_dir)
     new_files = storage.new_remote_files if remote else storage.new_folder
     try:
-        with new_files(tfrecord_dir, _replaceable_files(tfrecord_dir), force) as temporary:
+        with new_files(tfrecord_dir, _replaceable_files(tfrecord_dir, force), force) as temporary:
             folder, ending = (tfrecord_dir, temporary) if remote else (temporary, '')
             writer = DatasetWriter(folder, storage.base_name(tfrecord_dir), ending, tfrecord_dir)
             with contextlib.closing(writer):
@@ -386,7 +386,7 @@ def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False,
         raise
 
 
-def _replaceable_files(tfrecord_dir):
+def _replaceable_files(tfrecord_dir, force):
     """Regular expression of the names of the files that --force replaces.
 
     Of the .json files only those that belong to records: they have the name of the folder, or the one it once had.
@@ -394,4 +394,8 @@ def _replaceable_files(tfrecord_dir):
     names = storage.list_folder(tfrecord_dir) if storage.is_folder(tfrecord_dir) else []
     manifests = {f'{storage.base_name(tfrecord_dir)}.json'}
     manifests |= {manifest.path_beside(name) for name in names if name.endswith('.tfrecords')}
+    for name in sorted(manifests.intersection(names)) if force else []:
+        if manifest.load(os.path.join(tfrecord_dir, name)) is None:
+            raise UserError(f'{tfrecord_dir} holds {name}, which --force does not replace',
+                            'Give another folder, or remove this file yourself.')
     return '|'.join([_DATASET_FILES, *map(re.escape, sorted(manifests))])

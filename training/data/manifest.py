@@ -27,7 +27,7 @@ from typing import Any
 from dnnlib import storage
 from dnnlib.cli import UserError
 
-_MAX_BYTES = 1 << 20  # Larger files are not read: a real one has about 100 bytes per level.
+_MAX_BYTES = 1 << 20  # A larger file is something else: a manifest has about 100 bytes per level.
 
 
 def remedy(path: str | os.PathLike) -> str:
@@ -117,19 +117,21 @@ def load(path: str | os.PathLike) -> Manifest | None:
     """Load a NAME.json.
 
     Returns:
-        None = there is no such file.
+        None = there is no such file, or it is JSON of another kind, such as the labels of another tool.
 
     Raises:
-        UserError: The file is not a manifest.
+        UserError: The file is damaged.
     """
     if not storage.is_file(path):
         return None
     with storage.open_file(path) as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise UserError(f'{path} is no record of a dataset: it has more than {_MAX_BYTES} bytes', remedy(path))
+        return None
     try:
-        return _decode(str(path), json.loads(content))
+        decoded = json.loads(content)
+        is_other = isinstance(decoded, dict) and not decoded.keys() & {'files', 'num_images', 'resolutions'}
+        return None if is_other else _decode(str(path), decoded)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise UserError(f'{path} is no record of a dataset, or is damaged', remedy(path)) from err
 

@@ -138,6 +138,15 @@ def test_force_replaces_the_manifest_of_a_renamed_dataset_but_no_other_json():
         write_dataset('new', random_images(2), force=True)
 
 
+@pytest.mark.parametrize('content', ['{"labels": [["a.png", 0]]}', '{"labels": "' + 'x' * (1 << 20) + '"}'])
+def test_json_of_another_tool_is_neither_read_nor_replaced(content):
+    write_dataset('data', random_images(3))
+    pathlib.Path('data/data.json').write_text(content)
+    assert tfrecords.find_dataset('data').manifest is None
+    with pytest.raises(UserError, match='data holds data.json, which --force does not replace'):
+        write_dataset('data', random_images(3), force=True)
+
+
 def test_same_bytes_from_two_processes():
     save_images('images', 3)
     for parent in ('one', 'two'):
