@@ -118,8 +118,8 @@ def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
 def test_snapshots_of_a_run_never_have_the_same_name(tmp_path):
     """Those of whole kimg are the original's, and all are in order. A resumed run gives them the same names."""
     moments = [0, 16, 900, 1000, 1004, 4096, 8192, 12000, 12088, 25000032]
-    expected = ['000000', '000000_016', '000000_900', '000001', '000001_004', '000004', '000008', '000012', '000012_088',
-                '025000']
+    expected = ['000000', '000000_016', '000000_900', '000001', '000001_004', '000004', '000008', '000012',
+                '000012_088', '025000']
     run, found = progress(0), []
     for nimg in moments:
         run = RunProgress(**{**json.loads(json.dumps(dataclasses.asdict(run))), 'cur_nimg': nimg})

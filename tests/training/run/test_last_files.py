@@ -59,7 +59,8 @@ def test_a_folder_that_cannot_be_written_costs_no_checkpoint(tmp_path, temporary
     with disk_full_for(lambda target: target.startswith(str(run.dir)), errno.EROFS):
         last_files.write('net.pkl', lambda path: misc.save_pkl({}, path))
     assert names(run.dir) == ['kimg-000000.004', 'kimg-000000.008']
-    with pytest.raises(NotInPlace, match=r'net.pkl: cannot be written: Read-only.*; it is in .*temporary.*/net.pkl') as err:
+    expected = r'net.pkl: cannot be written: Read-only.*; it is in .*temporary.*/net.pkl'
+    with pytest.raises(NotInPlace, match=expected) as err:
         last_files.check()
     assert err.value.moves == '' and misc.load_pkl(next(temporary.glob('run-*/net.pkl'))) == {}
     assert 'it is in' in capsys.readouterr().out
