@@ -332,6 +332,16 @@ def command(*argv, **kwargs):
                           **kwargs)
 
 
+@pytest.mark.parametrize('argv, flags', [
+    (['generate-images', '--dlatents=x.npz', '--truncation-psi=1', '--class=2'], '--class, --truncation-psi'),
+    (['style-mixing-example', '--row-dlatents=x.npz', '--col-dlatents=y.npz', '--class', '2'], '--class')])
+def test_flags_without_effect_are_refused(argv, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(cli.UserError, match='no effect without seeds') as caught:
+        run_generator.main([*argv, '--network=x.pkl'])
+    assert caught.value.fact.startswith(f'{flags}: ') and list(tmp_path.iterdir()) == []
+
+
 def test_no_subcommand_says_so_and_exits_with_2():
     done = command()
     assert done.returncode == 2

@@ -325,6 +325,12 @@ def test_missing_dataset_and_network(home):
     assert 'gone.pkl' in refused(home, '--metrics=fid16', network='gone').fact
 
 
+def test_flags_about_real_images_need_a_dataset(home):
+    for flag in ('--mirror-augment=true', '--data-dir=datasets'):
+        with pytest.raises(cli.UserError, match=f'{flag.split("=")[0]}: has no effect without --dataset'):
+            run_metrics.main(['--network=net.pkl', '--metrics=is20', flag])
+
+
 def test_unknown_and_no_metrics(home):
     assert "'fidd'" in refused(home, '--metrics=fid16,fidd').fact
     assert '--metrics' in refused(home, '--metrics=none').fact

@@ -393,8 +393,18 @@ def test_bad_usage_exits_with_2(argv, tmp_path, monkeypatch, capsys):
 
 
 def test_no_subcommand_says_so():
-    with pytest.raises(cli.UserError, match='missing subcommand'):
+    with pytest.raises(cli.UsageError, match='missing subcommand'):
         run_projector.main([])
+
+
+@pytest.mark.parametrize('argv, flags', [
+    (['project-real-images', '--images', '.', '--data-dir=x'], '--data-dir'),
+    (['detect-generated', '--image=.', '--reference=x', '--seeds=1', '--dataset=ds'], '--dataset, --seeds')])
+def test_flags_without_effect_are_refused(argv, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(cli.UserError, match='no effect') as caught:
+        run_projector.main([*argv, '--network=x'])
+    assert caught.value.fact.startswith(f'{flags}: ') and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('argv', [[], ['project-generated-images'], ['project-real-images'], ['detect-generated']])
