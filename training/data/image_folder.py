@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import PIL.Image
 
-from dnnlib import storage
+from dnnlib import cli, storage
 from dnnlib.cli import UserError
 from training.data import image_labels, pil_ops
 from training.data.dataset_writer import Source, require_memory, shuffled_order
@@ -221,14 +221,9 @@ def _find_images(files, report):
         (images if is_image else others).append(name)
     for reason, skipped in [('are no images', others), *files.skipped.items()]:
         if skipped:
-            some = ', '.join(map(_printable, skipped[:3])) + (', ...' if len(skipped) > 3 else '')
+            some = ', '.join(map(cli.printable, skipped[:3])) + (', ...' if len(skipped) > 3 else '')
             report(f'Ignored {len(skipped)} files that {reason}: {some}')
     return images
-
-
-def _printable(name):
-    """A name without the control characters that could do anything to a terminal."""
-    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in name)
 
 
 def _begins_like_an_image(files, name):
