@@ -1,6 +1,5 @@
 """Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
