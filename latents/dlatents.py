@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,10 @@ def _header(archive, info) -> _Header:
         version = np.lib.format.read_magic(member)
         if version not in _HEADER_READERS:
             raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
-        header = _Header(*_HEADER_READERS[version](member))
+        try:
+            header = _Header(*_HEADER_READERS[version](member))
+        except Exception as err:  # A damaged header makes NumPy raise almost anything, such as TokenError.
+            raise ValueError(f'{ascii(info.filename)} has a damaged header') from err
     if header.dtype.kind not in 'biufU' or min(header.shape, default=0) < 0:
         raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
     return header
@@ -172,6 +176,8 @@ def _read_array(archive, info, header) -> np.ndarray:
         data = member.read(num_bytes)
         if len(data) != num_bytes or member.read(1):  # The end of the data, where its checksum is compared.
             raise ValueError(f'{ascii(info.filename)} does not hold as many numbers as it says')
+    if header.dtype.kind == 'U' and np.frombuffer(data, f'{header.dtype.byteorder}u4').max(initial=0) > sys.maxunicode:
+        raise ValueError(f'{ascii(info.filename)} holds numbers that are no characters')
     return np.ndarray(header.shape, header.dtype, data, order='F' if header.is_fortran else 'C')
 
 
@@ -186,10 +192,7 @@ def _latents(arrays, path, layers) -> np.ndarray:
 
 def _names(arrays, path, count) -> list[str]:
     """The names in the arrays of a file, which become names of pictures."""
-    try:
-        names = [str(name) for name in arrays.get('names', [f'dlatent{idx:04d}' for idx in range(count)])]
-    except ValueError as err:  # NumPy's text may hold numbers that are no characters.
-        raise UserError(f'{path}: some of its names are no text', 'Make it again.') from err
+    names = [str(name) for name in arrays.get('names', [f'dlatent{idx:04d}' for idx in range(count)])]
     names = [os.path.basename(name) for name in names]  # A name must not lead out of the folder of the pictures.
     if len(set(names)) < count:
         raise UserError(f'{path}: some of its names are there twice', 'Make it again.')

@@ -40,7 +40,7 @@ def main() -> int:
                 print(f'FOUND in: {name}', flush=True)
                 found.add(name)
     for name in targets:
-        print(f'{name:20} {turns[name] * _FILES_PER_TURN:8} files  {"FOUND" if name in found else "clean"}')
+        print(f'{name:18} {turns[name] * _FILES_PER_TURN:8} files  {"FOUND" if name in found else "clean"}')
     return 1 if found else 0
 
 

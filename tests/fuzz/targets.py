@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import struct
 import types
+import zipfile
 from collections.abc import Callable, Sequence
 
 import google_crc32c
@@ -23,7 +24,7 @@ from dnnlib.pickles import legacy_pickle, torch_weights
 from dnnlib.pickles.network_state import NetworkState
 from latents import detection, dlatents
 from tests import ROOT
-from tests.attacks import pickles
+from tests.attacks import npz, pickles
 from training import misc
 from training.data import image_labels, tfrecords
 from training.run import checkpoint
@@ -64,6 +65,7 @@ def targets(folder: pathlib.Path) -> dict[str, Target]:
         'labels as CSV':     Target(_reader_of_image_labels('.csv'), [
             '\n'.join(f'{name},{label}' for name in _NAMES).encode() for label in ('cat', '1', '0.5,2')]),
         'latents':           Target(_read_dlatents, [_dlatents(folder, compressed) for compressed in (False, True)]),
+        **{f'latents: {name}': Target(_reader_of_latents(name), [_npy(array)]) for name, array in _LATENTS.items()},
         'state of a run':    Target(_read_state, [_STATE], _JSON),
         'sums of a run':     Target(_read_sums, [f'{_sha256(_STATE)}  state.json\n{_sha256(b"x")}  variables.index\n'
                                                  .encode()], [b'../', b'/dev/zero', b'/', b'  ', b'\n']),
@@ -175,10 +177,21 @@ def _generator():
     return types.SimpleNamespace(components=types.SimpleNamespace(synthesis=synthesis))
 
 
+_LATENTS = dict(w=np.ones([2, 4, 3], 'f4'), names=np.array(['a', 'b']), settings=np.asarray('{"a": 1}'),
+                noise0=np.zeros([2, 1, 4, 4], 'f4'), noise1=np.zeros([2, 1, 8, 8], 'f4'))
+
+
+def _reader_of_latents(name):
+    """Reader of one array of a file of latents, whose checksums are right. The other arrays are as they should be."""
+    def read(data, folder):
+        npz.write(folder / 'made.npz', {**{key: _npy(array) for key, array in _LATENTS.items()}, name: data},
+                  zipfile.ZIP_STORED)
+        _read_dlatents((folder / 'made.npz').read_bytes(), folder)
+    return read
+
+
 def _dlatents(folder, compressed):
-    arrays = dict(w=np.ones([2, 4, 3], 'f4'), names=['a', 'b'], settings=np.asarray('{"a": 1}'),
-                  noise0=np.zeros([2, 1, 4, 4], 'f4'), noise1=np.zeros([2, 1, 8, 8], 'f4'))
-    (np.savez_compressed if compressed else np.savez)(folder / 'seed.npz', **arrays)
+    (np.savez_compressed if compressed else np.savez)(folder / 'seed.npz', **_LATENTS)
     return (folder / 'seed.npz').read_bytes()
 
 

@@ -87,7 +87,8 @@ def test_names_cannot_leave_the_folder(Gs, tmp_path):
     (dict(w=np.zeros([1, 4, 3]), names=['a\0b']), r"'a\x00b' cannot be the name"),
     (dict(w=np.zeros([1, 4, 3]), names=['\ud800']), r"'\ud800' cannot be the name"),
     (dict(w=np.zeros([1, 4, 3]), names=[300 * 'a']), 'cannot be the name'),
-    (dict(w=np.zeros([1, 4, 3]), names=np.full([1], 2**32 - 1, 'u4').view('<U1')), 'no text'),
+    (dict(w=np.zeros([1, 4, 3]), names=np.full([1], 2**32 - 1, 'u4').view('<U1')), 'no characters'),
+    (dict(w=np.zeros([1, 4, 3]), settings=np.full([1], 2**32 - 1, 'u4').view('<U1')), 'no characters'),
     (dict(w=np.zeros([1, 4, 3]), noise0=np.full([1, 1, 4, 4], 'a'), noise1=np.zeros([1, 1, 8, 8])), 'no fractional'),
     (dict(w=np.zeros([1, 4, 3]), noise0=np.full([1, 1, 4, 4], np.inf), noise1=np.zeros([1, 1, 8, 8])), 'infinite'),
     (b'PK\3\4 something else', 'no .npz of numbers'),
@@ -116,10 +117,11 @@ def test_settings_that_are_none_are_left_out(Gs, tmp_path, settings):
     (dict(w=npz.zeros('<f4', (2**40, 4, 3))), 'expands to 52.8 TB, needs about'),
     (dict(w=npz.zeros('<f4', (2**20, 2**20, 3))), 'expected latents of shape'),
     (dict(w=npz.zeros('<f4', (2, 4, 3)), noise0=npz.zeros('<f4', (2, 2**50))), 'expands to'),
-    (dict(w=npz.zeros('<f4', (2, 4, 3)), settings=npz.zeros('<U1000000000', ())), 'expands to 4.0 GB'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3)), settings=npz.zeros('<U300000000', ())), 'expands to 1.2 GB'),
     (dict(w=npz.zeros('<f4', (2, 4, 3), written=5)), 'not hold as many numbers as it says'),
     (dict(w=npz.zeros('<f4', (2, 4, 3), written=1000)), 'not hold as many numbers as it says'),
     (dict(w=npz.zeros('<f4', (2, 4, -3))), 'something else than numbers'),
+    (dict(w=npz.zeros('<f4', (2, 4, 3)).replace(b', 3)', b'( 3')), 'damaged header'),  # tokenize.TokenError
     (dict(w=npz.zeros('|O', (2, 4, 3))), 'something else than numbers')])
 def test_headers_are_checked_before_anything_is_allocated(Gs, tmp_path, monkeypatch, members, fact):
     monkeypatch.setattr(memory, 'available_bytes', lambda: 2**30)

@@ -379,7 +379,7 @@ def _read_npy(content):
     file = io.BytesIO(content)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
-    if dtype.kind not in 'biuf' or min(shape, default=0) < 0:
+    if dtype.hasobject or min(shape, default=0) < 0:
         raise ValueError('it holds something else than numbers')
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes > len(content) - file.tell():

@@ -1,6 +1,7 @@
 """Checkpoints as files: complete or absent, verified when read, and the one before is used if one is damaged."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -226,6 +227,31 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path, name, how):
     run.checkpoints.restore(found.path, found.state)
     assert names(tmp_path) == ['kimg-000000.004', 'kimg-000000.008']
     np.testing.assert_array_equal(run.var, [8, 8])
+
+
+@pytest.mark.parametrize('name', ['/dev/zero', '../outside', 'folder', 'a\0b', ''])
+def test_sums_of_files_outside_are_not_read(tmp_path, name):
+    save(make_run(tmp_path), 4)
+    newest = tmp_path / 'checkpoints' / 'kimg-000000.004'
+    (newest / 'folder').mkdir()
+    (tmp_path / 'checkpoints' / 'outside').write_bytes(b'x')
+    with open(newest / 'sha256sums.txt', 'a', encoding='ascii') as file:
+        file.write(f'{64 * "0"}  {name}\n')
+    with pytest.raises(UserError, match='which is no file of the checkpoint'):
+        checkpoint.find(str(newest), '', DESC)
+
+
+@pytest.mark.parametrize('state', ['[]', '5', 'null', '{}', 100_000 * '[', '{"format": [1]}'])
+def test_a_state_that_is_none(tmp_path, state):
+    save(make_run(tmp_path), 4)
+    newest = tmp_path / 'checkpoints' / 'kimg-000000.004'
+    sums = (newest / 'sha256sums.txt').read_text()
+    old = hashlib.sha256((newest / 'state.json').read_bytes()).hexdigest()
+    (newest / 'state.json').write_text(state)
+    (newest / 'sha256sums.txt').write_text(sums.replace(old, hashlib.sha256(state.encode()).hexdigest()))
+    with pytest.raises(UserError, match='is damaged|of format') as err:
+        checkpoint.find(str(newest), '', DESC)
+    assert 'checksum' not in err.value.fact and '\n' not in err.value.fact
 
 
 def test_all_damaged(tmp_path):
