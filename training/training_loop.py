@@ -210,8 +210,9 @@ class Run:
         # Its weights change all the time, and the pictures of a resumed run must be the same in all bits.
         self._Gs.may_freeze = False
         self._evaluation = self._make_evaluation() if self._is_chief and args.metric_arg_list else None
-        G.print_layers()
-        D.print_layers()
+        if not args.dry_run:  # Listing the layers would build the custom ops.
+            G.print_layers()
+            D.print_layers()
 
     def _make_evaluation(self) -> Any:
         """Make what computes the metrics, and load all that it needs before training starts. None = train without."""

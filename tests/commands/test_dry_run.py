@@ -113,7 +113,7 @@ def pickle(tmp_path_factory):
     from tests.training.test_misc import small_networks
     from training import misc
     path = tmp_path_factory.mktemp('pickle') / 'net.pkl'
-    misc.save_pkl(small_networks(resolution=8), path)
+    misc.save_pkl(small_networks(), path)
     return path
 
 
@@ -161,7 +161,7 @@ def test_dry_run_does_not_wait_for_other_workers(home, monkeypatch, capsys):
     run_training.main([*SMALL, '--num-gpus=2', '--metrics=none', '--impl=ref', '--dry-run'])
     assert json.loads(capsys.readouterr().out)['num_gpus'] == 2
     with pytest.raises(cli.UserError, match='expected 2 devices of each worker, found 1 CPU device'):
-        run_training.main([*SMALL, '--num-gpus=4', '--metrics=none', '--impl=ref', '--dry-run'])
+        run_training.main([*SMALL, '--num-gpus=4', '--minibatch-size=8', '--metrics=none', '--impl=ref', '--dry-run'])
 
 
 def test_dry_run_builds_nothing_writes_nothing_and_ends_in_seconds(home, monkeypatch, capsys):
@@ -186,9 +186,9 @@ def test_dry_run_of_a_run_in_progress(home):
     folder = os.path.join('results', '00000-stylegan2-ds-1gpu-config-f')
     before = sorted((path, os.stat(os.path.join(path, name)).st_mtime_ns) for path, _, names in os.walk(folder)
                     for name in names)
-    run_training.main([*argv[:-2], '--total-kimg=0.016', f'--resume={folder}', '--tick-kimg=0.004', '--dry-run'])
+    run_training.main([*argv[:-2], '--total-kimg=0.032', f'--resume={folder}', '--tick-kimg=0.004', '--dry-run'])
     from dnnlib import storage
     with storage.locked(folder), pytest.raises(cli.UserError, match='another process is at work'):
-        run_training.main([*argv[:-2], '--total-kimg=0.016', f'--resume={folder}', '--dry-run'])
+        run_training.main([*argv[:-2], '--total-kimg=0.032', f'--resume={folder}', '--dry-run'])
     assert before == sorted((path, os.stat(os.path.join(path, name)).st_mtime_ns) for path, _, names in os.walk(folder)
                             for name in names)

@@ -202,7 +202,7 @@ def test_projected_images_are_drawn_with_their_noise(Gs, tmp_path):
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['a.png', 'b.png']
     for idx, (w, noise) in enumerate(Gs.drawn):
         np.testing.assert_array_equal(w, found.w[[idx]])
-        np.testing.assert_array_equal(noise[1], found.noises[1][[idx]])
+        np.testing.assert_array_equal(noise[1], found.noises[1][[idx]].astype(np.float32))
     assert not any(var.value.any() for var in Gs.noise.values())
 
 
@@ -216,7 +216,7 @@ def test_projected_images_are_mixed_with_seeds(Gs, tmp_path):
     w_seed = 1 + (np.random.RandomState(3).randn(3) + np.array([[0], [10]]) - 1) * 0.5
     w, noise = Gs.drawn[-1]  # The last one is row b.
     np.testing.assert_allclose(w, [[found.w[1, 0], w_seed[1]]], rtol=1e-6)  # The image itself is not truncated.
-    np.testing.assert_array_equal(noise[0], found.noises[0][[1]])
+    np.testing.assert_array_equal(noise[0], found.noises[0][[1]].astype(np.float32))
     alone = {tuple(w.ravel()): noise for w, noise in Gs.drawn[:3]}
     assert not alone[tuple(w_seed.ravel())][0].any()  # A seed alone: the noise of the pickle.
 

@@ -78,12 +78,13 @@ class Manifest:
             num_images: Number of images in each of the .tfrecords files.
 
         Raises:
-            UserError: One of them is not as recorded.
+            UserError: One of them is not as recorded, or there are further levels.
         """
         missing = sorted(self.files.keys() - names, reverse=True)  # The largest level first.
         if missing:
             raise UserError(f'{os.path.join(folder, missing[0])} is missing: {self.path} lists it', remedy(self.path))
-        unknown = sorted(set(names) - self.files.keys())
+        # Labels are not records of images, and are often added to a dataset later.
+        unknown = sorted(name for name in set(names) - self.files.keys() if name.endswith('.tfrecords'))
         if unknown:
             raise UserError(f'{os.path.join(folder, unknown[0])} is not of this dataset: {self.path} does not list it',
                             remedy(self.path))

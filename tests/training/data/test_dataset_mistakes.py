@@ -339,7 +339,7 @@ def test_unwritable_folder_is_named(capsys):
     with as_nobody():
         assert run('create_from_images', 'locked/data', 'images') == 1
     fact, remedy = capsys.readouterr().err.splitlines()
-    assert fact.endswith('locked/data.partial: Permission denied') and 'permissions' in remedy
+    assert fact.endswith('locked/data: Permission denied') and 'permissions' in remedy
     assert os.listdir('locked') == []
 
 
