@@ -243,8 +243,9 @@ def test_faces_grow_from_8x8_to_32x32(config, tmp_path):
     assert stats[0]['Progress/lod'] == 2 and stats[-1]['Progress/lod'] == 0
     assert all(np.isfinite(line['Loss/scores/real']) for line in stats)
     # The mean face of the grids, as far as 8x8 can show it, and in full.
+    last = max(path.name for path in folder.glob('fakes0*.png'))
     real, init, fake = (np.float32(Image.open(folder / name)).reshape(4, 32, 8, 32, 3).mean(axis=(0, 2))
-                        for name in ('reals.png', 'fakes_init.png', max(path.name for path in folder.glob('fakes0*.png'))))
+                        for name in ('reals.png', 'fakes_init.png', last))
     for size in (8, 32):
         init_error, error = (
             np.std((x - real).reshape(size, 32 // size, size, 32 // size, 3).mean(axis=(1, 3))) for x in (init, fake)
