@@ -5,6 +5,7 @@ import re
 from dnnlib import memory
 from dnnlib.cli import UserError
 from dnnlib.tflib.network import count_variables
+from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu
 from training import misc
 from training.nets import registry
@@ -52,10 +53,12 @@ def _require_memory(shape, G_args, D_args):
     """UserError if the weights alone need more memory than the machine has. GPUs have memory of their own."""
     if has_gpu():
         return
-    with count_variables(create=False) as G_count:
-        registry.create_network('G', **shape, **G_args)
-    with count_variables(create=False) as D_count:
-        registry.create_network('D', **shape, **D_args)
+    # Initializers draw their seeds when they are made. These must not change the weights of the real networks.
+    with random_state_kept():
+        with count_variables(create=False) as G_count:
+            registry.create_network('G', **shape, **G_args)
+        with count_variables(create=False) as D_count:
+            registry.create_network('D', **shape, **D_args)
     # Weights, gradients and the two moments of Adam; of G also the moving average Gs.
     memory.require(5 * G_count.num_bytes + 4 * D_count.num_bytes, 'Training networks of this size',
                    'Choose a smaller --fmap-max or --fmap-base.')
