@@ -92,11 +92,9 @@ def require_file(path: str) -> None:
         UserError: There is no such file, or it is a pipe or a device.
     """
     if not os.path.exists(path):
-        raise UserError(
-            f'{path!r}: there is no such file',
-            'Give the path of a network pickle, the folder of a training '
-            "run, a URL, or a name like 'gdrive:networks/stylegan2-ffhq-config-f.pkl'.",
-        )
+        raise UserError(f'{path!r}: there is no such file',
+                        'Give the path of a network pickle, the folder of a training run, a URL, '
+                        "or a name like 'gdrive:networks/stylegan2-ffhq-config-f.pkl'.")
     if not os.path.isfile(path):
         raise UserError(f'{path}: expected a network pickle, found a pipe or device', 'Give the path of a file.')
 

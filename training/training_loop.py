@@ -178,11 +178,9 @@ class Run:
         args, devices = self._args, self._devices
         data = dataset.load_dataset(data_dir=args.data_dir, verbose=True, **(args.dataset_args or {}))
         if (args.dataset_args or {}).get('max_label_size') and not data.label_size:
-            raise UserError(
-                f'--cond=true: expected a dataset with labels, but {data.tfrecord_dir} has none',
-                'Make the dataset again with labels (dataset_tool.py create_from_images --labels), or leave '
-                '--cond out.',
-            )
+            raise UserError(f'--cond=true: expected a dataset with labels, but {data.tfrecord_dir} has none',
+                            'Make the dataset again with labels (dataset_tool.py create_from_images --labels), or '
+                            'leave --cond out.')
         self._training_set = data
         self._facts = {
             'images': data.num_images, 'shape of an image': data.shape, 'size of a label': data.label_size,

@@ -47,7 +47,7 @@ def test_an_incomplete_command_line_exits_with_2(capsys):
 
 
 @pytest.mark.parametrize('err, line', [
-    (PermissionError(13, 'Permission denied', '/root/x.png'), '/root/x.png: Permission denied'),
+    (PermissionError(13, 'Permission denied', '/data/x.png'), '/data/x.png: Permission denied'),
     (OSError(28, 'No space left on device'), '[Errno 28] No space left on device'),
     (MemoryError(), 'there is not enough memory'),
     (type('ResourceExhaustedError', (Exception,), {})('{{node conv}} OOM'), 'there is not enough memory')])

@@ -1,18 +1,12 @@
 """Metrics on several devices have the same values as on one."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests import ROOT
+from tests.training.step.test_multi_device import output_in_own_process
 
 
 @pytest.mark.slow
 def test_two_devices():
-    """Run tests/metrics/two_devices.py in a process whose CPU is two devices."""
-    args = [sys.executable, '-m', 'pytest', '-q', 'tests/metrics/two_devices.py']
-    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-20000:]
-    assert re.search(r'\d passed', done.stdout)
+    assert re.search(r'\d passed', output_in_own_process('tests/metrics/two_devices.py'))

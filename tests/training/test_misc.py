@@ -98,11 +98,12 @@ def test_flips_by_a_key_differ_between_devices_and_iterations():
 
 # ---- Pickles ----
 
-def small_networks(**kwargs):
-    G = registry.create_network('G', 'G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2,
-                                fmap_base=32,
-                                fmap_max=4, resolution=8, num_channels=3, **kwargs)
-    D = registry.create_network('D', 'D_stylegan2', fmap_base=32, fmap_max=4, resolution=8, num_channels=3)
+def small_networks(G_func='G_main', D_func='D_stylegan2', D_kwargs=None, **G_kwargs):
+    """(G, D, Gs) for 8x8 RGB images, with the further settings D_kwargs and G_kwargs."""
+    shape = dict(fmap_base=32, fmap_max=4, resolution=8, num_channels=3)
+    latents = dict(latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=2)
+    G = registry.create_network('G', G_func, **latents, **shape, **G_kwargs)
+    D = registry.create_network('D', D_func, **shape, **(D_kwargs or {}))
     return G, D, G.clone('Gs')
 
 

