@@ -364,7 +364,7 @@ _COMMANDS = {
 
 
 def _parse_args(argv):
-    parser = argparse.ArgumentParser(prog='dataset_tool.py', description=__doc__)
+    parser = cli.ArgumentParser(prog='dataset_tool.py', description=__doc__)
     cli.add_debug_flag(parser)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for name, command in _COMMANDS.items():
