@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -57,6 +58,43 @@ def open_file(path: str | os.PathLike, mode: str = 'rb') -> IO[bytes]:
     if is_remote(path):
         return _gfile().GFile(str(path), mode)
     return open(path, mode, buffering=1 << 17 if mode == 'wb' else -1)
+
+
+class PositionedFile:
+    """A file that is opened once and then read at any position, from several threads at once.
+
+    Args:
+        path: Path or address. It is opened by the first `read`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+        self._has_pread = hasattr(os, 'pread') and not is_remote(path)
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._idle: list[IO[bytes]] = []  # Without pread: open files, of which each thread takes one to read.
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes from position `offset`; fewer if the file ends before."""
+        if self._has_pread:
+            with self._lock:
+                if self._file is None:
+                    self._file = open(self._path, 'rb', buffering=0)
+            data = os.pread(self._file.fileno(), size, offset)
+            while 0 < len(data) < size:  # The system may return less than it was asked for, at most 2 GiB.
+                more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        with self._lock:
+            file = self._idle.pop() if self._idle else open_file(self._path)
+        try:
+            file.seek(offset)
+            return file.read(size)
+        finally:
+            with self._lock:
+                self._idle.append(file)
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -5,8 +5,6 @@ The file format is described in training/data/tfrecords.py.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
@@ -26,6 +24,7 @@ import numpy as np
 
 from dnnlib import memory, storage
 from dnnlib.cli import UserError
+from dnnlib.util import map_in_order
 from training.data import manifest, tfrecords
 
 _CHUNK_BYTES = 2 << 20     # Bytes of pixels that a thread encodes at a time: with larger chunks threads wait less.
@@ -120,7 +119,8 @@ def write_source(
     done, kept = 0, []
     with new_dataset(tfrecord_dir, force, command) as writer:
         writer.start(source.shape, source.expected_images)
-        with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as chunks:
+        with contextlib.closing(map_in_order(encode, _chunks(source.items, chunk_images), num_threads,
+                                             ahead=2 * num_threads)) as chunks:
             for results, records in chunks:
                 room = source.max_images and source.max_images - writer.num_images
                 stored = [index for index, result in enumerate(results) if result is True][:room]
@@ -167,21 +167,6 @@ def _chunks(items, size):
     items = iter(items)
     while chunk := list(itertools.islice(items, size)):
         yield chunk
-
-
-def _map_in_order(function, items, num_threads):
-    """Yield function(item) of each item in order, computed by threads that stay a few items ahead of the caller."""
-    pool = concurrent.futures.ThreadPoolExecutor(num_threads)
-    ahead = collections.deque()
-    try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 2 * num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- Levels ----
