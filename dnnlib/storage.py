@@ -195,15 +195,16 @@ def new_file(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> Iterator[str]:
+def new_folder(target: str | os.PathLike, files: str, force: bool = False, resume: bool = False) -> Iterator[str]:
     """Context manager to write a local folder that appears complete or not at all.
 
-    The remains of a killed run are removed by the next run with the same target.
+    The remains of a killed run are removed by the next run with the same target, unless it is to go on from them.
 
     Args:
         target: Folder to make; an existing one must be empty.
         files:  Regular expression of the names that will be in it.
         force:  Replace files with such names in an existing folder? Otherwise it must be empty.
+        resume: Begin with what an earlier run has left in the temporary folder, and after an error keep it?
 
     Yields:
         Path of the temporary folder to fill. It is renamed to `target` at the end, or deleted after an error.
@@ -223,7 +224,7 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> It
             raise UserError(f'another run is writing {target} (into {partial})',
                             'Wait until it has ended, or give another name.')
         try:
-            _clear_remains(place, partial, replaced, files)
+            _clear_remains(place, partial, replaced, files, keep_partial=resume)
             _check_target(target, place, files, force)
             yield partial
             _check_target(target, place, files, force)
@@ -236,7 +237,10 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> It
                     os.replace(replaced, place)
                 raise
         except BaseException:  # Also on Ctrl-C.
-            _delete_folder(partial, files)
+            if not resume:
+                _delete_folder(partial, files)
+            with contextlib.suppress(OSError):
+                os.rmdir(partial)  # If there is nothing in it.
             for parent in missing_parents:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
@@ -287,16 +291,18 @@ def locked(folder: str | os.PathLike) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _clear_remains(place, partial, replaced, files):
+def _clear_remains(place, partial, replaced, files, keep_partial):
     """Clean up after a killed run: restore the folder it was about to replace, and delete what it had written."""
     if os.path.isdir(replaced) and not os.path.isdir(place):
         os.replace(replaced, place)
     for remains in (partial, replaced):
-        _delete_folder(remains, files, keep_folder=remains == partial)
-        if os.path.isdir(remains) and os.listdir(remains):
-            raise UserError(
-                f'{remains} is in the way: it holds {list_folder(remains)[0]}, which is not from an earlier run',
-                'Move it elsewhere.')
+        if not (keep_partial and remains == partial):
+            _delete_folder(remains, files, keep_folder=remains == partial)
+        others = [name for name in list_folder(remains) if not re.fullmatch(files, name)
+                  ] if os.path.isdir(remains) else []
+        if others:
+            raise UserError(f'{remains} is in the way: it holds {others[0]}, which is not from an earlier run',
+                            'Move it elsewhere.')
 
 
 def _delete_folder(folder, files, keep_folder=False):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Generator
 from typing import Any
@@ -23,6 +25,7 @@ from training.data.record_reader import RecordReader
 
 _MAX_PREFETCH_BATCHES = 16  # More would only take memory.
 _PARALLEL_READS = 8         # Threads that read at the same time, to hide the latency of disks and networks.
+_IDENTITY_IMAGES = 256      # Images at full resolution that `identity` covers.
 _BYTES_PER_READ = 1 << 18   # Bytes of pixels that a thread reads at a time: with fewer it would mostly wait for others.
 
 
@@ -87,6 +90,7 @@ class TFRecordDataset:
             self._tf_labels = tf.constant(self.labels)
         self._levels = files.levels
         self._record_starts = files.record_starts
+        self._total_images = files.num_images  # Without regard to max_images.
         self._readers: dict[int, RecordReader] = {}
         self._repeat = repeat
         self._shuffle_mb = shuffle_mb
@@ -210,6 +214,19 @@ class TFRecordDataset:
     def content_digest(self, lod: float = 0) -> str:
         """Return a digest of the images of level `lod`: see `tfrecords.content_digest`."""
         return tfrecords.content_digest(self._levels[self.resolution_log2 - int(np.floor(lod))])
+
+    def identity(self) -> str:
+        """Return a digest that tells datasets of different images apart, for caches, without reading all of them.
+
+        It covers the checksums of all images at 4x4, which lie close together, and those of some images at
+        `resolution`, evenly spaced.
+        """
+        reader, shape = self._level(0)
+        total = self._total_images
+        numbers = np.unique(np.linspace(0, total - 1, min(total, _IDENTITY_IMAGES)).astype(np.int64))
+        checksums = [reader.checksum(number).hex() for number in numbers.tolist()]
+        parts = [self.content_digest(self.resolution_log2 - 2), shape, checksums]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _level(self, lod):
         """RecordReader and shape [C, H, W] of the images of level `lod`."""

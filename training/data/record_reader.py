@@ -46,6 +46,10 @@ class RecordReader:
                 images[index] = self._decode(number, frames[start:stop], stop - start)
                 number += 1
 
+    def checksum(self, number: int) -> bytes:
+        """Read the checksum of the data of a record, 4 bytes."""
+        return self._file.read(self._start(number + 1) - 4, 4)
+
     def _start(self, number: int) -> int:
         """Offset of a record, or the end of the file for the number after the last one."""
         if isinstance(self._starts, int):

@@ -23,7 +23,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import google_crc32c
 import numpy as np
@@ -136,7 +136,25 @@ def digest_bytes(records: np.ndarray) -> bytes:
     return np.concatenate([records[:, :8], records[:, -4:]], axis=1).tobytes()
 
 
+def digest_bytes_of(shape: Sequence[int], checksums: np.ndarray) -> bytes:
+    """As `digest_bytes`, of records that `encode_records` makes of images [C, H, W].
+
+    Args:
+        shape:     [C, H, W].
+        checksums: Checksums of the data of the records, uint32 [N].
+    """
+    lengths = np.full([len(checksums), 1], record_bytes(shape) - _FRAME_BYTES, '<u8')
+    checksums = checksums.astype('<u4')[:, np.newaxis]
+    return np.concatenate([lengths.view(np.uint8), checksums.view(np.uint8)], axis=1).tobytes()
+
+
 # ---- Images in a record ----
+
+def record_bytes(shape: Sequence[int]) -> int:
+    """Return the size of the record of an image [C, H, W] as `encode_records` makes it, in bytes."""
+    before, after = example_proto.around_pixels(tuple(shape))
+    return len(before) + math.prod(shape) + len(after) + _FRAME_BYTES
+
 
 def encode_records(images: np.ndarray) -> np.ndarray:
     """Encode images as records of a .tfrecords file. Equal images give equal bytes: features are sorted by name.
