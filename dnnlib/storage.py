@@ -79,7 +79,7 @@ class PositionedFile:
         if self._has_pread:
             with self._lock:
                 if self._file is None:
-                    self._file = open(self._path, 'rb', buffering=0)
+                    self._file = open(self._path, 'rb', buffering=0)  # noqa: SIM115  It stays open.
             data = os.pread(self._file.fileno(), size, offset)
             while 0 < len(data) < size:  # The system may return less than it was asked for, at most 2 GiB.
                 more = os.pread(self._file.fileno(), size - len(data), offset + len(data))

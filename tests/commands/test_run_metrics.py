@@ -21,7 +21,7 @@ from tests import ROOT
 from tests.light_help import help_of
 from tests.stub_networks import numpy_patches, patches, stub_networks  # noqa: F401  A fixture.
 from training import misc
-from training.data import dataset_writer
+from training.data import dataset_writer, tfrecords
 from training.dataset import TFRecordDataset
 from training.nets import registry
 

@@ -40,7 +40,8 @@ class WriterProgress:
 
     def __init__(self, path: str, settings: Mapping[str, Any], num_levels: int):
         self._path, self._type = path, entry_type(num_levels)
-        self._file = open(path, 'ab', buffering=0)  # Whatever kills the process, what was written is in the file.
+        # Without a buffer, because what is in a buffer is lost if the process is killed.
+        self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  See `close`.
         if self._file.tell() == 0:
             self._file.write(json.dumps(settings).encode() + b'\n')
 

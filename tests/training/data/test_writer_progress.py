@@ -75,8 +75,10 @@ def test_a_limit_holds_for_all_runs_together(tmp_path, short_chunks, max_images)
 
 
 def test_a_run_killed_just_before_its_end(tmp_path, whole, short_chunks, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dataset_writer.DatasetWriter, 'add_labels', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dataset_writer.DatasetWriter, 'add_labels', interrupted)
         write(tmp_path / 'data')
     write(tmp_path / 'data')
     assert files_in(tmp_path / 'data') == whole
