@@ -132,7 +132,7 @@ OTHERS = 255 - IMAGES
      'the interrupted run was create_from_images, but this one is create_from_images --shuffle=0'),
     (dict(source_digest='b'), 'the names or sizes of the files'),
     (dict(images=IMAGES[:30]), 'had 40 images to store, but this one has 30'),
-    (dict(images=OTHERS), 'item 1 of the source is not what the interrupted run stored')])
+    (dict(images=OTHERS), 'item 3 of the source is not what the interrupted run stored')])
 def test_another_command_or_source_is_refused_and_nothing_is_lost(tmp_path, short_chunks, settings, expected):
     partial = interrupt(tmp_path / 'data', 25)
     before = files_in(partial)
