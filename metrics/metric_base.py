@@ -257,11 +257,12 @@ class MetricGroup:
         """Gs, or a copy of it on the devices of this worker if its variables are on those of several workers."""
         if not self._needs_copy:
             return Gs
-        if self._copy is None:
+        copy = self._copy
+        if copy is None:
             with self._devices.scope():
-                self._copy = Gs.clone()
-        self._copy.copy_vars_from(Gs)
-        return self._copy
+                copy = self._copy = Gs.clone()
+        copy.copy_vars_from(Gs)
+        return copy
 
     def _open_reals(self, *args):
         """RealImages of these arguments, opened only once for all snapshots of a training run."""
