@@ -24,6 +24,9 @@ except ImportError:  # Windows: two runs that write the same folder are noticed 
     fcntl = None
 
 
+_SYSTEM_READS = 1 << 17  # Bytes that Linux reads ahead by default.
+
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether `path` is an address rather than a local path."""
     return '://' in str(path)
@@ -80,6 +83,9 @@ class PositionedFile:
             with self._lock:
                 if self._file is None:
                     self._file = open(self._path, 'rb', buffering=0)  # noqa: SIM115  It stays open.
+            if size > _SYSTEM_READS and hasattr(os, 'posix_fadvise'):
+                # Otherwise the system would fetch one such piece after the other from the disk.
+                os.posix_fadvise(self._file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
             data = os.pread(self._file.fileno(), size, offset)
             while 0 < len(data) < size:  # The system may return less than it was asked for, at most 2 GiB.
                 more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
