@@ -83,7 +83,8 @@ def _network_from_state(state, path):
     from training.nets import registry
     values = named_values(state)
     try:
-        cls = registry.find_network(state.build_func_name)
+        cls = registry.find_network(
+            registry.name_in_pickle(state.build_func_name, state.build_module, state.build_module_src))
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
         _check_lists(known)
         # The settings must not describe much more than the file holds. What differs by less is named below.
@@ -154,7 +155,7 @@ def _state_from_network(net):
         kwargs = {k: v for k, v in kwargs.items()
                   if k in _PORTABLE_KWARGS[func_name] or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(
-        name=net.name, static_kwargs=kwargs, build_func_name=func_name,
+        name=net.name, static_kwargs=kwargs, build_func_name=func_name, build_module=type(net).__module__,
         components={key: _state_from_network(component) for key, component in net.components.items()},
         variables=[(name, var.numpy()) for name, var in net.own_vars.items()])
 

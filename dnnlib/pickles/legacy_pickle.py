@@ -19,7 +19,7 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import DIGEST_KEY, WRITE_VERSION, NetworkReader, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, MODULE_KEY, WRITE_VERSION, NetworkReader, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 
 __all__ = ['NetworkState', 'load', 'dump']
@@ -212,6 +212,7 @@ def _describe(value):
             'build_module_src': written.build_module_src,
             'build_func_name':  written.build_func_name,
             'variables':        written.variables,
+            **({MODULE_KEY: written.build_module} if written.build_module else {}),
             DIGEST_KEY:         written.digest(),
         }
     if isinstance(value, np.dtype):
