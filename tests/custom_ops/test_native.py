@@ -315,7 +315,7 @@ def check_styled_bias_act(shape, one_noise, without, act, clamp, dtype, data_for
 
 def test_styled_bias_act_refuses_what_does_not_fit(native):
     for data_format in ('NHWC', 'NCHW'):  # Four channels, or two.
-        for kwargs in ({'b': tf.zeros([3])}, {'scale': tf.zeros([1, 4])}, {'noise': tf.zeros([3, 2, 2, 1])}):
+        for kwargs in ({'b': tf.zeros([3])}, {'scale': tf.zeros([1, 5])}, {'noise': tf.zeros([3, 2, 2, 1])}):
             with pytest.raises(tf.errors.InvalidArgumentError, match='styled_bias_act: expected'):
                 custom_ops.styled_bias_act(tf.zeros([2, 2, 2, 4]), **kwargs, data_format=data_format)
     x, none = tf.zeros([2, 2, 2, 4]), tf.zeros([0])
