@@ -36,7 +36,7 @@ OTHER_KERNELS = {
 # compute in one layout only.
 CHANNELS_FIRST = {
     'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative',
-    'test_train_step': r'native-(fast|nolazy)\b', 'test_layers': 'same',
+    'test_train_step': r'native-(fast|nolazy)\b', 'test_layers': 'same', 'test_ops': 'layout',
 }
 
 # What `make test-quick` runs in addition: test files that use little or no TensorFlow and take a few seconds each.
