@@ -165,8 +165,8 @@ def _self_test(native, device):
             images, grads = (tf.cast(rnd.randn(2, 9, 7, 5), dtype) for _ in range(2))
             _test_upfirdn_2d(native, images, rnd.randn(4, 3).astype(np.float32))
             _test_fused_bias_act(native, images, tf.cast(rnd.randn(5), dtype), grads)
-            shapes = [2, 5], [1, 9, 7, 1], [5]
-            _test_styled_bias_act(native, images, *(tf.constant(rnd.randn(*s), tf.float32) for s in shapes), grads)
+            scale, noise, b = (tf.constant(rnd.randn(*shape), tf.float32) for shape in ([2, 5], [1, 9, 7, 1], [5]))
+            _test_styled_bias_act(native, images, scale, noise, b, grads)
 
 
 def _test_upfirdn_2d(native, images, k):

@@ -34,7 +34,8 @@ def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 
         data_format:  Layout of x, 'NHWC' or 'NCHW'.
 
     Returns:
-        [major, outH, outW, minor], or [N, C, outH, outW], with outW = (W * upx + padx0 + padx1 - kw) // downx + 1, and outH likewise.
+        [major, outH, outW, minor], or [N, C, outH, outW], with outW = (W * upx + padx0 + padx1 - kw) // downx + 1, and
+        outH likewise.
 
     Raises:
         ValueError: The filter is not 2-D or is empty, x does not have four axes, or a factor is below 1.
