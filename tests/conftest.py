@@ -32,8 +32,8 @@ OTHER_KERNELS = {
 }
 
 # What `make test-layout` runs with channels first, the layout of GPUs in float32: golden numbers of networks and losses,
-# and of training networks that grow and that do not. The ops are the native ones: their reference forms compute in one
-# layout only.
+# and of the training of networks that grow and of networks that do not. The ops are the native ones: their reference
+# forms compute in one layout only.
 CHANNELS_FIRST = {
     'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative',
     'test_train_step': r'native-(fast|nolazy)\b', 'test_layers': 'same', 'test_ops': 'layout',
