@@ -31,8 +31,8 @@ OTHER_KERNELS = {
     'test_feature_networks': 'lpips',
 }
 
-# What `make test-layout` runs with channels first, the layout of GPUs in float32: golden numbers of networks and losses,
-# and of the training of networks that grow and of networks that do not. The ops are the native ones: their reference
+# What `make test-layout` runs with channels first, the layout of GPUs in float32: golden numbers of networks, losses
+# and the training of networks that grow and of networks that do not. The ops are the native ones: their reference
 # forms compute in one layout only.
 CHANNELS_FIRST = {
     'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative',
