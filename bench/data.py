@@ -239,4 +239,5 @@ def training_speed(data: TFRecordDataset, minibatch: int = 8, iterations: int = 
             start = time.perf_counter()
         for phase in trainer.phases(number):
             trainer.update_Gs(0.999) if phase == 'Gs_update' else functions[phase]()
+    timing.wait_for_devices()
     return minibatch * iterations / (time.perf_counter() - start)
