@@ -134,19 +134,25 @@ def load_networks(path_or_gdrive_path: str | os.PathLike) -> tuple[Network, Netw
     return _cached_networks[key]
 
 
-def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = None) -> Network:
-    """Load Gs of a network pickle for a command that writes pictures, and print what is loaded.
+def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = None, tf32: bool = False,
+                   precision: str = 'float32') -> Network:
+    """Load Gs of a network pickle for a command that writes pictures. Print what is loaded, and what computes.
 
     Args:
         path_or_gdrive_path: As for `load_networks`.
         impl:                Form of the custom ops: 'auto', 'native' or 'ref'. None = leave the current one.
+        tf32:                Allow TF32? See `tfutil.set_tf32`.
+        precision:           Precision of the command, to be printed.
 
     Raises:
         UserError: As `load_networks`; or its images are neither gray nor RGB.
     """
     import custom_ops  # Imported late: it imports TensorFlow, which takes seconds.
+    from dnnlib.tflib import hardware, tfutil
     if impl is not None:
         custom_ops.set_impl(impl)
+    tfutil.set_tf32(tf32)
+    print(hardware.describe(precision=precision))
     if os.path.isdir(path_or_gdrive_path):
         path_or_gdrive_path = get_path_or_url(path_or_gdrive_path)  # Printed, so that it is known which one is taken.
     print(f'Loading networks from "{path_or_gdrive_path}"...')

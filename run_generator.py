@@ -91,6 +91,7 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
                         help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser, default=argparse.SUPPRESS)
+    cli.add_tf32_flag(parser, default=argparse.SUPPRESS)
     cli.add_debug_flag(parser)
 
 
@@ -104,7 +105,9 @@ def main(argv: Sequence[str]) -> None:
         cli.refuse_flags(cli.flags_in(argv) & {'--truncation-psi', '--class'}, 'without seeds')
     result_dir = kwargs.pop('result_dir')
     func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
-    with RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir:
+    remedy = '--precision=bfloat16 needs less.' if command == 'generate-images' else ''
+    with (RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir,
+          cli.out_of_memory_explained(remedy)):
         func(run_dir.path, **kwargs)
 
 
@@ -112,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
 
 def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = _TRUNCATION_PSI,
                     class_idx: int | None = None, impl: str | None = None, dlatents: str | None = None,
-                    precision: str = _PRECISION) -> None:
+                    precision: str = _PRECISION, tf32: bool = False) -> None:
     """Write seed%04d.png for each seed, or NAME.png for each projected image, with the noise that was found for it.
 
     Args:
@@ -124,13 +127,14 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
         dlatents:       File of latents, see latents/dlatents.py. None = none.
         precision:      Key of PRECISIONS.
+        tf32:           Allow TF32 on GPUs?
 
     Raises:
         cli.UserError: A file cannot be read, or the network does not have the class.
     """
     import pretrained_networks
     from training import misc
-    Gs = pretrained_networks.load_generator(network_pkl, impl)
+    Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
     if precision == 'bfloat16':
         from training.nets.dtypes import note_slow_precision
         note = note_slow_precision(precision)
@@ -150,7 +154,8 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
 def style_mixing_example(
         run_dir: str, network_pkl: str, row_seeds: Sequence[int] = (), col_seeds: Sequence[int] = (),
         col_styles: Sequence[int] | None = None, truncation_psi: float = _TRUNCATION_PSI, class_idx: int | None = None,
-        impl: str | None = None, row_dlatents: str | None = None, col_dlatents: str | None = None) -> None:
+        impl: str | None = None, row_dlatents: str | None = None, col_dlatents: str | None = None,
+        tf32: bool = False) -> None:
     """Write R-C.png for each row R and column C, S-S.png for each row and column alone, and grid.png with all of them.
 
     The picture R-C takes W of C in the layers `col_styles` and W of R in the others. Rows and columns are seeds or
@@ -167,6 +172,7 @@ def style_mixing_example(
         impl:           Form of the custom ops: 'auto', 'native' or 'ref'. None = the one set already.
         row_dlatents:   File of latents for the rows. None = rows are seeds.
         col_dlatents:   File of latents for the columns. None = columns are seeds.
+        tf32:           Allow TF32 on GPUs?
 
     Raises:
         cli.UserError: A file cannot be read, or the network does not have the layers or the class.
@@ -175,7 +181,7 @@ def style_mixing_example(
     from tqdm import tqdm
 
     import pretrained_networks
-    Gs = pretrained_networks.load_generator(network_pkl, impl)
+    Gs = pretrained_networks.load_generator(network_pkl, impl, tf32)
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')

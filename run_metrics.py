@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
                         help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser)
+    cli.add_tf32_flag(parser)
     cli.add_debug_flag(parser)
     return parser
 
@@ -64,14 +65,16 @@ def main(argv: Sequence[str]):
     if args.dataset is None:
         cli.refuse_flags(cli.flags_in(argv) & {'--data-dir', '--mirror-augment'}, 'without --dataset')
     kwargs = dict(network_pkl=args.network_pkl, metrics=args.metrics, dataset=args.dataset, data_dir=args.data_dir,
-                  mirror_augment=args.mirror_augment, num_gpus=args.num_gpus, seed=args.seed, impl=args.impl)
-    with RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs, args.num_gpus) as run_dir:
+                  mirror_augment=args.mirror_augment, num_gpus=args.num_gpus, seed=args.seed, impl=args.impl,
+                  tf32=args.tf32)
+    with (RunDir(args.result_dir, 'run-metrics', 'run_metrics.run', kwargs, args.num_gpus) as run_dir,
+          cli.out_of_memory_explained('Compute one metric at a time.' if len(args.metrics) > 1 else '')):
         run(run_dir=run_dir.path, **kwargs)
 
 
 def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, data_dir: str | None = None,
         mirror_augment: bool = False, seed: int | None = None, impl: str | None = None,
-        run_dir: str | None = None, num_gpus: int = 1) -> dict[str, float]:
+        run_dir: str | None = None, num_gpus: int = 1, tf32: bool = False) -> dict[str, float]:
     """Compute metrics of a network, print their results, and append each to metric-NAME.txt.
 
     Args:
@@ -85,6 +88,7 @@ def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, da
         run_dir:        Folder for metric-NAME.txt. None = print only.
         num_gpus:       Number of GPUs, or on machines without any of TensorFlow's logical CPU devices. It does not
                         change the results.
+        tf32:           Allow TF32 on GPUs?
 
     Returns:
         {'Metrics/<name><suffix>': value}.
@@ -99,13 +103,16 @@ def run(network_pkl: str, metrics: Sequence[str], dataset: str | None = None, da
     # isort: split
     import custom_ops
     import pretrained_networks
+    from dnnlib.tflib import hardware, tfutil
     from metrics.metric_base import MetricGroup
     from training.step.devices import Devices
     if impl is not None:
         custom_ops.set_impl(impl)
+    tfutil.set_tf32(tf32)
     print(f'Evaluating metrics "{",".join(metrics)}" for "{network_pkl}"...')
     network_pkl = pretrained_networks.get_path_or_url(network_pkl)
     devices = Devices(num_gpus)
+    print(hardware.describe(num_gpus))
     with devices.scope():
         _G, _D, Gs = pretrained_networks.load_networks(network_pkl)
     print(custom_ops.impl_report())

@@ -114,6 +114,7 @@ def _add_common_flags(parser: argparse.ArgumentParser, num_snapshots: int = 5) -
     parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
                         help='where each run makes its folder (default: %(default)s)')
     cli.add_impl_flag(parser)
+    cli.add_tf32_flag(parser)
     cli.add_debug_flag(parser)
 
 
@@ -127,13 +128,21 @@ def main(argv: Sequence[str]) -> None:
     _check_sources(command, kwargs)
     _check_effects(cli.flags_in(argv), kwargs)
     func = _COMMANDS[command]
-    with RunDir(result_dir, command, f'run_projector.{func}', kwargs) as run_dir:
+    with (RunDir(result_dir, command, f'run_projector.{func}', kwargs) as run_dir,
+          cli.out_of_memory_explained(_less_memory(kwargs))):
         # Imported late, because TensorFlow takes seconds to load; dnnlib.tflib first, so that TensorFlow loads quietly.
         import dnnlib.tflib  # noqa: F401
 
         # isort: split
         from latents import projection
         getattr(projection, func)(run_dir.path, **kwargs)
+
+
+def _less_memory(kwargs: dict[str, Any]) -> str:
+    """What the user can do if there is too little memory, or ''."""
+    if kwargs['minibatch_size'] > 1:
+        return f'Give --minibatch-size={kwargs["minibatch_size"] // 2}.'
+    return '' if kwargs['distance'] == 'pixel' else '--distance=pixel needs less.'
 
 
 def _check_sources(command: str, kwargs: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import difflib
 import functools
-import glob
 import json
 import os
 import shlex
@@ -15,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dnnlib import cli
+from dnnlib import cli, storage
 from dnnlib.run_dir import RunDir, check_can_run
 from dnnlib.util import EasyDict, is_url, open_url
 from metrics.metric_defaults import metric_args
@@ -85,8 +84,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if args.dataset is None:
         parser.error('the following arguments are required: --dataset')
-    if os.path.isabs(args.dataset):
-        cli.refuse_flags(given & {'--data-dir'}, 'with an absolute path as --dataset')
+    if os.path.isabs(args.dataset) or storage.is_remote(args.dataset):
+        cli.refuse_flags(given & {'--data-dir'}, 'with an absolute path or an address as --dataset')
     if args.resume_kimg is not None and args.resume_pkl is None:
         cli.refuse_flags({'--resume-kimg'}, 'without --resume-pkl')
     run, settings = _configure(args)
@@ -171,10 +170,18 @@ def _train(run: EasyDict, run_dir: str | None, found: checkpoint.Found | None, s
 
 def _check_dataset(data_dir: str, dataset: str) -> None:
     """Raise a UserError unless there is a dataset of this name."""
-    folder = os.path.join(data_dir, dataset)
-    if not os.path.isdir(folder):
-        folders = glob.glob(os.path.join(glob.escape(data_dir), '*', ''))
-        found = sorted(os.path.basename(os.path.dirname(path)) for path in folders)
+    folder = storage.join(data_dir, dataset)
+    if storage.is_remote(folder):
+        import dnnlib.tflib  # noqa: F401  It loads TensorFlow, which reads addresses, without its messages.
+    try:
+        is_folder = storage.is_folder(folder)
+        names = storage.list_folder(folder) if is_folder else []
+        near = [] if is_folder or not storage.is_folder(data_dir) else storage.list_folder(data_dir)
+        found = [name for name in near if storage.is_folder(storage.join(data_dir, name))]
+    except storage.errors() as err:
+        raise cli.UserError(f'--dataset: {folder} cannot be read: {storage.reason(err)}',
+                            'Check the name and the permissions.') from err
+    if not is_folder:
         remedy = 'Check --data-dir, or make it with dataset_tool.py.'
         if found:
             near = [*difflib.get_close_matches(dataset, found, n=_MOST_NAMES, cutoff=0.0), *found]
@@ -182,7 +189,7 @@ def _check_dataset(data_dir: str, dataset: str) -> None:
             others = f' and {len(found) - len(shown)} others' if len(found) > len(shown) else ''
             remedy = f'In {data_dir} there is {", ".join(shown)}{others}.'
         raise cli.UserError(f'--dataset: there is no folder {folder}', remedy)
-    if not glob.glob(os.path.join(glob.escape(folder), '*.tfrecords')):
+    if not any(name.endswith('.tfrecords') for name in names):
         raise cli.UserError(
             f'--dataset: expected .tfrecords files in {folder}, found none',
             f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')

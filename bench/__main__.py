@@ -17,6 +17,7 @@ PAGES = {
     'precision': 'the metric that training reaches in bfloat16 and in float32: the runs of make demo-precision',
     'demo': 'what settings of make demo reach with a given amount of work: metrics of the new faces',
     'stages': 'time and memory of progressive growing at each resolution',
+    'memory': 'memory that training needs by reckoning, and the largest --minibatch-gpu for GPUs of several sizes',
     'scale': 'estimated speed of config-f at 1024x1024 on many accelerators, from its work, its bytes and the reader',
 }
 

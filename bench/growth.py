@@ -61,6 +61,8 @@ def print_case(resolution: int, fmap_base: int, minibatch: int) -> None:
         minibatch:  Images of an iteration.
     """
     import tensorflow as tf
+
+    from training.step import memory
     tf.constant(0)  # Starts TensorFlow, whose own memory does not count.
     before = timing.peak_memory()
     trainer, lrate = networks.make_trainer('config-f', resolution, minibatch, fmap_base=fmap_base)
@@ -74,7 +76,7 @@ def print_case(resolution: int, fmap_base: int, minibatch: int) -> None:
     print(json.dumps({
         's_per_kimg': seconds / minibatch * 1e3, 'gflop': gflop / minibatch,
         'fraction_of_bound': gflop / limits.matmul_rate(times, 'float32') / seconds, 'peak_mb': peak,
-        'least_mb': costs.training_bytes(trainer, minibatch) / 2 ** 20}))
+        'least_mb': memory.training_bytes(trainer.G, trainer.D, minibatch) / 2 ** 20}))
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:

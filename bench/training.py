@@ -63,6 +63,7 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
         Rows of the table. 'speedup' is relative to the first kind.
     """
     from training.options import PRECISIONS
+    from training.step import memory
     config, resolution, minibatch = parse(case)
     part = min(minibatch, PART)
     functions, trainers = {}, {}
@@ -74,7 +75,7 @@ def measure(case: str, kinds: Sequence[tuple[str, str]], rounds: int, layers: bo
     if layers:
         costs.report_layers(products)
     flop = costs.flop_of(minibatch, part, {phase: costs.phase_work(products, phase) for phase in networks.PHASES})
-    least = costs.training_bytes(trainer, part) / 2 ** 20
+    least = memory.training_bytes(trainer.G, trainer.D, part) / 2 ** 20
     matmuls = limits.matmuls(dict.fromkeys(PRECISIONS[precision] for precision, _ in kinds))
     # Kinds alternate phase by phase, so that changes of the load of the machine affect all of them.
     names = list(dict.fromkeys(phase for _, phase in functions))

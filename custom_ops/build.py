@@ -113,10 +113,10 @@ def describe(path: str) -> dict[str, Any]:
 def _recipe(archs: Sequence[str] | None, cuda: bool = False) -> _Recipe:
     """Collect compilers, flags and versions. Raises BuildError if something that the build needs is missing."""
     import tensorflow as tf
-    cxx = _find_cxx()
     if sys.platform != 'linux':
         raise BuildError(f'native operations are built on Linux only, this is {platform.system()}',
                          'The reference form runs everywhere.')
+    cxx = _find_cxx()
     include = pathlib.Path(tf.sysconfig.get_include())
     if not (include / 'tensorflow/core/framework/op.h').is_file():
         raise BuildError(f"TensorFlow's headers are not in {include}",
@@ -139,8 +139,7 @@ def _find_cxx() -> list[str]:
     if shutil.which(cxx[0]) is None:
         raise BuildError(
             f'CXX names {cxx[0]}, which is not there' if os.environ.get('CXX') else 'there is no C++ compiler (g++)',
-            'Install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; '
-            'conda: conda install -c conda-forge gxx), or name one with CXX.')
+            f'Install one ({compilers.how_to_install_gxx()}), or name one with CXX.')
     return cxx
 
 

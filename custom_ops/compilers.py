@@ -4,6 +4,7 @@ import concurrent.futures
 import errno
 import os
 import pathlib
+import platform
 import re
 import shlex
 import shutil
@@ -126,7 +127,7 @@ _KNOWN_CAUSES = [  # Pattern in the compiler's output, fact, remedy.
      'the CUDA toolkit is incomplete', 'Install the whole toolkit, or set CUDA_HOME to a complete one'),
     (r'fatal error: [a-z_]+: No such file|cannot find -lstdc\+\+|cannot find crt',
      "the compiler's own headers or libraries are missing",
-     'Install the whole compiler (Debian, Ubuntu: apt install g++; conda: gxx)'),
+     'Install the whole compiler'),
     (r'bad value .*for .?-march|unrecognized command.line option|unknown value .*for .?-std',
      'the compiler is too old for this TensorFlow or this CPU', 'Name a newer one with CXX'),
 ]
@@ -152,6 +153,8 @@ def explain_failure(output: str, log_path: pathlib.Path) -> BuildError:
         if match:
             if 'NVCC_CCBIN' in remedy:
                 remedy += _older_compilers()
+            elif 'whole compiler' in remedy:
+                remedy += f' ({how_to_install_gxx()})'
             return BuildError(f'{fact}: {match[0].strip()}',
                               f'{remedy}, then run {RETRY_COMMAND}. The whole output is in {log_path}')
     lines = [line for line in output.splitlines() if line.strip()]
@@ -166,4 +169,26 @@ def _older_compilers() -> str:
     found = [name for name in (f'g++-{version}' for version in range(15, 7, -1)) if shutil.which(name)]
     if found:
         return f' (export NVCC_CCBIN=..., installed here: {", ".join(found)})'
-    return ' (apt install g++-12, then export NVCC_CCBIN=g++-12; nvcc names the newest version that it accepts)'
+    how = 'apt install g++-12' if _distribution() == 'debian' else 'install an older g++, such as version 12'
+    return f' ({how}, then export NVCC_CCBIN=g++-12; nvcc names the newest version that it accepts)'
+
+
+_INSTALL_GXX = {'debian': 'apt install g++', 'fedora': 'dnf install gcc-c++', 'suse': 'zypper install gcc-c++',
+                'arch': 'pacman -S gcc', 'alpine': 'apk add g++'}
+
+
+def how_to_install_gxx() -> str:
+    """The commands that install a C++ compiler on this machine: of its Linux distribution if known, and of conda."""
+    conda = 'conda install -c conda-forge gxx'
+    own = _INSTALL_GXX.get(_distribution())
+    return f'{own}, or in a conda environment: {conda}' if own else f'in a conda environment: {conda}'
+
+
+def _distribution() -> str:
+    """Key of _INSTALL_GXX that this Linux distribution is, or is like; '' = another one, or another system."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return ''
+    names = f'{release.get("ID", "")} {release.get("ID_LIKE", "")}'.split()
+    return next((key for key in _INSTALL_GXX if any(key in name for name in names)), '')

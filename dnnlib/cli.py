@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -92,10 +93,49 @@ def _explain(err: Exception) -> UserError | None:
     if isinstance(err, OSError):
         reason = f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
         return UserError(reason, 'Check the name, the permissions and the free space.')
-    # TensorFlow's exception is compared by name, because here it need not have been imported.
-    if isinstance(err, MemoryError) or type(err).__name__ == 'ResourceExhaustedError':
+    if is_out_of_memory(err):
         return UserError('there is not enough memory', 'Ask for less at a time, or use a larger machine.')
     return None
+
+
+# What TensorFlow, cuDNN and cuBLAS say when the memory of a GPU is too small, in errors of many types.
+_OUT_OF_MEMORY = re.compile(
+    'out of memory|OUT_OF_MEMORY|OOM when allocating|RESOURCE_EXHAUSTED|Resource exhausted|STATUS_ALLOC_FAILED|'
+    'No algorithm worked|[Ff]ailed to allocate|Dst tensor is not initialized')
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether an exception, of Python or of TensorFlow, means that there is too little memory."""
+    # TensorFlow's exceptions are compared by name, because here it need not have been imported.
+    names = {cls.__name__ for cls in type(err).__mro__}
+    if isinstance(err, MemoryError) or 'ResourceExhaustedError' in names:
+        return not re.search('No space left|quota exceeded|Too many open files', str(err))  # Of disks: the same type.
+    return 'OpError' in names and _OUT_OF_MEMORY.search(str(err)) is not None
+
+
+def first_line_of_memory_error(err: BaseException) -> str:
+    """What an exception for which `is_out_of_memory` is true says, on one line: the one that tells the cause."""
+    lines = [line.strip() for line in str(getattr(err, 'message', err)).splitlines() if line.strip()]
+    return next((line for line in lines if _OUT_OF_MEMORY.search(line)), (lines or ['no details'])[0])[:300]
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(remedy: str) -> Iterator[None]:
+    """Context manager that raises a UserError in place of exceptions that mean too little memory.
+
+    Args:
+        remedy: What the user can do, in addition to what always helps. '' = nothing else.
+    """
+    try:
+        yield
+    except Exception as err:
+        if not is_out_of_memory(err):
+            raise
+        raise UserError(f'out of memory: {first_line_of_memory_error(err)}', f'{remedy} {FREE_MEMORY}'.strip()) from err
+
+
+FREE_MEMORY = ('End other programs that use the memory (nvidia-smi lists those on a GPU), or compute on the CPU: '
+               'CUDA_VISIBLE_DEVICES=-1.')
 
 
 def printable(text: str) -> str:
@@ -199,6 +239,15 @@ def add_impl_flag(parser: argparse.ArgumentParser, default: str | None = None) -
     """
     parser.add_argument('--impl', choices=OPS_IMPLS, default=default, metavar='NAME',
                         help=f'{IMPL_HELP} (default: $STYLEGAN2_OPS or auto)')
+
+
+TF32_HELP = ('let GPUs from Ampere on compute in TF32: convolutions of float32 several times as fast, with 10 instead '
+             'of 23 bits of mantissa')
+
+
+def add_tf32_flag(parser: argparse.ArgumentParser, default: Any = False) -> None:
+    """Give `parser` the flag --tf32, for `tfutil.set_tf32`. Arguments as in `add_impl_flag`."""
+    parser.add_argument('--tf32', type=boolean, default=default, metavar='BOOL', help=f'{TF32_HELP} (default: false)')
 
 
 # ---- Argument types: argparse turns their ArgumentTypeError into a usage message and exit code 2 ----

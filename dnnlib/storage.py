@@ -169,6 +169,15 @@ def remove(path: str | os.PathLike) -> None:
         os.remove(path)
 
 
+def join(folder: str | os.PathLike, name: str | os.PathLike) -> str:
+    """Return the path or address of `name` in a folder; `name` itself if it is an address or an absolute path."""
+    if is_remote(name):
+        return str(name)
+    if is_remote(folder) and not os.path.isabs(name):
+        return f'{str(folder).rstrip("/")}/{name}'
+    return os.path.join(folder, name)
+
+
 def base_name(path: str | os.PathLike) -> str:
     """Return the last part of a path or address."""
     return str(path).rstrip('/').rsplit('/', 1)[-1] if is_remote(path) else os.path.basename(os.path.abspath(path))

@@ -37,7 +37,7 @@ def project_generated_images(run_dir: str, network_pkl: str, seeds: Sequence[int
         UserError: The network, a file or the weights of the distance are not available or do not fit.
     """
     options = Settings(**settings)
-    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
     targets = generated_targets(Gs, seeds, truncation_psi)
     project_targets(Gs, run_dir, targets, len(seeds), options, network_pkl)
 
@@ -61,7 +61,7 @@ def project_real_images(run_dir: str, network_pkl: str, dataset_name: str | None
         UserError: As project_generated_images; or the images are missing or damaged, or do not fit the network.
     """
     options = Settings(**settings)
-    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
     targets = real_targets(Gs, dataset_name, data_dir, num_images, images, align)
     project_targets(Gs, run_dir, targets, len(targets), options, network_pkl)
 
@@ -90,7 +90,7 @@ def detect_generated(run_dir: str, network_pkl: str, seeds: Sequence[int], trunc
     options = Settings(**settings)
     how = options.how(network_pkl)
     reference_distances = detection.read_reference(reference, how) if reference else None
-    Gs = pretrained_networks.load_generator(network_pkl, options.impl)
+    Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
 
     targets: list[Iterable[Target]] = []
     sets = []  # Set of each target, in the same order.
@@ -140,6 +140,7 @@ class Settings(typing.NamedTuple):
     video:          bool = False       # Make a film of the way?
     seed:           int = 1000         # Seed of the noise.
     impl:           str | None = None  # Form of the custom ops. None = leave the current one.
+    tf32:           bool = False       # Allow TF32 on GPUs?
 
     def how(self, network_pkl: str) -> dict[str, Any]:
         """Everything that the resulting distances depend on, as a dict that JSON can hold."""

@@ -102,7 +102,7 @@ class TFRecordDataset:
     def _find_label_file(self, files, label_file):
         if label_file is None:
             return files.label_file
-        for path in [label_file, os.path.join(self.tfrecord_dir, label_file)]:
+        for path in [label_file, storage.join(self.tfrecord_dir, label_file)]:
             if storage.is_file(path):
                 return path
         raise UserError(f'label file {label_file} not found, neither by itself nor in {self.tfrecord_dir}',
@@ -250,7 +250,7 @@ def load_dataset(tfrecord_dir: str, data_dir: str | None = None, verbose: bool =
 
     Args:
         tfrecord_dir: Folder of the dataset.
-        data_dir:     Folder that `tfrecord_dir` is relative to. None = the working folder.
+        data_dir:     Folder or address that `tfrecord_dir` is relative to. None = the working folder.
         verbose:      Print what was opened?
         kwargs:       Other arguments of TFRecordDataset.
 
@@ -259,7 +259,7 @@ def load_dataset(tfrecord_dir: str, data_dir: str | None = None, verbose: bool =
     """
     if verbose:
         print(f'Streaming data using {TFRecordDataset.__module__}.{TFRecordDataset.__name__}...')
-    dataset = TFRecordDataset(os.path.join(data_dir or '', tfrecord_dir), **kwargs)
+    dataset = TFRecordDataset(storage.join(data_dir or '', tfrecord_dir), **kwargs)
     if verbose:
         print('Dataset shape =', dataset.shape)
         print('Dynamic range =', dataset.dynamic_range)

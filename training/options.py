@@ -114,6 +114,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                'see docs/precision.md', shown='float32',
                # Omit the default, so that checkpoints from before --precision still compare equal.
                as_argument=lambda name: None if name == 'float32' else name),
+        Option('tf32', cli.boolean, False, ('tf32',), 'BOOL', f'{cli.TF32_HELP}; see docs/precision.md',
+               may_change=True, as_argument=lambda enabled: enabled or None),
         Option('minibatch_size', cli.positive_int, None, ('sched_args.minibatch_size_base',), 'N', 'images per update',
                shown='32; config-a to -d: by resolution'),
         Option('minibatch_gpu', cli.positive_int, None, ('sched_args.minibatch_gpu_base',), 'N',
@@ -167,6 +169,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                may_change=True),
         Option('network_snapshot_ticks', cli.positive_int, 10, ('network_snapshot_ticks',), 'N',
                'ticks per network pickle', may_change=True),
+        Option('keep_snapshots', cli.positive_int, None, ('keep_snapshots',), 'N',
+               'number of network-snapshot-*.pkl that are kept, the newest ones; network-final.pkl is always kept',
+               shown='all', may_change=True),
     ),
 }
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 import custom_ops
 from dnnlib import tflib
-from dnnlib.cli import StopOnSignal, Stopped, UserError
-from dnnlib.tflib import Network
+from dnnlib.cli import StopOnSignal, Stopped, UserError, is_out_of_memory
+from dnnlib.tflib import Network, hardware
 from dnnlib.tflib.autosummary import Summaries
 from dnnlib.tflib.random import random_state_kept
-from dnnlib.tflib.tfutil import has_gpu, seed_everything
+from dnnlib.tflib.tfutil import has_gpu, seed_everything, set_tf32
 from dnnlib.util import EasyDict, get_obj_by_name
 from training import dataset, misc
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
@@ -30,6 +29,8 @@ from training.run.last_files import LastFiles
 from training.run.report import Report
 from training.run.snapshot import Snapshots, tolerate_write_errors
 from training.run.tick import guess_durations, report_tick
+from training.schedule import training_schedule
+from training.step import memory
 from training.step.devices import Devices, find_cluster, limit_inter_op_threads, require_devices
 from training.step.iteration import Iterations
 from training.step.train_step import StepResult, TrainStep
@@ -78,12 +79,14 @@ def training_loop(
         checkpoint_ticks: int              = 10,         # Ticks between checkpoints; network snapshots have one too.
         checkpoint_minutes: float          = 30.0,       # Longest time between two checkpoints.
         keep_checkpoints: int              = 2,          # Number of checkpoints that are kept.
+        keep_snapshots: int | None         = None,       # Number of network-snapshot-*.pkl that are kept. None = all.
         resume_pkl: str | None             = None,       # Network pickle to start from. None = random weights.
         resume_kimg: float                 = 0.0,        # Thousands of images it has seen: where the schedule starts.
         resume_time: float                 = 0.0,        # Seconds it was trained for: where the clock starts.
         resume: tuple | None               = None,       # (checkpoint, its state.json) to continue from.
         freeze_d: int                      = 0,          # Layers of D nearest to the image that are not trained.
         precision: str                     = 'float32',  # Key of options.PRECISIONS, for the highest resolutions.
+        tf32: bool                         = False,      # Allow TF32 on GPUs? See tfutil.set_tf32.
         settings: dict | None              = None,       # For checkpoints, see checkpoint.settings_of.
         on_start: Callable | None          = None,       # Called when everything has been checked.
         on_end: Callable | None            = None,       # Called with a sentence that says why training has ended.
@@ -165,14 +168,13 @@ class Run:
         self._is_chief = devices.cluster.is_chief
         self._has_gpu = has_gpu()
         tflib.init_tf(args.tf_config)
+        set_tf32(args.tf32)
         self._seed = (args.tf_config or {}).get('rnd.np_random_seed')
         seed_everything(self._seed)
         if devices.number > 1:
             machines = devices.cluster.workers
             print(f'Training on {devices.number} devices of {machines} machine{"s" * (machines > 1)}.')
-        if not self._has_gpu:
-            print(f'No GPU found: training on the CPU ({os.cpu_count()} cores). '
-                  'If there should be one, TF_CPP_MIN_LOG_LEVEL=0 shows what TensorFlow says of it.')
+        print(hardware.describe(devices.number // devices.cluster.workers, args.precision))
 
     def _open_dataset(self) -> None:
         args, devices = self._args, self._devices
@@ -254,7 +256,18 @@ class Run:
         self._iterations = Iterations(
             self._trainer, self._training_set, self._progress, self._data_seed, args.sched_args, args.minibatch_repeats,
             self._devices, args.G_smoothing_kimg, args.mirror_augment, args.drange_net, args.reset_opt_for_new_lod)
+        self._report_memory()
         self._pending: list[StepResult] = []  # Results of iterations that `_collect_results` has not read yet.
+
+    def _report_memory(self) -> None:
+        """Say how much of a GPU's memory training is going to need at full resolution, if the GPU's memory is known."""
+        args, devices = self._args, self._devices
+        used = hardware.gpus()[:devices.number // devices.cluster.workers]
+        memories = [gpu.memory for gpu in used if gpu.memory is not None]
+        if memories:
+            sched = training_schedule(self._total_nimg, self._training_set.resolution_log2, **(args.sched_args or {}))
+            print(memory.describe(*self._networks[:2], sched.minibatch_size // devices.number, sched.minibatch_gpu,
+                                  min(memories), args.precision))
 
     def _make_reports(self) -> None:
         args, data = self._args, self._training_set
@@ -287,7 +300,7 @@ class Run:
         if self._checkpoint_path is not None:
             print(f'Going on from {self._checkpoint_path}, at kimg {format_kimg(self._progress.kimg)}.')
         elif self._is_chief:
-            with self._clock.maintenance('pictures'):
+            with self._clock.maintenance('pictures'), self._memory_explained():
                 self._snapshots.save_fakes(self._Gs, 'fakes_init.png')
 
     # ---- The loop ----
@@ -304,7 +317,8 @@ class Run:
         bar = tqdm(total=self._total_nimg, initial=self._progress.cur_nimg, unit='img',
                    disable=None if self._is_chief else True, dynamic_ncols=True)
         try:
-            with StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop:
+            with (self._memory_explained(),
+                  StopOnSignal(f'Stopping {when}, with a checkpoint. Once more: at once, without.') as stop):
                 while True:
                     boundary = self._iterations.schedule_is_due()
                     if boundary:
@@ -322,13 +336,21 @@ class Run:
                         break
                     self._pending += self._iterations.run()
                     self._move(bar)
-        except tf.errors.ResourceExhaustedError as err:
-            sched = self._iterations.sched
-            raise out_of_memory(sched.minibatch_size // args.num_gpus, sched.minibatch_gpu, err) from err
         finally:
             bar.close()
         self._finish()
         return self._Gs
+
+    @contextlib.contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        """Context manager that raises a UserError about --minibatch-gpu in place of any error about too little memory."""
+        try:
+            yield
+        except Exception as err:
+            if not is_out_of_memory(err):
+                raise
+            sched = self._iterations.sched
+            raise out_of_memory(sched.minibatch_size // self._args.num_gpus, sched.minibatch_gpu, err) from err
 
     def _collect_results(self) -> None:
         """Read the results of the iterations since the last call.
@@ -448,7 +470,7 @@ class Run:
         """Write a network snapshot, and compute its metrics."""
         args, progress = self._args, self._progress
         with self._clock.maintenance('pickle'), tolerate_write_errors(name):
-            self._snapshots.save_networks(self._networks, name)
+            self._snapshots.save_networks(self._networks, name, args.keep_snapshots, args.resume_pkl)
         if self._evaluation is None:
             return
         with self._clock.maintenance('metrics'):

@@ -1,12 +1,20 @@
-"""Import TensorFlow without the messages that it prints before it honors any log level."""
+"""Import TensorFlow without the messages that it prints before it honors any log level.
+
+The level is that of the original, 1, on a machine with an NVIDIA GPU: TensorFlow's warnings say why a GPU is slow or
+not used. Other machines would only be told that they have none, so the level is 3 there. TF_CPP_MIN_LOG_LEVEL takes
+precedence.
+"""
 
 import contextlib
 import os
 import sys
 import tempfile
 
-# A level below 3, the quietest, means that the user wants to see the messages.
-_hush = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') == '3'
+from dnnlib import nvidia
+
+_given = os.environ.get('TF_CPP_MIN_LOG_LEVEL')
+# A level below 3, the quietest, means that the user wants to see all messages.
+_hush = _given in (None, '3')
 
 
 @contextlib.contextmanager
@@ -28,8 +36,13 @@ def silent_stderr():
             os.close(saved)
 
 
+if _given is None:
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '1' if nvidia.is_present() else '3'
+nvidia.choose_allocator()
 if _hush and 'tensorflow' not in sys.modules:
     with silent_stderr():
         import tensorflow as tf
+    # Here TensorFlow looks for GPUs, and warns about libraries of CUDA that it does not find.
+    with contextlib.nullcontext() if os.environ['TF_CPP_MIN_LOG_LEVEL'] == '1' else silent_stderr():
         tf.config.list_physical_devices()
     tf.get_logger().setLevel('ERROR')  # No warnings about retracing: one trace for each set of options is intended.

@@ -20,26 +20,45 @@ def has_gpu() -> bool:
     return bool(visible_gpus())
 
 
-# Whoever uses the networks gets their numbers: float32 means float32 (no TF32 in matrix products) on every device.
-tf.config.experimental.enable_tensor_float_32_execution(False)
+def hidden_gpus() -> list[tf.config.PhysicalDevice]:
+    """The GPUs that TensorFlow's settings hide from this process."""
+    visible = visible_gpus()
+    return [gpu for gpu in tf.config.list_physical_devices('GPU') if gpu not in visible]
+
+
+def set_tf32(enabled: bool):
+    """Allow or forbid TF32 in convolutions and matrix products of float32 on GPUs that have it (from Ampere on).
+
+    TF32 rounds their inputs to 10 bits of mantissa, where float32 has 23. TensorFlow allows it by default.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+
+
+# Memory of GPUs is allocated as it is needed, as in the original, unless the caller has decided otherwise.
 for _gpu in visible_gpus():
-    with contextlib.suppress(RuntimeError):  # The GPU is in use already: its owner has chosen.
-        tf.config.experimental.set_memory_growth(_gpu, True)
+    if tf.config.experimental.get_memory_growth(_gpu) is None:
+        # RuntimeError: the GPU is in use already. ValueError: the caller has divided it into logical devices.
+        with contextlib.suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(_gpu, True)
 
 
 def init_tf(config_dict=None):
-    """Seed everything random; later calls in the same process do nothing.
+    """Seed everything random, and forbid TF32; later calls in the same process do nothing.
 
     Args:
-        config_dict: Options by the original's names. None = {}. These two count, the others had a meaning in
-                     TensorFlow 1 only and are accepted for the sake of old scripts:
+        config_dict: Options. None = {}. These three count; the others that the original has had a meaning in
+                     TensorFlow 1 only, and are accepted for the sake of old scripts:
                      'rnd.np_random_seed': int, or None for a random one (default).
                      'rnd.tf_random_seed': int, or 'auto' (default) for one drawn from numpy's generator.
+                     'tf32': False (default) = float32 on GPUs is float32, as in the original; True = `set_tf32`;
+                     None = leave it as it is.
     """
     global _initialized
     if _initialized:
         return
-    config = {'rnd.np_random_seed': None, 'rnd.tf_random_seed': 'auto', **(config_dict or {})}
+    config = {'rnd.np_random_seed': None, 'rnd.tf_random_seed': 'auto', 'tf32': False, **(config_dict or {})}
+    if config['tf32'] is not None:
+        set_tf32(config['tf32'])
     seed_everything(config['rnd.np_random_seed'], config['rnd.tf_random_seed'])
     _initialized = True
 

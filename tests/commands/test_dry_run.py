@@ -181,6 +181,45 @@ def test_dry_run_builds_nothing_writes_nothing_and_ends_in_seconds(home, monkeyp
     assert os.listdir(home) == ['datasets']
 
 
+def test_the_device_and_its_memory_are_told(home, monkeypatch, capsys):
+    """The GPU is invented, and large enough for any minibatch of these networks."""
+    from dnnlib.tflib import hardware, tfutil
+    argv = [*SMALL, '--metrics=none', '--impl=ref', '--dry-run']
+    run_training.main(argv)
+    assert 'Computing on the CPU: ' in capsys.readouterr().err
+    monkeypatch.setattr(hardware, 'gpus', lambda: [hardware.Gpu('GPU 1', 8 << 30, (8, 6)), hardware.Gpu('GPU 2', None, None)])
+    try:
+        run_training.main([*argv, '--tf32=true', '--precision=bfloat16'])
+    finally:
+        tfutil.set_tf32(False)
+    err = capsys.readouterr().err
+    assert 'Computing on GPU 1 (8.0 GiB, compute capability 8.6): 2 GPUs found, 1 used, TF32 on, bfloat16.' in err
+    assert 'Memory by reckoning: --minibatch-gpu=2 needs 1.0 GiB of the 8.0 GiB of the GPU; ' \
+        'the largest that fits is --minibatch-gpu=4.' in err
+
+
+def test_a_dataset_at_an_address(home, monkeypatch, capsys):
+    import tensorflow as tf
+    for path in (home / 'datasets' / 'ds').iterdir():
+        tf.io.gfile.makedirs('ram://bucket/data/ds')
+        with tf.io.gfile.GFile(f'ram://bucket/data/ds/{path.name}', 'wb') as file:
+            file.write(path.read_bytes())
+    shutil.rmtree(home / 'datasets')
+    argv = [*SMALL, '--metrics=none', '--impl=ref', '--cond=true', '--dry-run']
+    run_training.main([*argv, '--data-dir=ram://bucket/data'])
+    assert 'Label size    = 2' in capsys.readouterr().err
+    run_training.main([*argv[1:], '--dataset=ram://bucket/data/ds'])
+    assert json.loads(capsys.readouterr().out)['run_desc'] == 'stylegan2-ds-1gpu-config-f'
+    for flags, message in [
+            (['--dataset=cats', '--data-dir=ram://bucket/data'],
+             '--dataset: there is no folder ram://bucket/data/cats\nIn ram://bucket/data there is ds.'),
+            (['--dataset=data', '--data-dir=ram://bucket'], 'expected .tfrecords files in ram://bucket/data'),
+            (['--dataset=ds', '--data-dir=nowhere://bucket'], "nowhere://bucket/ds cannot be read: .*'nowhere' not impl"),
+            (['--dataset=ram://bucket/data/ds', '--data-dir=datasets'], 'with an absolute path or an address')]:
+        with pytest.raises(cli.UserError, match=message):
+            run_training.main([*argv[1:], *flags])
+
+
 def test_dry_run_of_a_run_in_progress(home):
     argv = [*SMALL, '--metrics=none', '--impl=ref', '--g-loss=G_logistic_ns', '--d-loss=D_logistic']
     run_training.main([*argv, '--total-kimg=0.008'])

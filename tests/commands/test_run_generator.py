@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import custom_ops
@@ -68,8 +69,9 @@ def test_pictures_and_console_are_those_of_the_original(run, tmp_path, monkeypat
     theirs = (run / 'log.txt').read_text().splitlines()
     log, console = (out / 'log.txt').read_text().splitlines(), capsys.readouterr().out.splitlines()[1:]
     for ours in log, console:
-        report, = (line for line in ours if line.startswith('Custom ops: '))  # The one line that is ours alone.
-        ours.remove(report)
+        for start in ('Computing on ', 'Custom ops: '):  # These two are ours alone.
+            line, = (line for line in ours if line.startswith(start))
+            ours.remove(line)
         assert ours[:-1] == theirs[:-1]
     assert (out / '_finished.txt').exists()
 
@@ -257,6 +259,29 @@ def test_the_form_of_the_custom_ops_is_chosen_kept_and_reported(Gs, tmp_path, ca
     assert 'Custom ops: reference (as asked for)' in capsys.readouterr().out.splitlines()
     config = json.loads((tmp_path / '00000-generate-images' / 'submit_config.json').read_text())
     assert config['run_func_kwargs']['impl'] == 'ref'
+
+
+def test_tf32_is_off_unless_asked_for(Gs, tmp_path, capsys):
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled
+    argv = ['generate-images', '--network=net.pkl', '--seeds=0', f'--result-dir={tmp_path}']
+    for flags, expected in (['--tf32=true'], True), ([], False):
+        run_generator.main([*argv, *flags])
+        assert tf32() == expected
+    assert capsys.readouterr().out.count('\nComputing on ') == 2
+
+
+@pytest.mark.parametrize('command, remedy', [
+    (['generate-images', '--seeds=0'], '--precision=bfloat16 needs less. End other programs'),
+    (['style-mixing-example', '--row-seeds=0', '--col-seeds=1'], 'End other programs')])
+def test_too_little_memory(Gs, tmp_path, monkeypatch, command, remedy):
+    def fail(*args, **kwargs):
+        raise tf.errors.NotFoundError(None, None, 'No algorithm worked!  Error messages:\n...')
+    monkeypatch.setattr(Gs, 'run', fail)
+    monkeypatch.setattr(Gs.components.synthesis, 'run', fail)
+    with pytest.raises(cli.UserError) as caught:
+        run_generator.main([*command, '--network=net.pkl', f'--result-dir={tmp_path}'])
+    assert caught.value.fact == 'out of memory: No algorithm worked!  Error messages:'
+    assert caught.value.remedy.startswith(remedy)
 
 
 def test_pictures_in_half_precision_differ_by_less_than_one_sees(tmp_path):

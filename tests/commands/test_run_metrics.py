@@ -97,7 +97,7 @@ def test_results_are_printed_and_appended_as_by_the_original(home, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f'Local submit - run_dir: {folder}', 'dnnlib: Running run_metrics.run() on localhost...',
                          'Evaluating metrics "fid16,is20,pr0.016k3,kid16" for "net.pkl"...']
-    assert 'Seed: 1' in lines
+    assert 'Seed: 1' in lines and sum(line.startswith('Computing on ') for line in lines) == 1
     number = r'-?\d+\.\d{4}'
     for name, results in [('fid16', rf'fid16 {number}'), ('is20', rf'is20_mean {number} +is20_std {number}'),
                           ('pr0.016k3', rf'pr0.016k3_precision {number} +pr0.016k3_recall {number}'),
@@ -408,6 +408,18 @@ def test_a_network_that_fails_costs_only_its_metrics(group_of_three, stub_networ
     stub_networks['inception_softmax'] = fail
     assert set(group_of_three()) == {'Metrics/fid16', 'Metrics/kid16'}
     assert 'Note: is20 failed: OOM' in capsys.readouterr().out
+
+
+def test_too_little_memory(home, monkeypatch):
+    def fail(*args, **kwargs):
+        raise tf.errors.InternalError(None, None, 'failed to allocate 1.0GiB')
+    monkeypatch.setattr(metric_base.MetricGroup, 'run', fail)
+    with pytest.raises(cli.UserError, match='out of memory: failed to allocate 1.0GiB\nCompute one metric at a time'):
+        measure(home, '--metrics=fid16,is20', '--tf32=true')
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+    with pytest.raises(cli.UserError, match='out of memory: failed to allocate 1.0GiB\nEnd other programs'):
+        measure(home, '--metrics=fid16')
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_a_dataset_that_has_gone_costs_all_but_no_exception(group_of_three, files, capsys):

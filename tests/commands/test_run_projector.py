@@ -65,6 +65,23 @@ def pixels(path):
         return np.asarray(picture).astype(int)
 
 
+@pytest.mark.parametrize('flags, remedy', [
+    (['--minibatch-size=8'], 'Give --minibatch-size=4.'), ([], '--distance=pixel needs less.'),
+    (['--distance=pixel'], 'End other programs')])
+def test_too_little_memory(tmp_path, monkeypatch, flags, remedy):
+    given = []
+
+    def fail(run_dir, **kwargs):
+        given.append(kwargs)
+        raise MemoryError('no room')
+    monkeypatch.setattr(projection, 'project_generated_images', fail)
+    with pytest.raises(cli.UserError) as caught:
+        run_projector.main(['project-generated-images', '--network=net.pkl', f'--result-dir={tmp_path}', '--tf32=true',
+                            *flags])
+    assert caught.value.fact == 'out of memory: no room' and caught.value.remedy.startswith(remedy)
+    assert given[0]['tf32'] is True
+
+
 # ---- Generated images ----
 
 def test_generated_images_have_the_originals_files_and_what_comes_next(network, tmp_path, capsys):
@@ -74,6 +91,7 @@ def test_generated_images_have_the_originals_files_and_what_comes_next(network, 
     assert (out / '_finished.txt').exists()
     lines = capsys.readouterr().out.splitlines()
     assert 'Projecting seed 5 and 1 more (0/2) ...' in lines
+    assert sum(line.startswith('Computing on ') for line in lines) == 1
     assert any(line.startswith('seed0005: distance 0.') for line in lines)
     assert sum(line.startswith('Step ') and 'left' in line for line in lines) == 10  # No terminal: lines, not a bar.
 

@@ -47,7 +47,8 @@ def test_plain_call_trains_config_f_with_the_originals_defaults(home, capsys):
     assert (call['mirror_augment'], call['data_dir']) == (False, 'datasets')
     assert (call['image_snapshot_ticks'], call['network_snapshot_ticks'], call['D_loss_args']['gamma']) == (10, 10, 10)
     assert (call['dataset_args'], call['tf_config']) == ({'tfrecord_dir': 'ds'}, {'rnd.np_random_seed': 1000})
-    assert not {'impl', 'precision', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg', 'run_func_name'} & set(call)
+    assert not {'impl', 'precision', 'tf32', 'keep_snapshots', 'G_smoothing_kimg', 'resume_pkl', 'resume_kimg',
+                'run_func_name'} & set(call)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'Local submit - run_dir: {call["run_dir"]}'
     assert lines[1] == 'dnnlib: Running training.training_loop.training_loop() on localhost...'
@@ -62,7 +63,8 @@ def test_every_flag_reaches_the_training_loop(home):
         '--fmap-base=1024', '--fmap-max=64', '--mapping-layers=4', '--latent-size=128', '--lrate=0.0025',
         '--g-smoothing-kimg=0.25', '--image-snapshot-ticks=3', '--network-snapshot-ticks=4', '--tick-kimg=0.1',
         '--seed=7', '--impl=ref', '--checkpoint-ticks=5', '--checkpoint-minutes=1.5', '--keep-checkpoints=3',
-        '--precision=mixed_float16', '--max-minutes=7.5', '--resample-kernel=1,2,1'])
+        '--precision=mixed_float16', '--max-minutes=7.5', '--resample-kernel=1,2,1', '--tf32=true',
+        '--keep-snapshots=6'])
     call, = home.calls
     assert call['run_dir'] == os.path.join('out', '00000-stylegan2-ds-1gpu-config-e-Gskip-Dorig')
     assert call['G_args'] == dict(func_name='training.networks_stylegan2.G_main', architecture='skip', fmap_base=1024,
@@ -77,7 +79,7 @@ def test_every_flag_reaches_the_training_loop(home):
     expected = dict(num_gpus=1, total_kimg=0.5, mirror_augment=True, metric_arg_list=[], G_smoothing_kimg=0.25,
                     image_snapshot_ticks=3, network_snapshot_ticks=4, tf_config={'rnd.np_random_seed': 7}, impl='ref',
                     checkpoint_ticks=5, checkpoint_minutes=1.5, keep_checkpoints=3, precision='mixed_float16',
-                    resume=None, max_minutes=7.5)
+                    resume=None, max_minutes=7.5, tf32=True, keep_snapshots=6)
     assert {name: call[name] for name in expected} == expected
     assert 0 <= time.monotonic() - call['started'] < 60
 

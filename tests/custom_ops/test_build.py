@@ -325,11 +325,40 @@ def test_verbose_prints_the_commands(home, capsys):
 
 def test_without_compiler_the_package_is_named_and_nothing_is_remembered(home, monkeypatch):
     monkeypatch.setenv('PATH', str(home.path / 'nowhere'))
+    monkeypatch.setattr(compilers.platform, 'freedesktop_os_release', lambda: {'ID': 'debian'})
     err = fails()
     assert 'g++' in err.fact and 'apt install g++' in err.remedy and 'conda' in err.remedy
     monkeypatch.setenv('CXX', 'no-such-compiler')
     assert 'no-such-compiler' in fails().fact
     assert not (home.native / '_build').exists()
+
+
+@pytest.mark.parametrize('release, command', [
+    ({'ID': 'debian'}, 'apt install g++'), ({'ID': 'ubuntu', 'ID_LIKE': 'debian'}, 'apt install g++'),
+    ({'ID': 'fedora'}, 'dnf install gcc-c++'), ({'ID': 'rocky', 'ID_LIKE': 'rhel centos fedora'}, 'dnf install gcc-c++'),
+    ({'ID': 'opensuse-leap', 'ID_LIKE': 'suse opensuse'}, 'zypper'), ({'ID': 'arch'}, 'pacman'), ({'ID': 'nixos'}, None),
+    (None, None)], ids=lambda value: (value or {}).get('ID') if isinstance(value, dict) else '')
+def test_the_compiler_is_installed_with_what_the_system_has(monkeypatch, release, command):
+    def os_release():
+        if release is None:
+            raise OSError('Unable to read files /etc/os-release, /usr/lib/os-release')
+        return release
+    monkeypatch.setattr(compilers.platform, 'freedesktop_os_release', os_release)
+    texts = [compilers.how_to_install_gxx(), compilers.explain_failure(
+        'a.cc:1:10: fatal error: vector: No such file or directory', pathlib.Path('log.txt')).remedy]
+    for text in texts:
+        assert (command or 'conda') in text and 'conda install -c conda-forge gxx' in text
+        assert ('apt ' in text) == (command == 'apt install g++')
+    monkeypatch.setattr(compilers.shutil, 'which', lambda name: None)
+    err = compilers.explain_failure('# error -- unsupported GNU version!', pathlib.Path('log.txt'))
+    assert ('apt install g++-12' in err.remedy) == (command == 'apt install g++') and 'NVCC_CCBIN=g++-12' in err.remedy
+
+
+def test_other_systems_are_not_told_to_install_a_compiler(home, monkeypatch):
+    monkeypatch.setenv('PATH', str(home.path / 'nowhere'))
+    monkeypatch.setattr(build.sys, 'platform', 'win32')
+    err = fails()
+    assert 'on Linux only' in err.fact and 'reference form' in err.remedy and 'install' not in err.remedy
 
 
 def test_missing_headers_and_missing_sources(home, monkeypatch):
@@ -359,7 +388,8 @@ def test_a_full_disk_is_named_and_not_remembered(home):
     ('op.cc:7:3: error: expected unqualified-id', 'expected unqualified-id', 'CXX'),
     ('', 'failed', 'log.txt'),
 ])
-def test_known_causes_have_their_remedies(output, fact, remedy):
+def test_known_causes_have_their_remedies(output, fact, remedy, monkeypatch):
+    monkeypatch.setattr(compilers.platform, 'freedesktop_os_release', lambda: {'ID': 'debian'})
     err = compilers.explain_failure(f'first line\n{output}\nlast line', pathlib.Path('/cache/log.txt'))
     assert fact in err.fact and remedy in err.remedy
     assert '/cache/log.txt' in err.remedy and compilers.RETRY_COMMAND in err.remedy

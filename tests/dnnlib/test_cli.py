@@ -59,6 +59,40 @@ def test_errors_of_the_machine_are_shown_without_a_traceback(err, line, capsys):
         cli.run(fail_with(err), ['--debug'])
 
 
+# Classes and messages of TensorFlow, without TensorFlow.
+OP_ERROR = type('OpError', (Exception,), {})
+CUDNN = 'No algorithm worked!  Error messages:\n  Profiling failure on CUDNN engine 0: RESOURCE_EXHAUSTED: Out of memory'
+
+
+@pytest.mark.parametrize('name, message, expected', [
+    ('ResourceExhaustedError', 'OOM when allocating tensor with shape[4,512]', True),
+    ('ResourceExhaustedError', 'failed to write: No space left on device', False),
+    ('NotFoundError', CUDNN, True), ('UnknownError', 'Failed to get convolution: CUDNN_STATUS_ALLOC_FAILED', True),
+    ('UnknownError', 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes', True),
+    ('InternalError', 'Dst tensor is not initialized.', True),
+    ('InternalError', 'CUDA runtime implicit initialization on GPU:0 failed. Status: out of memory', True),
+    ('InternalError', 'Failed to call cuModuleLoadData: CUDA_ERROR_OUT_OF_MEMORY', True),
+    ('InternalError', 'failed to allocate 2.0GiB from device', True),
+    ('NotFoundError', 'data/x.tfrecords; No such file or directory', False), ('InternalError', 'Blas GEMM failed', False)])
+def test_out_of_memory_in_all_forms_of_tensorflow(name, message, expected):
+    err = type(name, (OP_ERROR,), {'message': message})(message)
+    assert cli.is_out_of_memory(err) == expected
+    if expected:
+        with pytest.raises(cli.UserError) as caught, cli.out_of_memory_explained('Take less.'):
+            raise err
+        line = 'No algorithm worked!  Error messages:' if message is CUDNN else message
+        assert caught.value.fact == f'out of memory: {line}' and caught.value.remedy == f'Take less. {cli.FREE_MEMORY}'
+    else:
+        with pytest.raises(type(err)), cli.out_of_memory_explained('Take less.'):
+            raise err
+
+
+def test_only_memory_is_explained_as_memory():
+    assert cli.is_out_of_memory(MemoryError())
+    assert not any(cli.is_out_of_memory(err) for err in (
+        cli.UserError('out of memory with --minibatch-gpu=4'), ValueError('out of memory'), KeyboardInterrupt()))
+
+
 def test_errors_of_the_program_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(fail_with(ZeroDivisionError()), [])

@@ -19,6 +19,7 @@ from bench import (
     growth,
     kernels,
     limits,
+    memory,
     metrics,
     networks,
     ops,
@@ -186,20 +187,16 @@ def test_the_machine_is_told_with_its_kernels():
     assert ('avx2' in line) == ('avx2' in onednn.cpu_features())
 
 
-def test_what_training_cannot_do_without():
-    """Bytes of a tiny network, counted by hand."""
-    trainer, _ = networks.make_trainer('config-f', 8, 4, fmap_base=32, fmap_max=8, latent_size=8, mapping_layers=1)
-    # Const 4x4x8. 4x4/Conv: 8 -> 8, kept: scaled input, result, activation. ToRGB 4x4: scaled input, 3 channels.
-    # 8x8/Conv0_up: scaled input at 4x4, result and activation at 8x8. 8x8/Conv1: three times 8x8x8.
-    # ToRGB: 8x8x8 and 8x8x3.
-    assert costs.kept_bytes(trainer.G.components.synthesis) == 4 * (
-        3 * 128 + 128 + 48 + 128 + 2 * 512 + 3 * 512 + 512 + 192)
-    # FromRGB 8x8: 3 -> 8. Conv0: 8x8x8 twice. Conv1_down: filtered 8x8x8, 4x4x8. Skip likewise. 4x4/Conv: 9 -> 8.
-    assert costs.kept_bytes(trainer.D) == 4 * (192 + 512 + 1024 + 640 + 640 + 144 + 128)
-    params = {net.name: 4 * sum(var.shape.num_elements() for var in net.trainables.values())
-              for net in (trainer.G, trainer.D)}
-    kept = 4 * (costs.kept_bytes(trainer.G.components.synthesis) + costs.kept_bytes(trainer.D))
-    assert costs.training_bytes(trainer, 4) == 5 * params['G'] + 3 * params['D'] + kept  # G_train needs the most here
+def test_the_page_of_memory(tmp_path, capsys, narrow):
+    path = tmp_path / 'rows.json'
+    memory.main(['--configs=config-e', '--resolutions=8,64', '--cards=1,8', f'--json={path}'], 'bench')
+    rows = {row['name']: row for row in json.loads(path.read_text())}
+    assert list(rows) == [f'memory/config-e/{resolution}/{precision}'
+                          for resolution in (8, 64) for precision in ('float32', 'bfloat16')]
+    for row in rows.values():
+        assert row['all'] == pytest.approx(1.3 * row['least'] + 1) and row['1 GiB'] == '-' and row['8 GiB'] == '32'
+    assert rows['memory/config-e/64/bfloat16']['least'] < rows['memory/config-e/64/float32']['least']
+    assert 'memory/config-e/64/float32' in capsys.readouterr().out
 
 
 @pytest.mark.slow

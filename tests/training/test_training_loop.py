@@ -284,6 +284,34 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_run(data_dir, tmp_path, monk
         snapshots.save_networks(nets, 'net.pkl')
 
 
+def test_a_gpu_that_is_hidden_is_not_used_and_older_pickles_are_deleted(data_dir, tmp_path, monkeypatch, capsys):
+    hidden = tf.config.PhysicalDevice('/physical_device:GPU:0', 'GPU')
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [hidden] if kind == 'GPU' else [])
+    monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind=None: [])
+    train_here(data_dir, tmp_path, [], keep_snapshots=2)
+    out = capsys.readouterr().out
+    assert 'Computing on the CPU: ' in out and "Note: TensorFlow's settings hide the GPU" in out
+    assert sorted(path.name for path in tmp_path.glob('*.pkl')) == [
+        'network-final.pkl', 'network-snapshot-000000_032.pkl', 'network-snapshot-000000_048.pkl']
+
+
+@pytest.mark.parametrize('keep, expected', [
+    (None, ['000001', '000002', '000002_500', '000002_900', '000010']), (1, ['000001', '000002_900', '000010']),
+    (2, ['000001', '000002_500', '000002_900', '000010']), (9, ['000001', '000002', '000002_500', '000002_900', '000010'])])
+def test_which_pickles_are_kept(tmp_path, monkeypatch, keep, expected):
+    """Those before the new one are counted; those after it are of the future of an older checkpoint. The run has begun
+    with that of 1 kimg."""
+    snapshots = object.__new__(snapshot.Snapshots)
+    snapshots._run_dir = str(tmp_path)
+    others = ['network-final.pkl', 'network-snapshot-mine.pkl', 'network-snapshot-000002.pkl.part', 'fakes000001.png']
+    for name in (*others, *(f'network-snapshot-{number}.pkl' for number in ('000001', '000002', '000002_500', '000010'))):
+        (tmp_path / name).write_text('')
+    monkeypatch.setattr(misc, 'save_pkl', lambda networks, path: open(path, 'w').close())
+    snapshots.save_networks([], 'network-snapshot-000002_900.pkl', keep, str(tmp_path / 'network-snapshot-000001.pkl'))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*others, *(f'network-snapshot-{number}.pkl' for number in expected)}
+
+
 # ---- Metrics at snapshots ----
 
 def train_here(data_dir, run_dir, names, require=True, **kwargs):

@@ -82,16 +82,16 @@ class Manifest:
         """
         missing = sorted(self.files.keys() - names, reverse=True)  # The largest level first.
         if missing:
-            raise UserError(f'{os.path.join(folder, missing[0])} is missing: {self.path} lists it', remedy(self.path))
+            raise UserError(f'{storage.join(folder, missing[0])} is missing: {self.path} lists it', remedy(self.path))
         # Labels are not records of images, and are often added to a dataset later.
         unknown = sorted(name for name in set(names) - self.files.keys() if name.endswith('.tfrecords'))
         if unknown:
-            raise UserError(f'{os.path.join(folder, unknown[0])} is not of this dataset: {self.path} does not list it',
+            raise UserError(f'{storage.join(folder, unknown[0])} is not of this dataset: {self.path} does not list it',
                             remedy(self.path))
         for name, record in self.files.items():
-            size = storage.size(os.path.join(folder, name))
+            size = storage.size(storage.join(folder, name))
             if size != record.num_bytes:
-                raise UserError(f'{os.path.join(folder, name)} has {size} bytes, '
+                raise UserError(f'{storage.join(folder, name)} has {size} bytes, '
                                 f'expected {record.num_bytes} as {self.path} says', remedy(self.path))
         if num_images != self.num_images:
             raise UserError(f'{folder} holds {num_images} images, expected {self.num_images} as {self.path} says',

@@ -264,7 +264,7 @@ def find_dataset(tfrecord_dir: str | os.PathLike) -> DatasetFiles:
     names = [name for name in storage.list_folder(tfrecord_dir) if not name.startswith('.')]
 
     def paths(ending):
-        return [os.path.join(tfrecord_dir, name) for name in names if name.endswith(ending)]
+        return [storage.join(tfrecord_dir, name) for name in names if name.endswith(ending)]
 
     if not paths('.tfrecords'):
         raise UserError(f'no .tfrecords files in {tfrecord_dir}',
@@ -307,7 +307,7 @@ def check_digests(files: DatasetFiles) -> None:
     if files.manifest is None:
         return
     for name, record in files.manifest.files.items():
-        path = os.path.join(os.path.dirname(files.manifest.path), name)
+        path = storage.join(os.path.dirname(files.manifest.path), name)
         if name.endswith('.tfrecords'):
             digest = content_digest(path)
         else:

@@ -28,6 +28,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import file_sha256
 from training.options import Option, changeable_arguments, fixed_options
 
+_ON_WINDOWS = os.name == 'nt'
 _FORMAT = 1  # Number in state.json. A checkpoint with another number is refused.
 _NAME = r'kimg-\d+\.\d{3}'
 _SUMS, _STATE, _VARIABLES = 'sha256sums.txt', 'state.json', 'variables'
@@ -413,9 +414,11 @@ def _shorten(run_dir: str, sizes: dict[str, int]) -> None:
 
 def _sync(path: str) -> None:
     """Have a file or folder written to the disk, so that it is complete even after a loss of power."""
-    if os.name == 'nt' and os.path.isdir(path):
+    is_folder = os.path.isdir(path)
+    if _ON_WINDOWS and is_folder:
         return  # Windows cannot open folders.
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows writes only what is open for writing to the disk; folders cannot be opened so anywhere.
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dnnlib.cli import UserError
+from dnnlib.cli import UserError, first_line_of_memory_error
 from training.configs import microbatch_fits
 from training.run.checkpoint import format_kimg
 
@@ -67,17 +67,17 @@ class SkippedUpdates:
         self._in_a_row, self._since_report = dict(state['in_a_row']), dict(state['since_report'])
 
 
-def out_of_memory(minibatch_size: int, minibatch_gpu: int, err: Any) -> UserError:
-    """The error to raise in place of TensorFlow's when memory is too small.
+def out_of_memory(minibatch_size: int, minibatch_gpu: int, err: BaseException) -> UserError:
+    """The error to raise in place of one for which `cli.is_out_of_memory` is true.
 
     Args:
         minibatch_size: Images of a minibatch that one device handles.
         minibatch_gpu:  Images that it handles at a time.
-        err:            tf.errors.ResourceExhaustedError.
+        err:            The exception.
     """
     smaller = [n for n in range(2, minibatch_gpu) if minibatch_size % n == 0 and microbatch_fits(n, smallest=2)]
-    remedy = 'Give a smaller --fmap-base.'
+    remedy = 'Give --precision=bfloat16 or a smaller --fmap-base: both need less memory.'
     if smaller:
         remedy = (f'Give --minibatch-gpu={smaller[-1]}: it needs less memory. Each update still sees the same number '
                   'of images, but random numbers differ, and so do the groups of minibatch stddev.')
-    return UserError(f'out of memory with --minibatch-gpu={minibatch_gpu}: {err.message.splitlines()[0]}', remedy)
+    return UserError(f'out of memory with --minibatch-gpu={minibatch_gpu}: {first_line_of_memory_error(err)}', remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +112,30 @@ class Snapshots:
         fakes = Gs.run(self.latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size)
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
-    def save_networks(self, networks: Sequence[Network], name: str) -> None:
-        """Write a pickle of (G, D, Gs).
+    def save_networks(self, networks: Sequence[Network], name: str, keep: int | None = None,
+                      needed: str | None = None) -> None:
+        """Write a pickle of (G, D, Gs), and delete older ones.
+
+        Args:
+            networks: The networks.
+            name:     File name, see RunProgress.snapshot_name.
+            keep:     Number of pickles to keep: this one, and the newest of those before it. Pickles of later in the
+                      training, which are there if a run continues from an older checkpoint, are left alone. None = all.
+            needed:   Path of a pickle that is kept anyway: the one that the run started from. None = there is none.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: It cannot be written. Then nothing is deleted.
         """
         misc.save_pkl(networks, self.path(name))
+        if keep is None:
+            return
+        # In the order of training: kimg, or kimg_images.
+        names = sorted((other for other in os.listdir(self.path(''))
+                        if re.fullmatch(r'network-snapshot-\d{6,}(_\d{3})?\.pkl', other)),
+                       key=lambda other: [int(number) for number in re.findall(r'\d+', other)])
+        for other in names[:max(names.index(name) - (keep - 1), 0)]:
+            if needed is None or os.path.realpath(needed) != os.path.realpath(self.path(other)):
+                os.remove(self.path(other))
 
 
 @contextlib.contextmanager

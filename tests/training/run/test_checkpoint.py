@@ -100,6 +100,26 @@ def test_the_last_ones_are_kept(tmp_path):
     assert checkpoint.find(str(tmp_path), '', DESC).state['progress']['cur_nimg'] == 1000000000
 
 
+@pytest.mark.parametrize('on_windows', [False, True])
+def test_what_is_written_to_the_disk_is_open_for_writing(tmp_path, monkeypatch, on_windows):
+    """Windows refuses to write files to the disk that are open for reading only, and cannot open folders."""
+    import fcntl
+    synced = []
+
+    def fsync(descriptor):
+        name = os.readlink(f'/proc/self/fd/{descriptor}')
+        if os.path.isdir(name):
+            assert not on_windows, 'a folder was opened'
+        elif fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, 'Bad file descriptor', name)
+        synced.append(os.path.basename(name))
+    monkeypatch.setattr(checkpoint, '_ON_WINDOWS', on_windows)
+    monkeypatch.setattr(checkpoint.os, 'fsync', fsync)
+    save(make_run(tmp_path), 4)
+    assert names(tmp_path) == ['kimg-000000.004'] and {'state.json', 'variables.index', 'sha256sums.txt'} < set(synced)
+    assert ('checkpoints' in synced) != on_windows
+
+
 def test_wanted_by_time_or_at_once_and_once_an_iteration(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(checkpoint.time, 'time', lambda: now[0])

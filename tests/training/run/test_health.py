@@ -17,6 +17,7 @@ from tests.training.test_misc import small_networks
 from training import misc
 from training.run import checkpoint, health
 from training.run.health import SkippedUpdates
+from training.run.snapshot import Snapshots
 from training.step.iteration import Iterations
 from training.step.regularizers import path_length
 from training.step.train_step import TrainStep
@@ -100,12 +101,17 @@ def test_one_minibatch_that_overflows_does_not_spoil_the_mean_of_path_lengths():
         assert pl_mean.numpy() == pytest.approx(expected)
 
 
-def test_out_of_memory_names_the_flag(data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize('where, error, message', [
+    ((TrainStep, 'run'), tf.errors.ResourceExhaustedError, 'OOM when allocating tensor with shape[4,512,64,64]'),
+    ((TrainStep, 'run'), tf.errors.NotFoundError, 'No algorithm worked!  Error messages:'),
+    ((Snapshots, 'save_fakes'), tf.errors.InternalError, 'failed to allocate memory')])
+def test_out_of_memory_names_the_flag(data_dir, tmp_path, monkeypatch, where, error, message):
     def run(*args, **kwargs):
-        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor with shape[4,512,64,64]\nmore\n')
-    monkeypatch.setattr(TrainStep, 'run', run)
-    with pytest.raises(UserError, match=r'out of memory with --minibatch-gpu=4: OOM when allocating .*64\]\n') as err:
+        raise error(None, None, f'{message}\nmore\n')
+    monkeypatch.setattr(*where, run)
+    with pytest.raises(UserError) as err:
         train(data_dir, tmp_path, resume=None, **PLAIN)
+    assert err.value.fact == f'out of memory with --minibatch-gpu=4: {message}'
     assert err.value.remedy.startswith('Give --minibatch-gpu=2')
 
 
