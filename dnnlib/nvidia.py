@@ -53,9 +53,10 @@ def choose_allocator() -> None:
     when training and metrics take turns. TensorFlow would end the process on a GPU that does not support it. A value of
     TF_GPU_ALLOCATOR that the user has set is kept. Call this before TensorFlow is imported; later it does nothing.
     """
-    if _ALLOCATOR not in os.environ and 'tensorflow' not in sys.modules:
-        if gpus() and all(gpu.has_memory_pools for gpu in gpus()):
-            os.environ[_ALLOCATOR] = 'cuda_malloc_async'
+    if _ALLOCATOR in os.environ or 'tensorflow' in sys.modules:
+        return
+    if gpus() and all(gpu.has_memory_pools for gpu in gpus()):
+        os.environ[_ALLOCATOR] = 'cuda_malloc_async'
 
 
 def _ask(driver: Any) -> list[Gpu]:

@@ -343,7 +343,7 @@ class Run:
 
     @contextlib.contextmanager
     def _memory_explained(self) -> Iterator[None]:
-        """Context manager that raises a UserError about --minibatch-gpu in place of any error about too little memory."""
+        """Context manager that raises a UserError about --minibatch-gpu in place of errors about too little memory."""
         try:
             yield
         except Exception as err:

@@ -335,9 +335,10 @@ def test_without_compiler_the_package_is_named_and_nothing_is_remembered(home, m
 
 @pytest.mark.parametrize('release, command', [
     ({'ID': 'debian'}, 'apt install g++'), ({'ID': 'ubuntu', 'ID_LIKE': 'debian'}, 'apt install g++'),
-    ({'ID': 'fedora'}, 'dnf install gcc-c++'), ({'ID': 'rocky', 'ID_LIKE': 'rhel centos fedora'}, 'dnf install gcc-c++'),
-    ({'ID': 'opensuse-leap', 'ID_LIKE': 'suse opensuse'}, 'zypper'), ({'ID': 'arch'}, 'pacman'), ({'ID': 'nixos'}, None),
-    (None, None)], ids=lambda value: (value or {}).get('ID') if isinstance(value, dict) else '')
+    ({'ID': 'fedora'}, 'dnf install gcc-c++'),
+    ({'ID': 'rocky', 'ID_LIKE': 'rhel centos fedora'}, 'dnf install gcc-c++'),
+    ({'ID': 'opensuse-leap', 'ID_LIKE': 'suse opensuse'}, 'zypper'), ({'ID': 'arch'}, 'pacman'),
+    ({'ID': 'nixos'}, None), (None, None)], ids=str)
 def test_the_compiler_is_installed_with_what_the_system_has(monkeypatch, release, command):
     def os_release():
         if release is None:

@@ -81,9 +81,9 @@ def test_a_gpu_whose_driver_fails_is_present_unless_hidden(driver, tmp_path, mon
 
 
 @pytest.mark.parametrize('found, given, imported, expected', [
-    (Driver(RTX), None, False, 'cuda_malloc_async'), (Driver(RTX), 'other', False, 'other'), (Driver(RTX), '', False, ''),
-    (Driver(RTX), None, True, None), (Driver(RTX, OLD), None, False, None), (Driver(RTX, version=11020), None, False, None),
-    (None, None, False, None), (Driver(), None, False, None)])
+    (Driver(RTX), None, False, 'cuda_malloc_async'), (Driver(RTX), 'other', False, 'other'),
+    (Driver(RTX), '', False, ''), (Driver(RTX), None, True, None), (Driver(RTX, OLD), None, False, None),
+    (Driver(RTX, version=11020), None, False, None), (None, None, False, None), (Driver(), None, False, None)])
 def test_allocator(driver, monkeypatch, found, given, imported, expected):
     """TensorFlow would end the process if a GPU or driver without memory pools were asked for cuda_malloc_async."""
     driver(found)

@@ -49,7 +49,8 @@ def test_import_keeps_the_callers_tf32(enabled):
 
 
 @pytest.mark.parametrize('callers, error, expected', [
-    (None, None, [('a GPU', True)]), (False, None, []), (True, None, []), (None, ValueError, []), (None, RuntimeError, [])])
+    (None, None, [('a GPU', True)]), (False, None, []), (True, None, []), (None, ValueError, []),
+    (None, RuntimeError, [])])
 def test_import_keeps_the_callers_memory_settings(monkeypatch, callers, error, expected):
     """Memory growth is on by default. A GPU that the caller has divided, or uses already, is left as it is."""
     settings = []

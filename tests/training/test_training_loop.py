@@ -297,14 +297,16 @@ def test_a_gpu_that_is_hidden_is_not_used_and_older_pickles_are_deleted(data_dir
 
 @pytest.mark.parametrize('keep, expected', [
     (None, ['000001', '000002', '000002_500', '000002_900', '000010']), (1, ['000001', '000002_900', '000010']),
-    (2, ['000001', '000002_500', '000002_900', '000010']), (9, ['000001', '000002', '000002_500', '000002_900', '000010'])])
+    (2, ['000001', '000002_500', '000002_900', '000010']),
+    (9, ['000001', '000002', '000002_500', '000002_900', '000010'])])
 def test_which_pickles_are_kept(tmp_path, monkeypatch, keep, expected):
     """Those before the new one are counted; those after it are of the future of an older checkpoint. The run has begun
     with that of 1 kimg."""
     snapshots = object.__new__(snapshot.Snapshots)
     snapshots._run_dir = str(tmp_path)
     others = ['network-final.pkl', 'network-snapshot-mine.pkl', 'network-snapshot-000002.pkl.part', 'fakes000001.png']
-    for name in (*others, *(f'network-snapshot-{number}.pkl' for number in ('000001', '000002', '000002_500', '000010'))):
+    before = [f'network-snapshot-{number}.pkl' for number in ('000001', '000002', '000002_500', '000010')]
+    for name in (*others, *before):
         (tmp_path / name).write_text('')
     monkeypatch.setattr(misc, 'save_pkl', lambda networks, path: open(path, 'w').close())
     snapshots.save_networks([], 'network-snapshot-000002_900.pkl', keep, str(tmp_path / 'network-snapshot-000001.pkl'))

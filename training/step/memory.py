@@ -111,7 +111,8 @@ def training_bytes(G: Any, D: Any, part: int, precision: str = 'float32') -> int
         part:      Images that are processed at a time.
         precision: As --precision of run_training.py. Weights, moments and gradients of weights are always float32.
     """
-    params = {key: 4 * sum(math.prod(var.shape) for var in net.trainables.values()) for key, net in (('G', G), ('D', D))}
+    params = {key: 4 * sum(math.prod(var.shape) for var in net.trainables.values())
+              for key, net in (('G', G), ('D', D))}
     kept = {'G': part * kept_bytes(G.components.synthesis, precision), 'D': part * kept_bytes(D, precision)}
     phases = {'G_train': params['G'] + kept['G'] + kept['D'], 'G_reg': params['G'] + kept['G'],
               'D_train': params['D'] + 2 * kept['D'], 'D_reg': params['D'] + 2 * kept['D']}
