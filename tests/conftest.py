@@ -87,11 +87,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def known_random():
-    """Seed the random numbers, so that each test draws the same ones, alone or after others."""
+    """Seed the random numbers, so that each test draws the same ones, alone or after others; no TF32 on GPUs."""
     random.seed(0)
     np.random.seed(0)
     if 'tensorflow' in sys.modules:
         sys.modules['tensorflow'].random.get_global_generator().reset_from_seed(0)
+        sys.modules['tensorflow'].config.experimental.enable_tensor_float_32_execution(False)
 
 
 @pytest.fixture(scope='session', autouse=True)
