@@ -195,7 +195,7 @@ def test_the_device_and_its_memory_are_told(home, monkeypatch, capsys):
         tfutil.set_tf32(False)
     err = capsys.readouterr().err
     assert 'Computing on GPU 1 (8.0 GiB, compute capability 8.6): 2 GPUs found, 1 used, TF32 on, bfloat16.' in err
-    assert 'Memory by reckoning: --minibatch-gpu=2 needs 1.0 GiB of the 8.0 GiB of the GPU; ' \
+    assert 'Memory by reckoning: --minibatch-gpu=2 needs 2.0 GiB of the 8.0 GiB of the GPU; ' \
         'the largest that fits is --minibatch-gpu=4.' in err
 
 

@@ -194,7 +194,7 @@ def test_the_page_of_memory(tmp_path, capsys, narrow):
     assert list(rows) == [f'memory/config-e/{resolution}/{precision}'
                           for resolution in (8, 64) for precision in ('float32', 'bfloat16')]
     for row in rows.values():
-        assert row['all'] == pytest.approx(1.3 * row['least'] + 1) and row['1 GiB'] == '-' and row['8 GiB'] == '32'
+        assert row['all'] == pytest.approx(1.05 * row['least'] + 2) and row['1 GiB'] == '-' and row['8 GiB'] == '32'
     assert rows['memory/config-e/64/bfloat16']['least'] < rows['memory/config-e/64/float32']['least']
     assert 'memory/config-e/64/float32' in capsys.readouterr().out
 

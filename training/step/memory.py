@@ -8,11 +8,11 @@ from typing import Any
 
 from training.configs import PRECISIONS, microbatch_fits
 from training.nets.dtypes import dtype_at
-from training.nets.layers import Conv2D, ModulatedConv2D
+from training.nets.layers import ScopedLayer
 
-# What training takes beyond the least that it can do without, see docs/gpu.md: a share of it for gradients of
-# activations and for temporary results, and a fixed amount for CUDA, its libraries and the kernels.
-_SHARE_MORE, _FIXED_BYTES = 1.3, 2 ** 30
+# What training takes beyond the least that it can do without, see docs/gpu.md: a share of it for temporary results, and
+# a fixed amount for the sums of gradients, CUDA and its libraries, and the workspace of convolutions.
+_SHARE, _FIXED_BYTES = 1.05, 2 * 2 ** 30
 
 
 def needed_bytes(G: Any, D: Any, part: int, precision: str = 'float32') -> float:
@@ -26,7 +26,7 @@ def needed_bytes(G: Any, D: Any, part: int, precision: str = 'float32') -> float
     Returns:
         Number of bytes.
     """
-    return _SHARE_MORE * training_bytes(G, D, part, precision) + _FIXED_BYTES
+    return _SHARE * training_bytes(G, D, part, precision) + _FIXED_BYTES
 
 
 def largest_part(G: Any, D: Any, minibatch: int, memory: float, precision: str = 'float32') -> int | None:
@@ -65,8 +65,8 @@ def kept_bytes(net: Any, precision: str = 'float32') -> int:
     """Bytes that the backward pass of a synthesis network or a discriminator needs of its convolutions, for one image.
 
     These are, for each layer: the input of the convolution (after scaling by the style, or after the filter), its
-    output before demodulation, on which the gradient of the demodulation depends, and the output of the activation.
-    Of growing networks the layers of full resolution count.
+    output before demodulation, on which the gradient of the demodulation depends, and the output of the activation; in
+    the generator of config-a also the normalized output. Of growing networks the layers of full resolution count.
 
     Args:
         net:       The network.
@@ -75,15 +75,18 @@ def kept_bytes(net: Any, precision: str = 'float32') -> int:
     settings = net.settings_for({'dtype': PRECISIONS[precision]})
     total = 0
     for layer in net.layers:
-        if isinstance(layer, (Conv2D, ModulatedConv2D)):
-            out = _resolution_of(layer.scope, settings.resolution)
-            if out is None:
-                continue
-            inside = out // 2 if layer.up else out
-            after = out // 2 if getattr(layer, 'down', False) else out
-            results = 2 if getattr(layer, 'demodulate', False) else 1
-            numbers = inside ** 2 * layer.weight.shape[2] + results * after ** 2 * layer.weight.shape[3]
-            total += numbers * (4 if dtype_at(settings, out) == 'float32' else 2)
+        weight = getattr(layer, 'weight', None)
+        if not isinstance(layer, ScopedLayer) or weight is None or len(weight.shape) != 4:
+            continue
+        out = _resolution_of(layer.scope, settings.resolution)
+        if out is None:
+            continue
+        resample = getattr(layer, 'resample', None)  # Of config-a. The other configurations have up and down.
+        inside = out // 2 if getattr(layer, 'up', False) or resample == 'up' else out
+        after = out // 2 if getattr(layer, 'down', False) or resample == 'down' else out
+        results = 3 if hasattr(layer, 'epilogue') else 2 if getattr(layer, 'demodulate', False) else 1
+        numbers = inside ** 2 * weight.shape[2] + results * after ** 2 * weight.shape[3]
+        total += numbers * (4 if dtype_at(settings, out) == 'float32' else 2)
     return total
 
 
