@@ -112,7 +112,13 @@ def is_file(path: str | os.PathLike) -> bool:
 
 def is_folder(path: str | os.PathLike) -> bool:
     """Whether there is a folder at `path`."""
-    return _gfile().isdir(str(path)) if is_remote(path) else os.path.isdir(path)
+    if not is_remote(path):
+        return os.path.isdir(path)
+    from tensorflow.errors import NotFoundError
+    try:
+        return _gfile().stat(str(path)).is_directory  # isdir would hide that an address cannot be reached.
+    except NotFoundError:
+        return False
 
 
 def list_folder(path: str | os.PathLike) -> list[str]:
