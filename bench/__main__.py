@@ -31,7 +31,7 @@ def main() -> None:
         print(f'usage: python -m bench PAGE [--help]\n\npages:\n{pages}', file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # Keeps TensorFlow's log out of the page.
-    os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # float32 means float32 on a GPU, too, in this process and others.
+    os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # float32 is float32 on GPUs, too, also in child processes.
     importlib.import_module(f'bench.{page}').main(sys.argv[2:], prog=f'python -m bench {page}')
 
 

@@ -114,10 +114,10 @@ def is_folder(path: str | os.PathLike) -> bool:
     """Whether there is a folder at `path`."""
     if not is_remote(path):
         return os.path.isdir(path)
-    from tensorflow.errors import NotFoundError
+    import tensorflow as tf
     try:
-        return _gfile().stat(str(path)).is_directory  # isdir would hide that an address cannot be reached.
-    except NotFoundError:
+        return tf.io.gfile.stat(str(path)).is_directory  # isdir would hide that an address cannot be reached.
+    except tf.errors.NotFoundError:
         return False
 
 

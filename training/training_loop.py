@@ -266,8 +266,9 @@ class Run:
         memories = [gpu.memory for gpu in used if gpu.memory is not None]
         if memories:
             sched = training_schedule(self._total_nimg, self._training_set.resolution_log2, **(args.sched_args or {}))
-            print(memory.describe(*self._networks[:2], sched.minibatch_size // devices.number, sched.minibatch_gpu,
-                                  min(memories), args.precision))
+            G, D, _Gs = self._networks
+            print(memory.describe(G, D, sched.minibatch_size // devices.number, sched.minibatch_gpu, min(memories),
+                                  args.precision))
 
     def _make_reports(self) -> None:
         args, data = self._args, self._training_set
