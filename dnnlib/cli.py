@@ -95,6 +95,9 @@ def _explain(err: Exception) -> UserError | None:
         return UserError(reason, 'Check the name, the permissions and the free space.')
     if is_out_of_memory(err):
         return UserError('there is not enough memory', 'Ask for less at a time, or use a larger machine.')
+    if type(err).__name__ == 'ResourceExhaustedError':
+        return UserError(str(getattr(err, 'message', err)).splitlines()[0],
+                         'Check the free space and the number of open files (ulimit -n).')
     return None
 
 

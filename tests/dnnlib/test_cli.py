@@ -50,7 +50,8 @@ def test_an_incomplete_command_line_exits_with_2(capsys):
     (PermissionError(13, 'Permission denied', '/data/x.png'), '/data/x.png: Permission denied'),
     (OSError(28, 'No space left on device'), '[Errno 28] No space left on device'),
     (MemoryError(), 'there is not enough memory'),
-    (type('ResourceExhaustedError', (Exception,), {})('{{node conv}} OOM'), 'there is not enough memory')])
+    (type('ResourceExhaustedError', (Exception,), {})('{{node conv}} OOM'), 'there is not enough memory'),
+    (type('ResourceExhaustedError', (Exception,), {})('a.index; No space left\nmore'), 'a.index; No space left')])
 def test_errors_of_the_machine_are_shown_without_a_traceback(err, line, capsys):
     assert exit_code(fail_with(err)) == 1
     lines = capsys.readouterr().err.splitlines()
