@@ -1,4 +1,7 @@
-"""`python -m bench PAGE [flags]`: one page of measurements."""
+"""`python -m bench PAGE [flags]`: one page of measurements.
+
+With --tf32, GPUs compute float32 in TF32 on any page; without it they do not.
+"""
 
 import importlib
 import os
@@ -28,11 +31,13 @@ def main() -> None:
     if page not in PAGES:
         asked = page in ('-h', '--help')
         pages = '\n'.join(f'  {name:<10}  {what}' for name, what in PAGES.items())
-        print(f'usage: python -m bench PAGE [--help]\n\npages:\n{pages}', file=sys.stdout if asked else sys.stderr)
+        print(f'usage: python -m bench PAGE [--tf32] [--help]\n\npages:\n{pages}', file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # Keeps TensorFlow's log out of the page.
-    os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # float32 is float32 on GPUs, too, also in child processes.
-    importlib.import_module(f'bench.{page}').main(sys.argv[2:], prog=f'python -m bench {page}')
+    argv = [arg for arg in sys.argv[2:] if arg != '--tf32']
+    if len(argv) == len(sys.argv[2:]):
+        os.environ['NVIDIA_TF32_OVERRIDE'] = '0'  # Holds for child processes, too.
+    importlib.import_module(f'bench.{page}').main(argv, prog=f'python -m bench {page}')
 
 
 if __name__ == '__main__':

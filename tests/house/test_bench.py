@@ -187,6 +187,18 @@ def test_the_machine_is_told_with_its_kernels():
     assert ('avx2' in line) == ('avx2' in onednn.cpu_features())
 
 
+@pytest.mark.parametrize('flags, override', [(['--json=x'], '0'), (['--tf32', '--json=x'], None)])
+def test_float32_is_not_tf32_unless_asked_for(monkeypatch, flags, override):
+    from bench.__main__ import main
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '1')  # So that it is restored.
+    monkeypatch.delenv('NVIDIA_TF32_OVERRIDE')
+    seen = []
+    monkeypatch.setattr(memory, 'main', lambda argv, prog: seen.append((argv, os.environ.get('NVIDIA_TF32_OVERRIDE'))))
+    monkeypatch.setattr(sys, 'argv', ['bench', 'memory', *flags])
+    main()
+    assert seen == [(['--json=x'], override)]
+
+
 def test_the_page_of_memory(tmp_path, capsys, narrow):
     path = tmp_path / 'rows.json'
     memory.main(['--configs=config-e', '--resolutions=8,64', '--cards=1,8', f'--json={path}'], 'bench')
