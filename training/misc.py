@@ -12,6 +12,7 @@ import PIL.Image
 
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
+from dnnlib.pickles.version5 import from_version_5
 from training.data import pil_ops
 
 if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
@@ -25,7 +26,7 @@ _SPARE_BYTES = 2 ** 24  # Added to what the weights of a pickle allow its networ
 _MAX_LIST = 1000        # Numbers in a setting.
 
 def load_pkl(path: str | os.PathLike) -> Any:
-    """Load a network pickle, written by the original or by this project.
+    """Load a network pickle, written by the original, its successors in PyTorch, or this project.
 
     Args:
         path: File name.
@@ -81,8 +82,9 @@ def _map_networks(obj, cls, func):
 def _network_from_state(state, path):
     from dnnlib.tflib.network import count_variables, skip_initializers
     from training.nets import registry
-    values = named_values(state)
     try:
+        state = from_version_5(state) if state.version == 5 else state
+        values = named_values(state)
         cls = registry.find_network(state.build_func_name)
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
         _check_lists(known)
@@ -93,7 +95,7 @@ def _network_from_state(state, path):
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
         raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
-                        'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
+                        'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
         print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: '
@@ -111,6 +113,7 @@ def _network_from_state(state, path):
                 f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
                 'The file is damaged or was made by a modified network.')
         variables[name].assign(value.astype(np.float32, copy=False))
+    net.origin = state.origin
     return net
 
 

@@ -1,6 +1,7 @@
-"""Reads and writes the network pickles of the original StyleGAN2, without running code from them or TensorFlow.
+"""Reads and writes network pickles without running code from them, and without TensorFlow or PyTorch.
 
-Reading uses `dnnlib.pickles.reader`, which supports only data. Writing emits the instructions of the pickle directly,
+Reading uses `dnnlib.pickles.reader`, which supports only data. Pickles of StyleGAN2's successors in PyTorch are
+translated (dnnlib/pickles/torch_networks.py). Writing emits the instructions of the pickle directly,
 because `pickle` would have to import the class of the original to name it. It uses no memo, so that equal objects give
 equal bytes.
 """
@@ -19,8 +20,9 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import DIGEST_KEY, WRITE_VERSION, NetworkReader, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, WRITE_VERSION, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
+from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
 __all__ = ['NetworkState', 'load', 'dump']
 
@@ -45,6 +47,7 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
         None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str
         keys), OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are
         decoded as latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
+        A pickle of PyTorch gives the tuple (G, D, Gs) of `NetworkState`.
 
     Raises:
         UserError: The file cannot be read, is damaged, has another format, or contains something not listed above.
@@ -59,7 +62,9 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
     try:
         stream = BoundedStream(file if file.seekable() else io.BytesIO(file.read()))
         _refuse_other_formats(stream.head)
-        return NetworkReader(stream).load()
+        reader, size = SnapshotReader(stream), stream.left
+        value = reader.load()
+        return to_networks(value, 2 * size) if reader.has_modules else value
     except Refusal as err:
         fact, remedy = err.args
     except KeyError as err:  # From the memo, or the state of a network.

@@ -37,6 +37,7 @@ class NetworkState:
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
         version:          Version of the format. 2 and 3 have no components; 4 and 5 do. Always written as 4.
         build_module_src: Source code of the module that held the function. It is stored as text and never executed.
+        origin:           What the file says about the training of the network, if it came from PyTorch; not written.
     """
     name: str
     static_kwargs: dict[str, Any]
@@ -45,6 +46,7 @@ class NetworkState:
     variables: list[tuple[str, Any]]
     version: int = WRITE_VERSION
     build_module_src: str = ''
+    origin: dict[str, Any] | None = None
 
     def digest(self, max_bytes: float = math.inf) -> str:
         """SHA-256 of the settings, names and weights, as 64 hexadecimal digits.
