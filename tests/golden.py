@@ -12,9 +12,10 @@ _SHARED = pathlib.Path(__file__).parents[1] / '..' / 'shared'
 # they need another set than the first.
 FOLDERS = {
     variable: pathlib.Path(os.environ.get(variable, _SHARED / name)).resolve()
-    for variable, name in (('STYLEGAN2_GOLDEN', 'golden'), ('STYLEGAN2_GOLDEN_ADA', 'golden-ada'))
+    for variable, name in (('STYLEGAN2_GOLDEN', 'golden'), ('STYLEGAN2_GOLDEN_ADA', 'golden-ada'),
+                           ('STYLEGAN2_GOLDEN_FAMILY', 'golden-family'))
 }
-GOLDEN, GOLDEN_ADA = FOLDERS.values()
+GOLDEN, GOLDEN_ADA, GOLDEN_FAMILY = FOLDERS.values()
 
 
 def load_json(name, folder=GOLDEN):

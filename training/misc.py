@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 
 from dnnlib.cli import UserError
-from dnnlib.pickles import legacy_pickle
-from dnnlib.pickles.version5 import from_version_5
+from dnnlib.pickles import legacy_pickle, network_files
+from dnnlib.pickles.version5 import from_version_5, to_version_5
 from training.data import pil_ops
 
 if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
@@ -29,7 +29,7 @@ def load_pkl(path: str | os.PathLike) -> Any:
     """Load a network pickle, written by the original, its successors in PyTorch, or this project.
 
     Args:
-        path: File name.
+        path: File name. The weights of .npz and .safetensors files are read as well (dnnlib/pickles/network_files.py).
 
     Returns:
         What the file holds, each network as a `dnnlib.tflib.Network`: usually the tuple (G, D, Gs).
@@ -37,7 +37,7 @@ def load_pkl(path: str | os.PathLike) -> Any:
     Raises:
         UserError: The file is damaged, refers to classes that network pickles do not need, or holds an unknown network.
     """
-    states = legacy_pickle.load(path)
+    states = network_files.load(path)
     return _map_networks(states, legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
 
 
@@ -55,18 +55,40 @@ def load_networks(path: str | os.PathLike) -> tuple[Network, Network, Network]:
     return tuple(networks)
 
 
-def save_pkl(obj: Any, path: str | os.PathLike) -> None:
+def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> None:
     """Write networks in the original's format.
 
+    Networks with the settings of StyleGAN2-ADA are written in version 5, which its readers take, and all others in
+    version 4. Settings that version 5 does not have, such as another activation of the last layers of D, are written
+    in version 4 too; such a file opens only here.
+
     Args:
-        obj:  Network, or tuples, lists and dicts of them.
-        path: File to write. It appears complete or not at all.
+        obj:     Network, or tuples, lists and dicts of them.
+        path:    File to write. It appears complete or not at all.
+        version: 4 or 5 = write this version. None = as above.
+
+    Raises:
+        UserError: The file cannot be written, or version 5 has no networks with these settings.
+    """
+    from dnnlib.tflib import Network
+
+    def state_of(net):
+        state = _state_from_network(net)
+        translated = None if version == 4 else to_version_5(state, force=version == 5)
+        if version == 5 and translated is None:
+            raise UserError(f'{path}: version 5 of the format has no networks with the settings of {net.name}',
+                            'Write version 4.')
+        return translated or state
+    legacy_pickle.dump(_map_networks(obj, Network, state_of), path)
+
+
+def save_weights(networks: Sequence[Network], path: str | os.PathLike) -> None:
+    """Write networks as .npz or .safetensors, whichever `path` ends with (dnnlib/pickles/network_files.py).
 
     Raises:
         UserError: The file cannot be written.
     """
-    from dnnlib.tflib import Network
-    legacy_pickle.dump(_map_networks(obj, Network, _state_from_network), path)
+    network_files.dump([_state_from_network(net) for net in networks], path)
 
 
 def _map_networks(obj, cls, func):
@@ -154,12 +176,15 @@ def _state_from_network(net):
         defaults = dict(net.settings)
         for component in net.components.values():
             defaults.update(component.settings)
-        kwargs = {k: v for k, v in kwargs.items()
-                  if k in _PORTABLE_KWARGS[func_name] or k not in defaults or v != defaults[k]}
+        # Of StyleGAN2-ADA's networks also the number of resolutions in half precision: its readers have another default.
+        portable = _PORTABLE_KWARGS[func_name] | ({'num_fp16_res'} if kwargs.get('label_embed') else set())
+        kwargs = {k: v for k, v in kwargs.items() if k in portable or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(
         name=net.name, static_kwargs=kwargs, build_func_name=func_name,
         components={key: _state_from_network(component) for key, component in net.components.items()},
-        variables=[(name, var.numpy()) for name, var in net.own_vars.items()])
+        variables=[(name, var.numpy()) for name, var in net.own_vars.items()],
+        shapes=dict(input_shapes=net.input_shapes, output_shapes=net.output_shapes,
+                    input_names=list(net.input_names), output_names=list(net.output_names)))
 
 
 # ---- Generated images ----

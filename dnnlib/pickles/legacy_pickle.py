@@ -20,7 +20,7 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import DIGEST_KEY, WRITE_VERSION, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, SHAPE_KEYS, WRITE_VERSION, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
@@ -82,8 +82,8 @@ def dump(obj: Any, path: str | os.PathLike) -> None:
 
     Args:
         obj:  Any object that `load` returns. Subclasses of dict are written as plain dicts, arrays in C order and
-              little-endian, variables without dimensions as numpy scalars, networks as version 4 with a checksum. Numpy
-              scalars in static_kwargs become plain numbers.
+              little-endian, variables without dimensions as numpy scalars, networks as version 4 with a checksum, or
+              as version 5 if they have it and `shapes`. Numpy scalars in static_kwargs become plain numbers.
         path: File to write. It appears complete or not at all.
 
     Raises:
@@ -207,7 +207,7 @@ def _describe(value):
     """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
         written = dataclasses.replace(
-            value, version=WRITE_VERSION, static_kwargs=_plain(value.static_kwargs),
+            value, version=5 if value.version == 5 and value.shapes else WRITE_VERSION, static_kwargs=_plain(value.static_kwargs),
             variables=[_variable(name, array) for name, array in value.variables])
         return 'dnnlib.tflib.network.Network', (), {
             'version':          written.version,
@@ -217,6 +217,7 @@ def _describe(value):
             'build_module_src': written.build_module_src,
             'build_func_name':  written.build_func_name,
             'variables':        written.variables,
+            **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
             DIGEST_KEY:         written.digest(),
         }
     if isinstance(value, np.dtype):

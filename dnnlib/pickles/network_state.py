@@ -15,6 +15,9 @@ from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, BoundedStream, Read
 READ_VERSIONS = (2, 3, 4, 5)
 WRITE_VERSION = 4  # The version that the original writes, and the lowest that its successors accept.
 
+# What networks of version 5 have besides.
+SHAPE_KEYS = ('input_shapes', 'output_shapes', 'input_names', 'output_names')
+
 # Key of the digest in the state of a network. The original and its successors read other keys by name.
 DIGEST_KEY = 'sha256'
 
@@ -35,8 +38,10 @@ class NetworkState:
         build_func_name:  Name of the function that built it, without its module: 'G_main', 'D_stylegan2', ...
         variables:        List of (name, value) in the order of creation, without the variables of the components. Names
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
-        version:          Version of the format. 2 and 3 have no components; 4 and 5 do. Always written as 4.
+        version:          Version of the format. 2 and 3 have no components; 4 and 5 do. 2 and 3 are written as 4.
         build_module_src: Source code of the module that held the function. It is stored as text and never executed.
+        shapes:           Names and shapes of inputs and outputs, with the keys SHAPE_KEYS: written in version 5, never
+                          read. None = unknown.
         origin:           What the file says about the training of the network, if it came from PyTorch; not written.
     """
     name: str
@@ -46,6 +51,7 @@ class NetworkState:
     variables: list[tuple[str, Any]]
     version: int = WRITE_VERSION
     build_module_src: str = ''
+    shapes: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
 
     def digest(self, max_bytes: float = math.inf) -> str:

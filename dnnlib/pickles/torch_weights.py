@@ -169,7 +169,10 @@ def read_old(stream: BoundedStream, data: np.ndarray, reader: type[StorageReader
         raise TypeError('keys of the storages are no list of strings')
     storages, begin = {}, len(data) - stream.left
     for key in keys:
-        length, = struct.unpack(order + 'q', data[begin:begin + 8].tobytes())
+        header = data[begin:begin + 8].tobytes()
+        if len(header) < 8:
+            raise Refusal('ends before the numbers of its storages', DAMAGED)
+        length, = struct.unpack(order + 'q', header)
         if key not in unpickler.storages or length != unpickler.storages[key].length:
             raise Refusal(f'has a storage of {length} numbers that no tensor knows', DAMAGED)
         begin, end = begin + 8, begin + 8 + length * np.dtype(unpickler.storages[key].dtype).itemsize

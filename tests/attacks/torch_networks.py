@@ -143,7 +143,7 @@ FOREIGN_NAMES = {  # Whole files, and the name that the message must contain.
                                   'torch.storage._load_from_bytes'),
     'module in a storage':       (nested_name('torch_utils.persistence\n_reconstruct_persistent_obj'), 'persistence'),
     'network of TensorFlow in a storage': (nested_name('dnnlib.tflib.network\nNetwork'), 'Network'),
-    'persistent id outside':     (snapshot(G=float_storage()), 'BINPERSID'),
+    'persistent id outside':     (snapshot(G=persistent_id('storage', '7')), 'BINPERSID'),
     'persistent id as text':     (with_storage(obj=Raw(b'Pos.system\n')), 'PERSID'),
     'INST in a storage':         (with_storage(obj=Raw(b"(S'touch RAN'\nios\nsystem\n")), 'os.system'),
 }

@@ -1,0 +1,136 @@
+"""Networks of StyleGAN2-ADA, read from pickles of PyTorch and TensorFlow, against the original's numbers."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.golden import GOLDEN_ADA, GOLDEN_FAMILY, assert_close, load_json, load_npz
+from tests.training.test_networks import eagerly, scale_of_scores
+from training import misc
+from training.nets.registry import create_network
+from training.networks_stylegan2 import embed_labels, truncate
+
+VARIANTS = load_json('networks/variants.json', GOLDEN_ADA)
+VERSION_5 = load_json('ada/networks/variants.json', GOLDEN_FAMILY)
+
+# Of the golden pickles of version 5: the kind of network that is refused.
+REFUSED = 'spectralnorm'
+
+
+def output(key, nets, data):
+    """What our networks compute in the place of an array of the npz."""
+    which, call = key.split('/')
+    z, labels = data['z'], data['c']
+    if which == 'D':
+        D = nets[1]
+        if call == 'cmap':
+            return embed_labels(D, tf.constant(labels)).numpy()
+        batch = int(call.removeprefix('scores_b'))
+        return D.run(data['images_u8'][:batch] / np.float32(127.5) - 1, labels[:batch])
+    net = {'G': nets[0], 'G_ema': nets[2]}[which]
+    mapping, synthesis = net.components.mapping, net.components.synthesis
+    z2, labels2, dlatent_avg = z[:2], labels[:2], net.get_var('dlatent_avg')
+    cut = dict(truncation_psi=0.7, truncation_cutoff=4)
+    match call:
+        case 'w':
+            dlatents = mapping.run(z, labels)
+            assert (dlatents == dlatents[:, :1]).all()
+            return dlatents[:, 0]
+        case 'ws':
+            return mapping.run(z2, labels2)
+        case 'ws_psi0.7':
+            return truncate(tf.constant(mapping.run(z2, labels2)), dlatent_avg, 0.7, None).numpy()
+        case 'ws_psi0.7_cutoff4':
+            return truncate(tf.constant(mapping.run(z2, labels2)), dlatent_avg, 0.7, 4).numpy()
+        case 'img_const':
+            return net.run(z2, labels2, randomize_noise=False)
+        case 'img_none':
+            with misc.noise_of(net, [np.zeros(var.shape) for var in misc.noise_variables(net)]):
+                return net.run(z2, labels2, randomize_noise=False)
+        case 'img_const_psi0.7_cutoff4':
+            return net.run(z2, labels2, randomize_noise=False, **cut)
+        case 'synthesis_const':
+            return synthesis.run(data['ws_in'], randomize_noise=False)
+    raise AssertionError(f'unknown array {key}')
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+@pytest.mark.parametrize('name', VARIANTS)
+def test_networks_of_pytorch(name):
+    nets = misc.load_networks(GOLDEN_ADA / 'networks' / f'{name}.pkl')
+    data = load_npz(f'networks/{name}.npz', GOLDEN_ADA)
+    outputs = [key for key in data if '/' in key]
+    assert len(outputs) >= 12
+    with eagerly():
+        for key in outputs:
+            assert_close(output(key, nets, data), data[key], 3e-5 if 'scores' in key else 1e-5, f'{name} {key}')
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', [name for name in VERSION_5 if name != REFUSED])
+def test_networks_of_version_5(name):
+    G, D, Gs = misc.load_networks(GOLDEN_FAMILY / 'ada' / 'networks' / f'{name}.pkl')
+    data = load_npz(f'ada/networks/{name}.npz', GOLDEN_FAMILY)
+    z, labels, images = data['z'], data['labels'], data['images']
+    labels2 = labels[:len(z)]
+    run = dict(randomize_noise=False)
+    calls = {
+        'dlatents':        lambda: Gs.components.mapping.run(z, labels2),
+        'psi1':            lambda: Gs.run(z, labels2, truncation_psi=1, **run),
+        'psi0.7':          lambda: Gs.run(z, labels2, truncation_psi=0.7, **run),
+        'psi0.5_cutoff3':  lambda: Gs.run(z, labels2, truncation_psi=0.5, truncation_cutoff=3, **run),
+        'psi0.5_cutoff0':  lambda: Gs.run(z, labels2, truncation_psi=0.5, truncation_cutoff=0, **run),
+        'default_psi':     lambda: Gs.run(z, labels2, **run),
+        'is_validation':   lambda: Gs.run(z, labels2, is_validation=True, **run),
+        'synthesis':       lambda: Gs.components.synthesis.run(data['Gs/dlatents_in'], **run),
+    }
+    compared = 0
+    with eagerly():
+        for key, expected in data.items():
+            which, _, call = key.partition('/')
+            if which == 'Gs' and call in calls:
+                assert_close(calls[call](), expected, 1e-5, f'{name} {key}')
+            elif which == 'D' and call.startswith('scores_b'):
+                batch = int(call.removeprefix('scores_b'))
+                examples = images[:batch], labels[:batch]
+                scale = None if D.kw.label_size else scale_of_scores(D, *examples)
+                assert_close(D.run(*examples), expected, 2e-5, f'{name} {key}', scale)
+            else:
+                continue
+            compared += 1
+    assert compared >= 4
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+def test_spectral_normalization_is_refused():
+    with pytest.raises(Exception, match='spectral normalization'):
+        misc.load_networks(GOLDEN_FAMILY / 'ada' / 'networks' / f'{REFUSED}.pkl')
+
+
+# ---- Without golden numbers ----
+
+SMALL = dict(resolution=8, fmap_base=32, fmap_max=6, label_size=3)
+
+
+def test_variables_have_the_names_of_stylegan2_ada():
+    G = create_network('G', 'G_main', latent_size=5, dlatent_size=6, mapping_layers=1, label_embed=True,
+                       label_fmaps=4, use_noise=False, fmap_const=7, **SMALL)
+    shapes = {name: tuple(var.shape) for name, var in G.vars.items()}
+    assert shapes['G_mapping/LabelEmbed/weight'] == (3, 4) and shapes['G_mapping/LabelEmbed/bias'] == (4,)
+    assert shapes['G_mapping/Dense0/weight'] == (9, 6) and 'G_mapping/LabelConcat/weight' not in shapes
+    assert shapes['G_synthesis/4x4/Const/const'] == (1, 7, 4, 4) and not any('noise' in name for name in shapes)
+    D = create_network('D', 'D_stylegan2', label_embed=True, mapping_layers=2, mapping_fmaps=5, cmap_dim=4,
+                       dense_fmaps=3, **SMALL)
+    shapes = {name: tuple(var.shape) for name, var in D.vars.items()}
+    assert list(shapes)[:6] == [f'{layer}/{var}' for layer in ('LabelEmbed', 'Mapping0', 'Mapping1')
+                                for var in ('weight', 'bias')]
+    assert shapes['Mapping1/weight'] == (5, 4) and shapes['Output/weight'] == (3, 4)
+
+
+def test_conv_clamp_limits_what_leaves_the_convolutions(impl):
+    G = create_network('G', 'G_main', latent_size=5, dlatent_size=6, mapping_layers=1, conv_clamp=1e-3, **SMALL)
+    z = np.random.RandomState(0).randn(2, 5)
+    images = G.run(z, randomize_noise=False)
+    # Two levels of RGB images, each at most 1e-3; upsampling overshoots by less than its gain of 4.
+    assert 0 < np.abs(images).max() <= 5e-3
+    assert np.abs(G.run(z, randomize_noise=False, dtype='bfloat16')).max() <= 5.1e-3
