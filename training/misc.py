@@ -58,9 +58,9 @@ def load_networks(path: str | os.PathLike) -> tuple[Network, Network, Network]:
 def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> None:
     """Write networks in the original's format.
 
-    Networks with the settings of StyleGAN2-ADA are written in version 5, which its readers take, and all others in
-    version 4. Settings that version 5 does not have, such as another activation of the last layers of D, are written
-    in version 4 too; such a file opens only here.
+    If all networks have the settings of StyleGAN2-ADA, they are written in version 5, which its readers take, and else
+    in version 4. If they have settings that neither has, such as another activation of the last layers of D, the file
+    opens only here.
 
     Args:
         obj:     Network, or tuples, lists and dicts of them.
@@ -72,14 +72,21 @@ def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> N
     """
     from dnnlib.tflib import Network
 
+    states: list[legacy_pickle.NetworkState] = []
+
     def state_of(net):
-        state = _state_from_network(net)
-        translated = None if version == 4 else to_version_5(state, force=version == 5)
-        if version == 5 and translated is None:
-            raise UserError(f'{path}: version 5 of the format has no networks with the settings of {net.name}',
+        states.append(_state_from_network(net))
+        return states[-1]
+    data = _map_networks(obj, Network, state_of)
+    if version != 4:
+        translated = {id(state): to_version_5(state, force=version == 5) for state in states}
+        left = [state.name for state in states if translated[id(state)] is None]
+        if left and version == 5:
+            raise UserError(f'{path}: version 5 of the format has no networks with the settings of {left[0]}',
                             'Write version 4.')
-        return translated or state
-    legacy_pickle.dump(_map_networks(obj, Network, state_of), path)
+        if not left:
+            data = _map_networks(data, legacy_pickle.NetworkState, lambda state: translated[id(state)])
+    legacy_pickle.dump(data, path)
 
 
 def save_weights(networks: Sequence[Network], path: str | os.PathLike) -> None:

@@ -58,6 +58,8 @@ _SETTINGS = {
         'mbstd_num_features fmap_base fmap_decay fmap_min fmap_max architecture nonlinearity resample_kernel conv_clamp '
         'num_fp16_res'.split()),
 }
+# Those that the generator does not pass on to its components.
+_OF_GENERATOR = ('truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'dlatent_avg_beta')
 _NAMES = {here: there for there, (here, _, _) in _FUNCTIONS.items()}
 
 
@@ -97,7 +99,8 @@ def _renamed(state, func_name, kwargs):
     components = {}
     for key, component in state.components.items():
         broadcast = component.static_kwargs.get('dlatent_broadcast')
-        own = {'dlatent_broadcast': broadcast, **kwargs} if key == 'mapping' else kwargs
+        own = {name: value for name, value in kwargs.items() if name not in _OF_GENERATOR}
+        own = {'dlatent_broadcast': broadcast, **own} if key == 'mapping' else own
         components[key] = _renamed(component, f'G_{key}', own)
     variables = [item for item in state.variables if item[0] != 'lod']
     return dataclasses.replace(state, version=5, build_func_name=func_name, static_kwargs=kwargs, components=components,
