@@ -8,7 +8,8 @@ from tests.attacks.torch_networks import module, tensor
 from tests.torch_files import whole
 
 _LAYERS = {'Conv': 'conv1', 'Conv0_up': 'conv0', 'Conv1': 'conv1', 'ToRGB': 'torgb', 'Skip': 'skip'}
-_D_LAYERS = {'FromRGB': 'fromrgb', 'Conv0': 'conv0', 'Conv1_down': 'conv1', 'Skip': 'skip', 'Conv': 'conv', 'Dense0': 'fc'}
+_D_LAYERS = {'FromRGB': 'fromrgb', 'Conv0': 'conv0', 'Conv1_down': 'conv1', 'Skip': 'skip', 'Conv': 'conv',
+             'Dense0': 'fc'}
 
 
 def snapshot_of(G, D, Gs):

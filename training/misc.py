@@ -183,7 +183,7 @@ def _state_from_network(net):
         defaults = dict(net.settings)
         for component in net.components.values():
             defaults.update(component.settings)
-        # Of StyleGAN2-ADA's networks also the number of resolutions in half precision: its readers have another default.
+        # Of StyleGAN2-ADA's networks also num_fp16_res: its readers have another default.
         portable = _PORTABLE_KWARGS[func_name] | ({'num_fp16_res'} if kwargs.get('label_embed') else set())
         kwargs = {k: v for k, v in kwargs.items() if k in portable or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(

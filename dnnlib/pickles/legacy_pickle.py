@@ -207,7 +207,8 @@ def _describe(value):
     """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
         written = dataclasses.replace(
-            value, version=5 if value.version == 5 and value.shapes else WRITE_VERSION, static_kwargs=_plain(value.static_kwargs),
+            value, version=5 if value.version == 5 and value.shapes else WRITE_VERSION,
+            static_kwargs=_plain(value.static_kwargs),
             variables=[_variable(name, array) for name, array in value.variables])
         return 'dnnlib.tflib.network.Network', (), {
             'version':          written.version,

@@ -40,8 +40,7 @@ class NetworkState:
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
         version:          Version of the format. 2 and 3 have no components; 4 and 5 do. 2 and 3 are written as 4.
         build_module_src: Source code of the module that held the function. It is stored as text and never executed.
-        shapes:           Names and shapes of inputs and outputs, with the keys SHAPE_KEYS: written in version 5, never
-                          read. None = unknown.
+        shapes:           Names and shapes of inputs and outputs in version 5, with the keys SHAPE_KEYS. None = unknown.
         origin:           What the file says about the training of the network, if it came from PyTorch; not written.
     """
     name: str
@@ -123,6 +122,8 @@ class NetworkReader(Reader):
                 setattr(network, name, state[name])
             elif name != 'components' or state['version'] > 3:
                 raise Refusal(f'holds a network without {name}', DAMAGED)
+        if all(key in state for key in SHAPE_KEYS):
+            network.shapes = {key: state[key] for key in SHAPE_KEYS}
         if DIGEST_KEY in state:
             self.digests[id(network)] = network, state[DIGEST_KEY]
 
@@ -142,7 +143,7 @@ class NetworkReader(Reader):
             if not isinstance(value, expected):
                 raise Refusal(f'holds a network whose {name} is a {type(value).__name__}, not a {expected.__name__}',
                               DAMAGED)
-        for part in (network.static_kwargs, network.components, network.variables):
+        for part in (network.static_kwargs, network.components, network.variables, network.shapes):
             self.check(part, depth + 1)
         if not all(isinstance(component, NetworkState) for component in network.components.values()):
             raise Refusal(f'holds a network ({show(network.name)}) with a component that is no network', DAMAGED)

@@ -253,11 +253,15 @@ def _filter(taps):
 
 def _mapping_settings(mapping):
     """Settings of a network that maps labels."""
-    layer, embed = _child(mapping, 'fc0'), _children(mapping).get('embed')
-    return dict(
-        mapping_layers=_get(mapping, 'num_layers', int), mapping_lrmul=_get(layer, 'bias_gain', (float, int)),
-        mapping_nonlinearity=_get(layer, 'activation', str), label_embed=True,
+    num_layers, embed = _get(mapping, 'num_layers', int), _children(mapping).get('embed')
+    settings = dict(
+        mapping_layers=num_layers, label_embed=True,
         label_fmaps=_weight(embed).shape[0] if isinstance(embed, TorchModule) else _get(mapping, 'w_dim', int))
+    if num_layers:
+        layer = _child(mapping, 'fc0')
+        settings.update(mapping_lrmul=_get(layer, 'bias_gain', (float, int)),
+                        mapping_nonlinearity=_get(layer, 'activation', str))
+    return settings
 
 
 def _mapping_width(mapping, default):

@@ -55,8 +55,8 @@ _SETTINGS = {
         'truncation_cutoff style_mixing_prob dlatent_avg_beta'.split()),
     'D_main': set(
         'num_channels resolution label_size mapping_layers mapping_fmaps mapping_lrmul mbstd_group_size '
-        'mbstd_num_features fmap_base fmap_decay fmap_min fmap_max architecture nonlinearity resample_kernel conv_clamp '
-        'num_fp16_res'.split()),
+        'mbstd_num_features fmap_base fmap_decay fmap_min fmap_max architecture nonlinearity resample_kernel '
+        'conv_clamp num_fp16_res'.split()),
 }
 # Those that the generator does not pass on to its components.
 _OF_GENERATOR = ('truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'dlatent_avg_beta')

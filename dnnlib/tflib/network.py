@@ -225,7 +225,7 @@ class Network(keras.Model):
 
     @property
     def origin(self) -> dict[str, Any] | None:
-        """Settings of the training that the network comes from, if it was read from a pickle of PyTorch. None = unknown.
+        """Settings of the training that the network comes from, if it was read from a pickle of PyTorch; or None.
 
         training_set_kwargs: settings of the training set. augment_pipe: those of the augmentation, with its probability
         p; None = there was none.

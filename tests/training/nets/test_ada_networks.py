@@ -1,18 +1,22 @@
 """Networks of StyleGAN2-ADA, read from pickles of PyTorch and TensorFlow, against the original's numbers."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
-from dnnlib.pickles.network_state import NetworkReader
+from dnnlib.pickles.network_state import NetworkReader, NetworkState
 from dnnlib.pickles.reader import BoundedStream
 from tests.golden import GOLDEN_ADA, GOLDEN_FAMILY, assert_close, load_json, load_npz
+from tests.torch_snapshots import snapshot_of
 from tests.training.test_networks import eagerly, scale_of_scores
 from training import misc
 from training.nets.registry import create_network
 from training.networks_stylegan2 import embed_labels, truncate
+from training.step.train_step import TrainStep
 
 VARIANTS = load_json('networks/variants.json', GOLDEN_ADA)
 VERSION_5 = load_json('ada/networks/variants.json', GOLDEN_FAMILY)
@@ -111,6 +115,52 @@ def test_networks_of_version_5(name):
 def test_spectral_normalization_is_refused():
     with pytest.raises(UserError, match='spectral normalization is not supported'):
         misc.load_networks(GOLDEN_FAMILY / 'ada' / 'networks' / f'{REFUSED}.pkl')
+
+
+def ada_networks(G_args=None, D_args=None, **args):
+    """(G, D, Gs) with the settings that networks of StyleGAN2-ADA have, and these."""
+    args = dict(label_embed=True, conv_clamp=256, **args)
+    latents = dict(latent_size=5, dlatent_size=6, label_fmaps=6, mapping_fmaps=6, mapping_layers=2)
+    G = create_network('G', 'G_main', truncation_psi=1.0, **latents, **args, **(G_args or {}))
+    D = create_network('D', 'D_stylegan2', **args, **(D_args or {}))
+    return G, D, G.clone('Gs')
+
+
+@pytest.mark.parametrize('args', [
+    dict(SMALL, D_args=dict(mapping_layers=0, mapping_fmaps=4, label_fmaps=4)),
+    dict(SMALL, D_args=dict(mapping_layers=3, mapping_fmaps=5, label_fmaps=4, mbstd_group_size=None)),
+    dict(resolution=16, fmap_base=16, fmap_max=9, label_size=0, G_args=dict(architecture='resnet'),
+         D_args=dict(architecture='skip')),
+    dict(resolution=4, fmap_base=8, fmap_max=4, label_size=2, G_args=dict(architecture='orig', use_noise=False),
+         D_args=dict(mapping_layers=1, mapping_fmaps=4, mbstd_num_features=2))])
+def test_networks_written_as_pytorch_does_are_read(args, tmp_path):
+    """Networks of kinds that the golden set does not have: without layers after the embedding in D, of 4x4 pixels."""
+    nets = ada_networks(**args)
+    (tmp_path / 'ada.pkl').write_bytes(snapshot_of(*nets))
+    images = np.random.RandomState(0).randn(2, 3, nets[1].kw.resolution, nets[1].kw.resolution)
+    labels = np.eye(nets[1].kw.label_size)[:2] if nets[1].kw.label_size else None
+    others = misc.load_networks(tmp_path / 'ada.pkl')
+    for a, b in zip(nets, others, strict=True):
+        assert {*a.vars} == {*b.vars}
+        for key, var in a.vars.items():
+            np.testing.assert_allclose(b.get_var(key), var.numpy(), atol=1e-6 if 'mod_bias' in key else 0)
+    with eagerly():
+        np.testing.assert_array_equal(nets[1].run(images, labels), others[1].run(images, labels))
+
+
+def test_opening_takes_about_as_long_as_a_pickle_of_tensorflow(tmp_path, monkeypatch):
+    """Of the same networks, without a checksum, as the files of others are."""
+    monkeypatch.setattr(NetworkState, 'digest', lambda self, max_bytes=0: '')
+    nets = ada_networks(resolution=64, fmap_base=4096, fmap_max=96, label_size=0)
+    misc.save_pkl(nets, tmp_path / 'tf.pkl')
+    (tmp_path / 'torch.pkl').write_bytes(snapshot_of(*nets))
+    seconds = {'tf.pkl': [], 'torch.pkl': []}
+    for _ in range(3):
+        for name, measured in seconds.items():
+            start = time.process_time()
+            misc.load_networks(tmp_path / name)
+            measured.append(time.process_time() - start)
+    assert min(seconds['torch.pkl']) < 1.5 * min(seconds['tf.pkl'])
 
 
 # ---- Writing ----
@@ -235,3 +285,25 @@ def test_conv_clamp_limits_what_leaves_the_convolutions(impl):
     # Two levels of RGB images, each at most 1e-3; upsampling overshoots by less than its gain of 4.
     assert 0 < np.abs(images).max() <= 5e-3
     assert np.abs(G.run(z, randomize_noise=False, dtype='bfloat16')).max() <= 5.1e-3
+
+
+def test_growing_networks_take_the_settings_too():
+    G = create_network('G', 'G_main', synthesis_func='G_synthesis_stylegan_revised', latent_size=5, dlatent_size=6,
+                       mapping_layers=1, conv_clamp=1e-3, label_embed=True, **SMALL)
+    D = create_network('D', 'D_stylegan', conv_clamp=0.5, label_embed=True, mbstd_group_size=None, **SMALL)
+    labels = np.eye(3)[:2]
+    with eagerly():
+        images = G.run(np.random.RandomState(0).randn(2, 5), labels, randomize_noise=False)
+        scores = D.run(images, labels)
+        others = D.run(images, labels[::-1])
+    assert 0 < np.abs(images).max() <= 1e-3  # There is no sum of images.
+    assert scores.shape == (2, 1) and (scores != others).all()
+
+
+def test_freeze_d_counts_no_layers_of_labels():
+    """It counts the layers that see the image, from the image on."""
+    G = create_network('G', 'G_main', latent_size=5, dlatent_size=6, mapping_layers=1, **SMALL)
+    D = create_network('D', 'D_stylegan2', label_embed=True, mapping_layers=2, **SMALL)
+    step = TrainStep(G, D, G.clone('Gs'), 'G_logistic_ns', 'D_logistic', freeze_d=3, label_table=np.eye(3))
+    assert step.frozen_layers == ['8x8/FromRGB', '8x8/Conv0', '8x8/Conv1_down']
+    assert 'LabelEmbed/weight' in step.trained['D'] and 'Mapping1/bias' in step.trained['D']
