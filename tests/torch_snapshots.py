@@ -2,8 +2,6 @@
 
 import re
 
-import numpy as np
-
 from tests.attacks.torch_networks import module, tensor
 from tests.torch_files import whole
 
@@ -95,7 +93,7 @@ def _tree(modules, attributes, path=''):
     below = {name.removeprefix(f'{path}.' if path else '').split('.')[0]
              for name in modules if name.startswith(f'{path}.' if path else '')}
     children = {name: _tree(modules, attributes, f'{path}.{name}' if path else name) for name in sorted(below)}
-    own = next(values for pattern, values in attributes.items() if re.fullmatch(pattern, path))
-    parameters = {name: tensor(np.ascontiguousarray(x)) for name, x in modules.get(path, {}).items()}
+    own = next((values for pattern, values in attributes.items() if re.fullmatch(pattern, path)), {})
+    parameters = {name: tensor(x) for name, x in modules.get(path, {}).items()}
     class_name = own.get('class_name', 'Layer')
     return module(class_name, children, parameters, **{key: x for key, x in own.items() if key != 'class_name'})
