@@ -141,9 +141,25 @@ def _network_from_state(state, path):
             raise UserError(
                 f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
                 'The file is damaged or was made by a modified network.')
-        variables[name].assign(value.astype(np.float32, copy=False))
+        variables[name].assign(_contiguous(value.astype(np.float32, copy=False)))
     net.origin = state.origin
     return net
+
+
+def _contiguous(value: np.ndarray) -> Any:
+    """The array, or a tensor if it is a transposed or flipped view of numbers in order: weights of PyTorch are.
+
+    TensorFlow transposes convolution kernels in a third of the time that NumPy takes.
+    """
+    import tensorflow as tf
+    flipped = [axis for axis, stride in enumerate(value.strides) if stride < 0]
+    base = np.flip(value, flipped) if flipped else value
+    order = sorted(range(value.ndim), key=lambda axis: -base.strides[axis])
+    base = base.transpose(order)
+    if value.ndim < 2 or value.flags.c_contiguous or not base.flags.c_contiguous:
+        return value
+    x = tf.transpose(base, np.argsort(order))
+    return tf.reverse(x, flipped) if flipped else x
 
 
 def _check_lists(settings: dict[str, Any]):

@@ -1,5 +1,6 @@
 """Networks of StyleGAN2-ADA, read from pickles of PyTorch and TensorFlow, against the original's numbers."""
 
+import re
 import time
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_networks_of_version_5(name):
                 examples = images[:batch], labels[:batch]
                 scale = None if D.kw.label_size else scale_of_scores(D, *examples)
                 assert_close(D.run(*examples), expected, 2e-5, f'{name} {key}', scale)
+            elif which == 'generate_py':
+                seed, class_idx = map(int, re.fullmatch(r'seed(\d+)_trunc0.5(?:_class(\d+))?', call).groups('-1'))
+                label = None if class_idx < 0 else np.eye(labels.shape[1])[[class_idx]]
+                image = misc.image_of_seed(Gs, seed, label, truncation_psi=0.5)[0].transpose(1, 2, 0)
+                pixels = np.rint(image * 127.5 + 127.5).clip(0, 255)
+                assert np.abs(pixels - expected).max() <= 1, key
+            elif key == 'fp16/Gs/psi1':
+                images16 = Gs.run(z, labels2, truncation_psi=1, dtype='float16', **run)
+                assert_close(images16, expected, 2e-2, f'{name} {key}')
+            elif key == 'fp16/D/scores_b4':
+                scores16 = D.run(images[:4], labels[:4], dtype='float16')
+                assert_close(scores16, expected, 2e-2, f'{name} {key}')
             else:
                 continue
             compared += 1
@@ -130,7 +143,7 @@ def ada_networks(G_args=None, D_args=None, **args):
     dict(SMALL, D_args=dict(mapping_layers=0, mapping_fmaps=4, label_fmaps=4)),
     dict(SMALL, D_args=dict(mapping_layers=3, mapping_fmaps=5, label_fmaps=4, mbstd_group_size=None)),
     dict(resolution=16, fmap_base=16, fmap_max=9, label_size=0, G_args=dict(architecture='resnet'),
-         D_args=dict(architecture='skip')),
+         D_args=dict(architecture='skip', dense_fmaps=8)),
     dict(resolution=4, fmap_base=8, fmap_max=4, label_size=2, G_args=dict(architecture='orig', use_noise=False),
          D_args=dict(mapping_layers=1, mapping_fmaps=4, mbstd_num_features=2))])
 def test_networks_written_as_pytorch_does_are_read(args, tmp_path):
