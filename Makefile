@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
-.PHONY: test test-quick nightly test-kernels test-versions lint fuzz cuda-check reference-check bench clean
+.PHONY: test test-quick nightly test-kernels test-layout test-versions lint fuzz cuda-check reference-check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 25
@@ -128,6 +128,9 @@ nightly: .venv/.installed ## run the tests that take many minutes, which `make t
 test-kernels: .venv/.installed ## run the golden tests with TensorFlow's other CPU kernels (oneDNN off or on)
 	other=$$($(PY) -c 'from dnnlib import onednn; print(0 if onednn.is_on() else 1)') && test -n "$$other" && \
 	    TF_ENABLE_ONEDNN_OPTS=$$other $(PY) $(PYTEST) -m other_kernels
+
+test-layout: .venv/.installed ## run the golden tests with channels first, the layout of GPUs in float32
+	STYLEGAN2_TEST_LAYOUT=NCHW $(PY) $(PYTEST) -m channels_first
 
 # The quick tests on other versions, each in its own environment: PYTHONS lists the Python versions that can run it, of
 # which the first that is installed is used; INSTALL lists what is installed into it.

@@ -20,7 +20,7 @@ import tqdm
 from dnnlib import cli, storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
-from training.data import dataset_writer, image_folder, known_datasets, pil_ops, tfrecords
+from training.data import dataset_writer, image_folder, known_datasets, pil_ops, tfrecords, writer_progress
 
 _MAX_REASONS = 10             # This many of the images that are left out are named; the others are only counted.
 _SHEET_PIXELS = (1920, 1080)  # Size that the picture of `display` fits into, if one image does.
@@ -186,12 +186,14 @@ def verify(tfrecord_dir: str) -> None:
 
 # ---- create_...: one command for each source of images ----
 
-def _write(tfrecord_dir, source, force, command):
+def _write(tfrecord_dir, source, source_path, force, resume, command):
     """Create a dataset from a dataset_writer.Source and print what was added and left out."""
     print(f'Creating dataset "{tfrecord_dir}"', flush=True)
     dataset_writer.tune_malloc()
     added = left_out = 0
-    with contextlib.closing(dataset_writer.write_source(tfrecord_dir, source, force, command=command)) as results:
+    source_digest = writer_progress.digest_of_files(source_path)
+    with contextlib.closing(dataset_writer.write_source(
+            tfrecord_dir, source, force, command=command, resume=resume, source_digest=source_digest)) as results:
         for result in _progress(results, source.expected_images):
             added += result is True
             left_out += result is not True
@@ -202,13 +204,14 @@ def _write(tfrecord_dir, source, force, command):
     print(f'Added {added} images.')
 
 
-def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: bool, command: str,
+def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: bool, resume: bool, command: str,
                        labels: str | None, max_images: int | None, skip_bad: bool, **conversion: Any) -> None:
     """Create a dataset from a folder or .zip of images.
 
     Args:
         tfrecord_dir: Folder to make for the dataset.
         force:        Replace an existing dataset?
+        resume:       Go on where an interrupted run was?
         command:      This command, for NAME.json.
         conversion:   Fields of image_folder.Conversion.
         image_dir, shuffle, labels, max_images, skip_bad: See image_folder.open_source.
@@ -225,7 +228,7 @@ def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: 
         raise UserError('--letterbox sets the size of the images itself', 'Leave out --resolution and --resize.')
     with image_folder.open_source(image_dir, image_folder.Conversion(**conversion), shuffle, labels, max_images,
                                   skip_bad) as source:
-        _write(tfrecord_dir, source, force, command)
+        _write(tfrecord_dir, source, image_dir, force, resume, command)
 
 
 def _create(kind, make_source):
@@ -233,10 +236,10 @@ def _create(kind, make_source):
 
     `make_source` takes the other arguments of the command; the one that ends in _dir or _filename is the input.
     """
-    def create(tfrecord_dir, force, command, **arguments):
+    def create(tfrecord_dir, force, resume, command, **arguments):
         source_path = next(value for name, value in arguments.items() if name.endswith(('_dir', '_filename')))
         print(f'Loading {kind} from "{source_path}"', flush=True)
-        _write(tfrecord_dir, make_source(**arguments), force, command)
+        _write(tfrecord_dir, make_source(**arguments), source_path, force, resume, command)
 
     return create
 
@@ -291,6 +294,9 @@ def _flag(name, type, default, text, metavar=None, **more):
 
 
 _FORCE = 'force', {'action': 'store_true', 'help': 'replace what an earlier run made there'}
+_RESUME = 'resume', {'action': 'store_true',
+                     'help': 'go on where a run that was stopped or killed was, and keep what is there if this one is '
+                             'stopped; begin if there is nothing to go on from'}
 _SHUFFLE = _flag('shuffle', cli.boolean, True, 'store them in random order', 'BOOL')
 _MAX_IMAGES = _flag('max_images', cli.positive_int, None, 'stop after this many images', 'N')
 _DATASET = {'tfrecord_dir': 'folder of the dataset'}
@@ -313,7 +319,7 @@ _COMMANDS = {
         create_from_images, 'make a dataset of a folder of images',
         _NEW | {'image_dir': 'folder (with those below it) or .zip of square RGB or grayscale images, '
                              'all alike, side a power of two'},
-        [_SHUFFLE, _MAX_IMAGES, _FORCE,
+        [_SHUFFLE, _MAX_IMAGES, _FORCE, _RESUME,
          _flag('resolution', power_of_two, None, 'bring all images to this size', 'N'),
          _flag('resize', str, None, 'how: crop = square in the middle, scaled; fit = scaled, black around it; '
                                     'stretch (default: crop)', choices=['crop', 'fit', 'stretch']),
@@ -326,45 +332,48 @@ _COMMANDS = {
          ('skip_bad', {'action': 'store_true', 'help': 'leave out images that cannot be used'})]),
     'create_mnist': _Command(
         _create('MNIST', known_datasets.mnist), 'make a dataset of MNIST',
-        _NEW | {'mnist_dir': 'folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz'}, [_FORCE]),
+        _NEW | {'mnist_dir': 'folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz'}, [_FORCE, _RESUME]),
     'create_mnistrgb': _Command(
         _create('MNIST', known_datasets.mnistrgb), 'make a dataset of random triples of MNIST digits',
         _NEW | {'mnist_dir': 'folder of train-images-idx3-ubyte.gz'},
         [_flag('num_images', cli.positive_int, 1000000, 'how many triples', 'N'),
-         _flag('random_seed', cli.seed, 123, 'seed of the triples', 'SEED'), _FORCE]),
+         _flag('random_seed', cli.seed, 123, 'seed of the triples', 'SEED'), _FORCE, _RESUME]),
     'create_cifar10': _Command(
         _create('CIFAR-10', known_datasets.cifar10), 'make a dataset of CIFAR-10',
-        _NEW | {'cifar10_dir': 'folder of data_batch_1 to data_batch_5'}, [_FORCE]),
+        _NEW | {'cifar10_dir': 'folder of data_batch_1 to data_batch_5'}, [_FORCE, _RESUME]),
     'create_cifar100': _Command(
         _create('CIFAR-100', known_datasets.cifar100), 'make a dataset of CIFAR-100',
-        _NEW | {'cifar100_dir': 'folder of the file train'}, [_FORCE]),
+        _NEW | {'cifar100_dir': 'folder of the file train'}, [_FORCE, _RESUME]),
     'create_svhn': _Command(
         _create('SVHN', known_datasets.svhn), 'make a dataset of SVHN',
-        _NEW | {'svhn_dir': 'folder of train_1.pkl to train_3.pkl'}, [_FORCE]),
+        _NEW | {'svhn_dir': 'folder of train_1.pkl to train_3.pkl'}, [_FORCE, _RESUME]),
     'create_lsun': _Command(
         _create('LSUN dataset', known_datasets.lsun), 'make a dataset of an LSUN category',
         _NEW | {'lmdb_dir': 'folder of data.mdb'},
-        [_flag('resolution', power_of_two, 256, 'size of the images', 'N'), _MAX_IMAGES, _FORCE]),
+        [_flag('resolution', power_of_two, 256, 'size of the images', 'N'), _MAX_IMAGES, _FORCE, _RESUME]),
     'create_lsun_wide': _Command(
         _create('LSUN dataset', known_datasets.lsun_wide), 'make a dataset of an LSUN category of wide images',
         _NEW | {'lmdb_dir': 'folder of data.mdb'},
         [_flag('width', power_of_two, 512, 'width of the images, and of the square around them', 'N'),
-         _flag('height', cli.positive_int, 384, 'height of the images in the square', 'N'), _MAX_IMAGES, _FORCE]),
+         _flag('height', cli.positive_int, 384, 'height of the images in the square', 'N'), _MAX_IMAGES, _FORCE,
+         _RESUME]),
     'create_celeba': _Command(
         _create('CelebA', known_datasets.celeba), 'make a dataset of CelebA',
         _NEW | {'celeba_dir': 'folder of img_align_celeba_png'},
-        [_flag('cx', int, 89, 'column of the center', 'N'), _flag('cy', int, 121, 'row of the center', 'N'), _FORCE]),
+        [_flag('cx', int, 89, 'column of the center', 'N'), _flag('cy', int, 121, 'row of the center', 'N'), _FORCE,
+         _RESUME]),
     'create_from_hdf5': _Command(
         _create('HDF5 archive', known_datasets.hdf5), 'make a dataset of an HDF5 archive',
         _NEW | {'hdf5_filename': 'HDF5 archive'},
         [_SHUFFLE,
          _flag('range', value_range, None, 'values of black and white; floating-point numbers need it, as in '
-                                           '--range=-1,1 (default for whole numbers: 0,255)', 'LOW,HIGH'), _FORCE]),
+                                           '--range=-1,1 (default for whole numbers: 0,255)', 'LOW,HIGH'),
+         _FORCE, _RESUME]),
 }
 
 
 def _parse_args(argv):
-    parser = argparse.ArgumentParser(prog='dataset_tool.py', description=__doc__)
+    parser = cli.ArgumentParser(prog='dataset_tool.py', description=__doc__)
     cli.add_debug_flag(parser)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for name, command in _COMMANDS.items():
@@ -388,7 +397,7 @@ def _recorded_command(name, args):
     parts = [name]
     for option, settings in _COMMANDS[name].options:
         value, flag = args[option], f'--{option.replace("_", "-")}'
-        if option == 'force' or value == settings.get('default', False):
+        if option in ('force', 'resume') or value == settings.get('default', False):
             continue
         if value is True and 'action' in settings:
             parts.append(flag)

@@ -4,11 +4,12 @@ of network files."""
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dnnlib import cli, storage
+from dnnlib import cli, memory, storage
 from dnnlib.run_dir import RunDir
 from training.options import PRECISIONS
 
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     A flag with the default SUPPRESS is left out of the result if it is not given: the default is that of the function.
     """
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='run_generator.py', description='Pictures from a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
@@ -219,6 +220,7 @@ def style_mixing_example(
     if row_dlatents != col_dlatents:  # Images of the same name in two files are two images.
         cols = {f'col_{key}' if key in rows and isinstance(key, str) else key: style for key, style in cols.items()}
     row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # A seed may be given twice.
+    _require_memory(Gs.output_shape, len(row_keys), len(col_keys))
 
     print('Generating images...')
     pictures = {(key, key): _synthesize(Gs, w[np.newaxis], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
@@ -268,6 +270,13 @@ def convert(network_pkl: str, out: str, version: int | None = None) -> None:
 def coarse_layers(num_layers: int) -> list[int]:
     """Layers that the columns of a grid mix in by default: 7 of 18 as in the paper's figures, or that share."""
     return list(range(max(round(num_layers * 7 / 18), 1)))
+
+
+def _require_memory(shape: Sequence[int], rows: int, cols: int) -> None:
+    """Raise a UserError if a style-mixing grid of images [N, C, H, W] does not fit into memory with its pictures."""
+    image_bytes = math.prod(shape[1:])
+    memory.require(image_bytes * (2 * rows * cols + 3 * (rows + cols) + 1), f'a grid of {rows} rows and {cols} columns',
+                   'Choose fewer rows or columns.')
 
 
 def _styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi: float,

@@ -28,7 +28,7 @@ metrics:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='run_metrics.py', description='Measure the quality of a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
     parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',

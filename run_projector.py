@@ -41,7 +41,7 @@ _EXAMPLES = '''examples:
 
 def _parser() -> argparse.ArgumentParser:
     """Parser of the command line. Its defaults are the only ones that count: all values are given to the functions."""
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='run_projector.py', description='Project images to the latent space of a StyleGAN2 network.',
         epilog=_EXAMPLES, formatter_class=cli.help_formatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')

@@ -60,7 +60,7 @@ _MOST_NAMES = 8  # Names of datasets that an error lists.
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='run_training.py', description='Train StyleGAN2 on a dataset made by dataset_tool.py.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
     options.add_flags(parser)

@@ -1,4 +1,4 @@
-"""Speed and memory of dataset_tool.py, and speed of the reader compared with training.
+"""Speed and memory of dataset_tool.py, and speed of the reader, also from a dataset of large images on the disk.
 
 The writer is compared with a simple one that uses tf.train.Example on one thread.
 """
@@ -23,6 +23,7 @@ from bench import networks, timing
 if TYPE_CHECKING:
     from training.dataset import TFRecordDataset
 
+_8_GPUS = 8 * 30  # Images per second that 8 GPUs show in training, if one shows 30.
 COLUMNS = {'name': 's', 'plain_per_s': '.0f', 'ours_per_s': '.0f', 'ratio': '.1f', 'before': '.1f',
            'decoding_per_s': '.0f', 'decoding_ratio': '.1f'}
 
@@ -34,8 +35,10 @@ def main(argv: list[str], prog: str) -> None:
     parser.add_argument('--json', help='write the rows to this file', metavar='FILE')
     parser.add_argument('--rounds', help='times each writer is timed', type=int, default=3, metavar='N')
     parser.add_argument('--images', help='256x256 images that are written', type=int, default=1000, metavar='N')
-    parser.add_argument('--only', help='only these of writing, memory, reading', nargs='+',
-                        default=['writing', 'memory', 'reading'])
+    parser.add_argument('--large-images', help='1024x1024 images that are written to be read, 4.2 MB each', type=int,
+                        default=1000, metavar='N')
+    parser.add_argument('--only', help='only these of writing, memory, reading, large', nargs='+',
+                        default=['writing', 'memory', 'reading', 'large'])
     args = parser.parse_args(argv)
 
     print(timing.machine())
@@ -51,6 +54,8 @@ def main(argv: list[str], prog: str) -> None:
             others.append({'name': 'data/memory', 'few_mb': few, 'many_mb': many, 'ratio': many / few})
         if 'reading' in args.only:
             others.append(measure_reading(work))
+        if 'large' in args.only:
+            others += measure_large(work, args.large_images)
     timing.keep(rows + others, args.json)
 
 
@@ -188,6 +193,42 @@ def measure_reading(work: str) -> dict[str, Any]:
     return row
 
 
+def measure_large(work: str, count: int, minibatch: int = 32) -> list[dict[str, Any]]:
+    """Measure the reader on images of 1024x1024, from the disk and from memory, in their shuffled order.
+
+    The time begins when nothing is read or prefetched, and ends when all is read. Returns the rows, and prints them.
+    """
+    from training.data import dataset_writer
+    from training.dataset import TFRecordDataset
+    pictures = np.random.RandomState(0).randint(0, 256, [4, 3, 1024, 1024]).astype(np.uint8)
+    source = dataset_writer.Source((3, 1024, 1024), range(count), lambda number: pictures[number % 4], count)
+    for _ in dataset_writer.write_source(f'{work}/large', source):
+        pass
+    rows = []
+    for place in ('disk', 'memory'):
+        if place == 'disk':
+            drop_cached(f'{work}/large/large-r10.tfrecords')
+        data = TFRecordDataset(f'{work}/large')
+        start, start_cpu = time.perf_counter(), time.process_time()
+        read = sum(len(images) for _, (images, _labels) in zip(range(count // minibatch), data.iterate(minibatch)))
+        per_s, per_core_s = read / (time.perf_counter() - start), read / (time.process_time() - start_cpu)
+        rows.append({'name': f'data/reading/1024/{place}', 'images': read, 'images_per_s': per_s,
+                     'per_core_s': per_core_s, 'gb_per_s': per_s * 3 * 2**20 / 1e9, 'of_8_gpus': per_s / _8_GPUS})
+        print(f'Reader, {read} images of 1024x1024 from the {place}: {per_s:.0f} images/s, '
+              f'{rows[-1]["gb_per_s"]:.2f} GB/s; {per_core_s:.0f} images per second of a core. '
+              f'8 GPUs at 30 images/s each need {_8_GPUS}: {per_s / _8_GPUS:.1f} times that are read, '
+              f'and {_8_GPUS / per_core_s:.1f} cores are needed')
+    return rows
+
+
+def drop_cached(path: str) -> None:
+    """Have the system write a file to the disk and forget what it has of it in memory (on Linux)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
 def training_speed(data: TFRecordDataset, minibatch: int = 8, iterations: int = 4) -> float:
     """Measure images per second of config-e after tracing, without the phase that runs once in 16 iterations."""
     trainer, lrate = networks.make_trainer('config-e', data.resolution, minibatch)
@@ -198,4 +239,5 @@ def training_speed(data: TFRecordDataset, minibatch: int = 8, iterations: int = 
             start = time.perf_counter()
         for phase in trainer.phases(number):
             trainer.update_Gs(0.999) if phase == 'Gs_update' else functions[phase]()
+    timing.wait_for_devices()
     return minibatch * iterations / (time.perf_counter() - start)

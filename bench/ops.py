@@ -1,6 +1,7 @@
 """The native ops against a copy of as many bytes, the reference form, and convolutions of one-channel images.
 
-The copy is NumPy's, between two preallocated arrays, with one thread per CPU.
+The copy is NumPy's, between two preallocated arrays, with one thread per CPU; with a GPU it is made on the GPU, by
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def page_cases() -> list[Case]:
     """The cases without --shapes."""
     ops = ['upfirdn_2d/up1', 'upfirdn_2d/up2', 'upfirdn_2d/down2', 'fused_bias_act/forward', 'fused_bias_act/backward']
     kinds = [(op, data_format) for op in ops for data_format in ('NHWC', 'NCHW')]
-    kinds.append(('styled_bias_act/forward', 'NHWC'))
+    kinds += [(f'styled_bias_act/{kind}', data_format) for kind in ('forward', 'forward_backward')
+              for data_format in ('NHWC', 'NCHW')]
     return [(f'{op}/{data_format}/{dtype}', op, data_format, dtype, SHAPE)
             for op, data_format in kinds for dtype in ('float32', 'bfloat16')]
 
@@ -128,8 +130,10 @@ def measure(name: str, op: str, data_format: str, dtype: str, shape: tuple[int, 
     x = tf.cast(tf.random.normal([n, h, w, c] if data_format == 'NHWC' else shape), dtype)
     kind = op.split('/')[1]
     functions, result = traced_forms(x, op, kind, data_format, with_conv)
-    # The op reads x, and dy if there is one, and writes the result. The gradient of a bias alone only reads dy.
-    num_bytes = (int(tf.size(x)) * (2 if kind == 'backward' else 1) + int(tf.size(result))) * x.dtype.size
+    # The op reads x, and dy if there is one, and writes the result. The gradient of a bias alone only reads dy. Forward
+    # and backward: x to y; dy, y and x to dx.
+    num_read = {'backward': 2, 'forward_backward': 5}.get(kind, 1)
+    num_bytes = (int(tf.size(x)) * num_read + int(tf.size(result))) * x.dtype.size
     if kind == 'backward' and act_of(x, data_format) == 'linear':
         num_bytes //= 3
     del result
@@ -165,8 +169,8 @@ def traced_forms(x: Any, op: str, kind: str, data_format: str, with_conv: bool) 
     resamples = op.startswith('upfirdn_2d')
 
     def form(impl, x):
-        if op == 'styled_bias_act/forward':
-            return styled(x)
+        if op.startswith('styled_bias_act'):
+            return styled(x, kind, data_format)
         return resampling(x, kind, data_format) if resamples else bias_act(x, kind, data_format, impl)
 
     forms = {'native': form('native', x), 'ref': form('ref', x)}
@@ -183,13 +187,21 @@ def traced_forms(x: Any, op: str, kind: str, data_format: str, with_conv: bool) 
     return functions, tf.nest.flatten(results)[0]
 
 
-def memory_functions(num_bytes: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def memory_functions(num_bytes: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """What an op that accesses so many bytes is compared with, and what is run before both.
 
     Returns:
-        (function that reads and writes half of the bytes each: a copy between two arrays,
-        function that reads as many bytes of other arrays). Both run in as many threads as there are CPUs.
+        (function that reads and writes half of the bytes each: a copy,
+        function that reads as many bytes of other arrays). Both run on the GPU if there is one, otherwise in as many
+        threads as there are CPUs.
     """
+    import tensorflow as tf
+
+    from dnnlib.tflib.tfutil import has_gpu
+    if has_gpu():
+        source, other = tf.ones([num_bytes // 8]), tf.ones([num_bytes // 4])
+        return (tf.function(lambda: tf.raw_ops.DeepCopy(x=source), autograph=False),
+                tf.function(lambda: tf.reduce_max(other), autograph=False))
     threads = len(os.sched_getaffinity(0))
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     sources, targets = (np.array_split(np.ones(num_bytes // 2, np.uint8), threads) for _ in range(2))
@@ -212,15 +224,25 @@ def resampling(x: Any, kind: str, data_format: str) -> Callable:
     return lambda: resample(x, FILTER, data_format=data_format)
 
 
-def styled(x: Any) -> Callable:
-    """What follows a modulated convolution of config-f, in half precision with its clamp."""
+def styled(x: Any, kind: str, data_format: str) -> Callable:
+    """What follows a modulated convolution of config-f, in half precision with its clamp; `kind` says if its gradients
+    are computed too."""
     import tensorflow as tf
 
     import custom_ops
-    n, h, w, c = x.shape
-    b, scale, noise = tf.random.normal([c]), tf.random.normal([n, c]), tf.random.normal([n, h, w, 1])
+    n, h, w, c = x.shape if data_format == 'NHWC' else [x.shape[axis] for axis in (0, 2, 3, 1)]
+    b, scale = tf.random.normal([c]), tf.random.normal([n, c])
+    noise = tf.random.normal([n, h, w, 1] if data_format == 'NHWC' else [n, 1, h, w])
+    dy = tf.cast(tf.random.normal(x.shape), x.dtype)
     clamp = None if x.dtype == tf.float32 else 256.0
-    return lambda: custom_ops.styled_bias_act(x, b, scale, noise, act='lrelu', clamp=clamp, data_format='NHWC')
+
+    def forward():
+        return custom_ops.styled_bias_act(x, b, scale, noise, act='lrelu', clamp=clamp, data_format=data_format)
+
+    def forward_backward():
+        y = forward()
+        return tf.gradients(y, [x, b, scale, noise], dy), y
+    return {'forward': forward, 'forward_backward': forward_backward}[kind]
 
 
 def act_of(x: Any, data_format: str) -> str:

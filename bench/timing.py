@@ -18,12 +18,25 @@ from dnnlib import storage
 FIGURES = Path(__file__).parent / 'figures'  # Results of earlier runs: PAGE.json, as written by --json.
 
 
+def wait_for_devices() -> None:
+    """Return when all GPUs have done their work. TensorFlow's calls return earlier."""
+    if 'tensorflow' not in sys.modules:
+        return
+    import tensorflow as tf
+
+    from dnnlib.tflib.tfutil import has_gpu
+    if has_gpu():
+        tf.test.experimental.sync_devices()
+
+
 def interleaved(functions: Mapping[Any, Callable[[], Any]], rounds: int, seconds: float | None = None,
                 ) -> dict[Any, tuple[float, float]]:
     """Call each function once per round, so that other load on the machine affects all of them alike.
 
+    The time of a call includes what it has left to do to the GPUs.
+
     Args:
-        functions: {name: function without arguments}. Each must return only when its work is done.
+        functions: {name: function without arguments}.
         rounds:    Number of timed rounds. One more round comes first and is not timed.
         seconds:   Start no new round after this time, but time at least three rounds. None = no limit.
 
@@ -32,6 +45,7 @@ def interleaved(functions: Mapping[Any, Callable[[], Any]], rounds: int, seconds
     """
     for function in functions.values():
         function()
+    wait_for_devices()
     times = {name: [] for name in functions}
     begin = time.perf_counter()
     for done in range(rounds):
@@ -40,6 +54,7 @@ def interleaved(functions: Mapping[Any, Callable[[], Any]], rounds: int, seconds
         for name, function in functions.items():
             start = time.perf_counter()
             function()
+            wait_for_devices()
             times[name].append((time.perf_counter() - start) * 1e3)
     return {name: (statistics.median(values), min(values)) for name, values in times.items()}
 

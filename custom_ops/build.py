@@ -8,7 +8,6 @@ Finished builds are stored in a cache (build_cache.py) under a hash of everythin
 failed build leaves its cause there and is not repeated automatically.
 """
 
-import argparse
 import datetime
 import hashlib
 import json
@@ -394,7 +393,7 @@ def _compile_commands(recipe: _Recipe) -> dict[str, list[str]]:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command line: build the native operations, or remove their builds."""
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='python -m custom_ops.build', description='Build the native operations, or remove their builds.',
         formatter_class=cli.help_formatter, allow_abbrev=False)
     parser.add_argument('--verbose', action='store_true', help='print the commands and their output')

@@ -1,7 +1,18 @@
 """Convolutions, and the only module that knows the internal memory layout of images.
 
-Networks take and return [N, C, H, W]. Internally they use channels last on a CPU and channels first on a GPU, because
-the convolutions of these devices are fastest so; `image_format()` tells which. Kernels are [kh, kw, in, out].
+Networks take and return [N, C, H, W]. Internally they use the layout in which the device convolves fastest, which
+`image_format()` tells:
+
+    CPU                         channels last
+    GPU, half precision         channels last: tensor cores compute in this layout. In the other one, cuDNN would
+                                transpose the images before and after each convolution.
+    GPU, float32                channels first: TensorFlow transposes other images before and after each convolution.
+
+A call of a network uses one layout throughout, as its argument `dtype` demands, although only its highest resolutions
+may compute in half precision (training/nets/dtypes.py). So images are converted only where they enter and leave the
+network, with few channels; and the layers in float32, at the lowest resolutions, take little of the time that the
+transposes there cost. Networks of both precisions can be used in one process. Weights do not depend on the layout:
+kernels are [kh, kw, in, out].
 """
 
 import concurrent.futures
@@ -9,21 +20,22 @@ import functools
 
 import tensorflow as tf
 
+from dnnlib.tflib.network import call_dtype
 from dnnlib.tflib.tfutil import has_gpu
 
 _forced_format = None
 
 
 def image_format() -> str:
-    """The internal layout of this process, 'NHWC' or 'NCHW'."""
-    return _forced_format or _format_of_devices()
+    """The internal layout, 'NHWC' or 'NCHW', of the network that is being called in this thread."""
+    return _forced_format or ('NCHW' if has_gpu() and call_dtype() == 'float32' else 'NHWC')
 
 
 def set_image_format(value: str | None):
     """Force the internal layout, for tests and benchmarks. Call it before a network is built.
 
     Args:
-        value: 'NHWC' or 'NCHW'. None = chosen by device.
+        value: 'NHWC' or 'NCHW'. None = chosen by device and precision.
 
     Raises:
         ValueError: It is none of these.
@@ -32,11 +44,6 @@ def set_image_format(value: str | None):
     if value not in (None, 'NHWC', 'NCHW'):
         raise ValueError(f"expected None, 'NHWC' or 'NCHW', received {value!r}")
     _forced_format = value
-
-
-@functools.cache
-def _format_of_devices():
-    return 'NCHW' if has_gpu() else 'NHWC'
 
 
 # ---- Conversion between layouts ----
@@ -49,16 +56,6 @@ def from_nchw(x: tf.Tensor) -> tf.Tensor:
 def to_nchw(x: tf.Tensor) -> tf.Tensor:
     """Internal layout -> [N, C, H, W]."""
     return x if image_format() == 'NCHW' else tf.transpose(x, [0, 3, 1, 2])
-
-
-def from_nhwc(x: tf.Tensor) -> tf.Tensor:
-    """[N, H, W, C] -> internal layout."""
-    return x if image_format() == 'NHWC' else tf.transpose(x, [0, 3, 1, 2])
-
-
-def to_nhwc(x: tf.Tensor) -> tf.Tensor:
-    """Internal layout -> [N, H, W, C]."""
-    return x if image_format() == 'NHWC' else tf.transpose(x, [0, 2, 3, 1])
 
 
 def channel_axis() -> int:
@@ -124,9 +121,21 @@ def _convolve(function, x, w, data_format):
     if layout != data_format:
         y = _convolve(function, tf.transpose(x, [0, 2, 3, 1]), w, layout)
         return tf.transpose(y, [0, 3, 1, 2])
+    if layout == 'NHWC' and dtype.size == 2 and has_gpu():
+        _keep_layouts()
     if dtype != x.dtype:
         return tf.cast(function(tf.cast(x, dtype), tf.cast(w, dtype), layout), x.dtype)
     return function(x, w, layout)
+
+
+def _keep_layouts():
+    """Turn off TensorFlow's own choice of layouts, for this process.
+
+    Where less than half of the convolutions of a graph are in half precision, it would convert all of them to channels
+    first, with transposes around each, because it does not know that the custom ops between them have both layouts.
+    """
+    if tf.config.optimizer.get_experimental_options().get('layout_optimizer', True):
+        tf.config.optimizer.set_experimental_options({'layout_optimizer': False})
 
 
 # ---- Convolutions ----

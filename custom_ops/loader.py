@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from custom_ops.reference import ACTIVATIONS, bias_act_reference, upfirdn_reference
+from custom_ops.reference import ACTIVATIONS, bias_act_reference, styled_bias_act_reference, upfirdn_reference
 from dnnlib.cli import OPS_IMPLS, UserError
 from dnnlib.tflib.tfutil import has_gpu
 
@@ -153,6 +153,9 @@ def _load():
 # dtype -> largest error, relative to the largest magnitude of the result.
 _TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 1e-2}
 
+# Name, order of the axes of [N, H, W, C] in it, and order to get back.
+_LAYOUTS = ('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))
+
 
 def _self_test(native, device):
     """Compare a few small cases with the reference forms. ArithmeticError if they differ."""
@@ -162,12 +165,14 @@ def _self_test(native, device):
             images, grads = (tf.cast(rnd.randn(2, 9, 7, 5), dtype) for _ in range(2))
             _test_upfirdn_2d(native, images, rnd.randn(4, 3).astype(np.float32))
             _test_fused_bias_act(native, images, tf.cast(rnd.randn(5), dtype), grads)
+            scale, noise, b = (tf.constant(rnd.randn(*shape), tf.float32) for shape in ([2, 5], [1, 9, 7, 1], [5]))
+            _test_styled_bias_act(native, images, scale, noise, b, grads)
 
 
 def _test_upfirdn_2d(native, images, k):
     for up, down, pads in ((1, 1, (2, 1, 1, 1)), (2, 1, (2, 1, 1, 1)), (1, 2, (1, 1, -1, 2))):
         expected = upfirdn_reference(tf.cast(images, tf.float32), k, (up, up), (down, down), (pads[:2], pads[2:]))
-        for layout, there, back in (('NHWC', (0, 1, 2, 3), (0, 1, 2, 3)), ('NCHW', (0, 3, 1, 2), (0, 2, 3, 1))):
+        for layout, there, back in _LAYOUTS:
             y = native.stylegan2_upfirdn2d(x=tf.transpose(images, there), k=k, pads=pads, up=[up, up],
                                            down=[down, down], flip=False, data_format=layout)
             _expect_close(f'upfirdn_2d (up {up}, down {down}, {layout})', tf.transpose(y, back), expected)
@@ -186,6 +191,22 @@ def _test_fused_bias_act(native, x, b, dy):
         dx, db = native.stylegan2_bias_act_grad(dy, none, ref=x, b=b, order=1, ref_is_y=False, want_db=True, **settings)
         _expect_close(f'gradient of fused_bias_act ({act})', dx, expected_dx)
         _expect_close(f'bias gradient of fused_bias_act ({act})', db, expected_db)
+
+
+def _test_styled_bias_act(native, x, scale, noise, b, dy):
+    inputs = [tf.cast(x, tf.float32), scale, noise, b]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = styled_bias_act_reference(inputs[0], b, scale, noise, 'lrelu', 1.5, None, 'NHWC')
+    expected = [y, *tape.gradient(y, inputs, tf.cast(dy, tf.float32))]
+    for layout, there, back in _LAYOUTS:
+        x_, noise_, dy_ = (tf.transpose(value, there) for value in (x, noise, dy))
+        settings = dict(alpha=ACTIVATIONS['lrelu'].def_alpha, gain=1.5, data_format=layout)
+        y = native.stylegan2_styled_bias_act(x_, scale, noise_, b, **settings)
+        dx, dscale, dnoise, db = native.stylegan2_styled_bias_act_grad(dy_, y, x_, scale, noise_, b, **settings)
+        results = [*(tf.transpose(value, back) for value in (y, dx)), dscale, tf.transpose(dnoise, back), db]
+        for name, result, value in zip(('y', 'dx', 'dscale', 'dnoise', 'db'), results, expected):
+            _expect_close(f'{name} of styled_bias_act ({layout})', result, value)
 
 
 def _expect_close(what, result, expected):

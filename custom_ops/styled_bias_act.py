@@ -29,30 +29,53 @@ def styled_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, scale: tf.Tensor |
         Images of x's shape and type, differentiable to any order.
     """
     gain = ACTIVATIONS[act].def_gain if gain is None else gain
-    fits_native = data_format == 'NHWC' and act in _SLOPES and gain > 0 and x.dtype != tf.float64
-    library = loader.library() if fits_native else None
+    library = loader.library() if act in _SLOPES and gain > 0 else None
     if library is None:
         return styled_bias_act_reference(x, b, scale, noise, act, gain, clamp, data_format, bias_act=fused_bias_act)
     none = tf.zeros([0], tf.float32)
     return library.stylegan2_styled_bias_act(
         x, *(none if value is None else value for value in (scale, noise, b)), alpha=_SLOPES[act],
-        gain=gain, clamp=-1 if clamp is None else clamp)
+        gain=gain, clamp=-1 if clamp is None else clamp, data_format=data_format)
+
+
+# ---- Gradients of the native op: native/cpu_styled_bias_act.cc, native/gpu_styled_bias_act.h ----
+#
+# With r = dy/dz of z = x * scale + noise + b, which the result y determines (its sign tells the slope, its magnitude
+# whether it was clamped), Stylegan2StyledBiasActGrad computes dz = dy * r and from it
+#
+#     dx = dz * scale,   dscale = sum of dz * x,   dnoise = sum of dz,   db = sum of dz,
+#
+# each sum over the axes that its result does not have. All are linear in dy, in x and in scale, so the gradients of
+# this op are computed by the same two ops. The derivative of r is zero.
+
+def _settings(op):
+    settings = {name: op.get_attr(name) for name in ('alpha', 'gain', 'clamp', 'data_format')}
+    return {**settings, 'data_format': tf.compat.as_str(settings['data_format'])}
 
 
 @tf.RegisterGradient('Stylegan2StyledBiasAct')
-def _native_gradient(op, dy):
+def _gradient(op, dy):
     x, scale, noise, b = op.inputs
     has_scale, has_noise, has_b = scale.shape.rank == 2, noise.shape.rank == 4, b.shape != [0]
-    alpha, gain, clamp = (op.get_attr(name) for name in ('alpha', 'gain', 'clamp'))
-    none = tf.zeros([0], dy.dtype)
-    # The output determines the slope and whether the value was clamped, so z = x * scale + noise + b need not be kept.
-    dz, db = loader.loaded_library().stylegan2_bias_act_grad(
-        dy, none, op.outputs[0], none, axis=3, act='lrelu', alpha=alpha, gain=gain, clamp=clamp, ref_is_y=True,
-        want_db=has_b)
-    dx, dscale, dnoise = dz, None, None
-    if has_scale:
-        dx = dz * tf.cast(scale[:, tf.newaxis, tf.newaxis], dz.dtype)
-        dscale = tf.cast(tf.reduce_sum(dz * x, axis=[1, 2]), tf.float32)
-    if has_noise:
-        dnoise = tf.cast(tf.reduce_sum(dz, axis=[0, 3] if noise.shape[0] == 1 else [3], keepdims=True), tf.float32)
-    return dx, dscale, dnoise, tf.cast(db, tf.float32) if has_b else None
+    # z is not kept, and without a scale neither is x.
+    dx, dscale, dnoise, db = loader.loaded_library().stylegan2_styled_bias_act_grad(
+        dy, op.outputs[0], x if has_scale else dy, scale, noise, b, **_settings(op))
+    return dx, dscale if has_scale else None, dnoise if has_noise else None, db if has_b else None
+
+
+@tf.RegisterGradient('Stylegan2StyledBiasActGrad')
+def _gradient_gradient(op, ddx, ddscale, ddnoise, ddb):
+    dy, y, x, scale, _, _ = op.inputs
+    library, settings, none = loader.loaded_library(), _settings(op), tf.zeros([0], tf.float32)
+    # d_dy = r * (ddx * scale + ddscale * x + ddnoise + ddb).
+    total = library.stylegan2_styled_bias_act(ddx, scale, ddnoise, ddb, data_format=settings['data_format'])
+    d_x = d_scale = None
+    if scale.shape.rank == 2:
+        factors = ddscale[:, tf.newaxis, tf.newaxis]
+        if settings['data_format'] == 'NCHW':
+            factors = ddscale[:, :, tf.newaxis, tf.newaxis]
+        total += tf.cast(factors, x.dtype) * x
+        # d_x = dz * ddscale, and d_scale = sum of dz * ddx.
+        d_x, d_scale, _, _ = library.stylegan2_styled_bias_act_grad(dy, y, ddx, ddscale, none, none, **settings)
+    d_dy, _, _, _ = library.stylegan2_styled_bias_act_grad(total, y, total, none, none, none, **settings)
+    return d_dy, None, d_x, d_scale, None, None

@@ -20,19 +20,22 @@ Filter = np.ndarray | Sequence | None
 
 
 def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 1, downx: int = 1, downy: int = 1,
-               padx0: int = 0, padx1: int = 0, pady0: int = 0, pady1: int = 0) -> tf.Tensor:
+               padx0: int = 0, padx1: int = 0, pady0: int = 0, pady1: int = 0,
+               data_format: str = 'NHWC') -> tf.Tensor:
     """Upsample by inserting zeros, pad or crop, filter, and downsample, in this order.
 
     Args:
-        x:            [major, H, W, minor]; H and W are filtered.
+        x:            [major, H, W, minor], or [N, C, H, W] with NCHW; H and W are filtered.
         k:            [kh, kw], used as it is: not normalized, and not necessarily separable.
         upx, upy:     Upsampling factors: every sample is followed by up - 1 zeros.
         downx, downy: Downsampling factors: samples 0, down, 2 * down, ... are kept.
         padx0, padx1: Zeros left and right of the upsampled image; a negative number crops.
         pady0, pady1: The same above and below.
+        data_format:  Layout of x, 'NHWC' or 'NCHW'.
 
     Returns:
-        [major, outH, outW, minor] with outW = (W * upx + padx0 + padx1 - kw) // downx + 1, and outH likewise.
+        [major, outH, outW, minor], or [N, C, outH, outW], with outW = (W * upx + padx0 + padx1 - kw) // downx + 1, and
+        outH likewise.
 
     Raises:
         ValueError: The filter is not 2-D or is empty, x does not have four axes, or a factor is below 1.
@@ -41,10 +44,10 @@ def upfirdn_2d(x: tf.Tensor, k: np.ndarray | Sequence, upx: int = 1, upy: int = 
     if k.ndim != 2 or k.size == 0:
         raise ValueError(f'upfirdn_2d: expected a filter [kh, kw] with at least one tap, received shape {k.shape}')
     if x.shape.rank != 4:
-        raise ValueError(f'upfirdn_2d: expected x [major, H, W, minor], received shape {x.shape}')
+        raise ValueError(f'upfirdn_2d: expected x with four axes, received shape {x.shape}')
     if min(upx, upy, downx, downy) < 1:
         raise ValueError(f'upfirdn_2d: factors must be at least 1, received up ({upx}, {upy}), down ({downx}, {downy})')
-    return _upfirdn(x, k, (upy, upx), (downy, downx), ((pady0, pady1), (padx0, padx1)))
+    return _upfirdn(x, k, (upy, upx), (downy, downx), ((pady0, pady1), (padx0, padx1)), data_format)
 
 
 def filter_2d(x: tf.Tensor, k: Filter, gain: float = 1, data_format: str = 'NCHW') -> tf.Tensor:

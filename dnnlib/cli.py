@@ -150,6 +150,14 @@ class StopOnSignal:
         os.write(2, self._message)  # Not print, because the signal may have interrupted another print.
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser. Its error messages go through `printable`, because they quote what the user typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with code 2."""
+        super().error(printable(message))
+
+
 def help_formatter(prog: str) -> argparse.HelpFormatter:
     """Formatter for ArgumentParser(formatter_class=...) that keeps line breaks and has room for long flags."""
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)

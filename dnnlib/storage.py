@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -21,6 +22,9 @@ try:
     import fcntl
 except ImportError:  # Windows: two runs that write the same folder are noticed only when the second one ends.
     fcntl = None
+
+
+_SYSTEM_READS = 1 << 17  # Bytes that Linux reads ahead by default.
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -57,6 +61,46 @@ def open_file(path: str | os.PathLike, mode: str = 'rb') -> IO[bytes]:
     if is_remote(path):
         return _gfile().GFile(str(path), mode)
     return open(path, mode, buffering=1 << 17 if mode == 'wb' else -1)
+
+
+class PositionedFile:
+    """A file that is opened once and then read at any position, from several threads at once.
+
+    Args:
+        path: Path or address. It is opened by the first `read`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+        self._has_pread = hasattr(os, 'pread') and not is_remote(path)
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._idle: list[IO[bytes]] = []  # Without pread: open files, of which each thread takes one to read.
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes from position `offset`; fewer if the file ends before."""
+        if self._has_pread:
+            with self._lock:
+                if self._file is None:
+                    self._file = open(self._path, 'rb', buffering=0)  # noqa: SIM115  It stays open.
+            if size > _SYSTEM_READS and hasattr(os, 'posix_fadvise'):
+                # Otherwise the system would fetch one such piece after the other from the disk.
+                os.posix_fadvise(self._file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+            data = os.pread(self._file.fileno(), size, offset)
+            while 0 < len(data) < size:  # The system may return less than it was asked for, at most 2 GiB.
+                more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+        with self._lock:
+            file = self._idle.pop() if self._idle else open_file(self._path)
+        try:
+            file.seek(offset)
+            return file.read(size)
+        finally:
+            with self._lock:
+                self._idle.append(file)
 
 
 def is_file(path: str | os.PathLike) -> bool:
@@ -157,15 +201,16 @@ def new_file(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> Iterator[str]:
+def new_folder(target: str | os.PathLike, files: str, force: bool = False, resume: bool = False) -> Iterator[str]:
     """Context manager to write a local folder that appears complete or not at all.
 
-    The remains of a killed run are removed by the next run with the same target.
+    The remains of a killed run are removed by the next run with the same target, unless it is to go on from them.
 
     Args:
         target: Folder to make; an existing one must be empty.
         files:  Regular expression of the names that will be in it.
         force:  Replace files with such names in an existing folder? Otherwise it must be empty.
+        resume: Begin with what an earlier run has left in the temporary folder, and after an error keep it?
 
     Yields:
         Path of the temporary folder to fill. It is renamed to `target` at the end, or deleted after an error.
@@ -185,7 +230,7 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> It
             raise UserError(f'another run is writing {target} (into {partial})',
                             'Wait until it has ended, or give another name.')
         try:
-            _clear_remains(place, partial, replaced, files)
+            _clear_remains(place, partial, replaced, files, keep_partial=resume)
             _check_target(target, place, files, force)
             yield partial
             _check_target(target, place, files, force)
@@ -198,7 +243,10 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False) -> It
                     os.replace(replaced, place)
                 raise
         except BaseException:  # Also on Ctrl-C.
-            _delete_folder(partial, files)
+            if not resume:
+                _delete_folder(partial, files)
+            with contextlib.suppress(OSError):
+                os.rmdir(partial)  # If there is nothing in it.
             for parent in missing_parents:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
@@ -249,16 +297,18 @@ def locked(folder: str | os.PathLike) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _clear_remains(place, partial, replaced, files):
+def _clear_remains(place, partial, replaced, files, keep_partial):
     """Clean up after a killed run: restore the folder it was about to replace, and delete what it had written."""
     if os.path.isdir(replaced) and not os.path.isdir(place):
         os.replace(replaced, place)
     for remains in (partial, replaced):
-        _delete_folder(remains, files, keep_folder=remains == partial)
-        if os.path.isdir(remains) and os.listdir(remains):
-            raise UserError(
-                f'{remains} is in the way: it holds {list_folder(remains)[0]}, which is not from an earlier run',
-                'Move it elsewhere.')
+        if not (keep_partial and remains == partial):
+            _delete_folder(remains, files, keep_folder=remains == partial)
+        others = [name for name in list_folder(remains) if not re.fullmatch(files, name)
+                  ] if os.path.isdir(remains) else []
+        if others:
+            raise UserError(f'{remains} is in the way: it holds {others[0]}, which is not from an earlier run',
+                            'Move it elsewhere.')
 
 
 def _delete_folder(folder, files, keep_folder=False):

@@ -1,7 +1,9 @@
-"""Small helpers: a dictionary with attributes, readable durations, downloads."""
+"""Small helpers: a dictionary with attributes, functions that threads compute ahead, downloads."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import hashlib
 import html.parser
 import importlib
@@ -11,11 +13,15 @@ import posixpath
 import re
 import time
 import urllib.parse
-from typing import IO, Any
+from collections.abc import Callable, Generator, Iterable
+from typing import IO, Any, TypeVar
 
 from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar, format_time  # noqa: F401  The original has format_time here.
+
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
 
 
 class EasyDict(dict):
@@ -45,6 +51,29 @@ def get_obj_by_name(name: str) -> Any:
     """
     module, _, attribute = name.rpartition('.')
     return getattr(importlib.import_module(module), attribute)
+
+
+def map_in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int,
+                 ahead: int) -> Generator[_Result, None, None]:
+    """Yield function(item) of each item in order, computed by threads that stay ahead of the caller.
+
+    Args:
+        function:    Called in the threads.
+        items:       Iterated over in the thread of the caller.
+        num_threads: Number of threads.
+        ahead:       Number of results that are computed before they are asked for. 0 = none.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(num_threads)
+    pending = collections.deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- Downloads ----

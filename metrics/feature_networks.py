@@ -234,7 +234,7 @@ def _download(url: str, file: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     networks = ', '.join(name for name in NETWORKS if not name.startswith('celebahq'))
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog='python -m metrics.feature_networks', formatter_class=cli.help_formatter, allow_abbrev=False,
         description='Download the weights of the feature networks, unless they are there, and check them: by their\n'
                     'SHA-256 where it is known, and by loading the network.',

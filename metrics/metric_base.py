@@ -147,7 +147,7 @@ class MetricGroup:
         metric_kwarg_list: Arguments of each metric, see metric_defaults.metric_args.
         seed:              Seed of all random numbers. None = a random one.
         devices:           Devices that generate images and compute features. If several workers share them, the
-                           metrics use one device of this worker. None = one device.
+                           metrics use those of this worker. None = one device.
 
     Attributes:
         metrics: List of MetricBase.
@@ -158,7 +158,9 @@ class MetricGroup:
                  devices: Devices | None = None):
         self.metrics = [_make_metric(**kwargs) for kwargs in metric_kwarg_list]
         # The other workers would have to take part in whatever is done on devices that are shared with them.
-        self._devices = devices if devices and devices.cluster.workers == 1 else Devices()
+        self._devices = (devices or Devices()).of_this_worker()
+        self._needs_copy = self._devices is not devices and self._devices.number > 1
+        self._copy: Network | None = None  # See _on_devices.
         self.seed = random.SystemRandom().randrange(2 ** 31) if seed is None else seed
         self._nets: dict[str | int, Callable] = {}
         self._reals = None  # Pair (arguments of RealImages, RealImages).
@@ -240,6 +242,7 @@ class MetricGroup:
             reals = None if dataset_args is None else self._open_reals(data_dir, dataset_args, mirror_augment)
             self.check(Gs, reals and reals.dataset)
             self.load_networks()
+            Gs = self._on_devices(Gs)
             labels = reals.dataset.labels if reals and Gs.input_shapes[1][1] else tf.zeros([1, 0])
             while groups:
                 group = groups.pop(0)
@@ -249,6 +252,17 @@ class MetricGroup:
                     groups[:0] = [[metric] for metric in group]
         return {f'Metrics/{metric.name}{suffix}': value
                 for metric in self.metrics for suffix, value, _ in metric.results}
+
+    def _on_devices(self, Gs):
+        """Gs, or a copy of it on the devices of this worker if its variables are on those of several workers."""
+        if not self._needs_copy:
+            return Gs
+        copy = self._copy
+        if copy is None:
+            with self._devices.scope():
+                copy = self._copy = Gs.clone()
+        copy.copy_vars_from(Gs)
+        return copy
 
     def _open_reals(self, *args):
         """RealImages of these arguments, opened only once for all snapshots of a training run."""

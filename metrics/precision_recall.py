@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -71,12 +71,7 @@ def knn_precision_recall(ref_features: np.ndarray, eval_features: np.ndarray, nh
     shift = ref_features.mean(axis=0, dtype=np.float64) if exact else None
     blocks = _Blocks(min(row_batch_size, _MAX_BLOCK), min(col_batch_size, _MAX_BLOCK), exact, shift, progress)
     ref_radii, eval_radii = blocks.radii(ref_features, nhood_sizes), blocks.radii(eval_features, nhood_sizes)
-    precision, recall = (np.zeros([len(x), len(nhood_sizes)], bool) for x in (eval_features, ref_features))
-    for rows, cols, distances, transposed in blocks.between(eval_features, ref_features):
-        for i in range(len(nhood_sizes)):
-            precision[rows, i] |= (distances <= ref_radii[cols, i]).any(axis=1)
-            recall[cols, i] |= (transposed <= eval_radii[rows, i]).any(axis=1)
-    return precision, recall
+    return blocks.inside(eval_features, ref_features, eval_radii, ref_radii)
 
 
 def num_distances(m: int, n: int) -> int:
@@ -84,14 +79,11 @@ def num_distances(m: int, n: int) -> int:
     return m * (m + 1) // 2 + n * (n + 1) // 2 + m * n
 
 
-_Block = tuple[slice, slice, np.ndarray, np.ndarray]
-
-
 class _Blocks:
     """Squared distances between rows of arrays, block by block; the product of two rows is computed only once.
 
-    Distances are float32, or the bits of float16 as int16: for numbers from 0 on, the order is the same, and NumPy
-    sorts int16 ten times as fast. The two directions of a distance may differ by rounding in float16.
+    Blocks stay on the device that computes them: only the results of their rows and columns are copied to the host.
+    Distances are float32. In float16 they are rounded to it, and their two directions may differ by that.
 
     Args:
         row_size, col_size: Maximum size of a block.
@@ -105,49 +97,67 @@ class _Blocks:
                  progress: ProgressBar | None):
         self._row_size, self._col_size, self._progress = row_size, col_size, progress
         self._shift = None if shift is None else tf.constant(shift, tf.float32)
-        self._distances = tf.function(self._exact_distances if exact else self._half_distances, autograph=False)
+        self._distances = self._exact_distances if exact else self._half_distances
+        self._nearest_of_block = tf.function(self._find_nearest, autograph=False, reduce_retracing=True)
+        self._inside_of_block = tf.function(self._find_inside, autograph=False, reduce_retracing=True)
 
-    def between(self, x: np.ndarray, y: np.ndarray) -> Iterator[_Block]:
-        """Yield blocks: rows of x, rows of y, distances [rows, cols], distances the other way round [cols, rows]."""
-        for rows in _slices(0, len(x), self._row_size):
-            u = tf.constant(x[rows])
-            for cols in _slices(0, len(y), self._col_size):
-                yield self._block(rows, cols, u, tf.constant(y[cols]))
-                self._advance((rows.stop - rows.start) * (cols.stop - cols.start))
-
-    def within(self, x: np.ndarray) -> Iterator[_Block]:
-        """Yield blocks of the distances between rows of x, as `between`, but each pair of slices only once."""
-        size = min(self._row_size, self._col_size)
-        for rows in _slices(0, len(x), size):
+    def radii(self, x: np.ndarray, nhood_sizes: Sequence[int]) -> np.ndarray:
+        """Distances of each row of x to its neighbours of these numbers, float32 [n, len(nhood_sizes)]."""
+        k = max(nhood_sizes)
+        if k >= len(x):
+            raise ValueError(f'expected more than {k} images for neighbours up to number {k}. Received: {len(x)}')
+        slices = list(_slices(len(x), min(self._row_size, self._col_size)))
+        nearest = [tf.fill([rows.stop - rows.start, k + 1], np.float32(np.inf)) for rows in slices]
+        for i, rows in enumerate(slices):
             u, n = tf.constant(x[rows]), rows.stop - rows.start
-            for cols in _slices(rows.start, len(x), size):
-                on_diagonal = rows == cols
-                yield self._block(rows, cols, u, u if on_diagonal else tf.constant(x[cols]))
-                self._advance(n * (n + 1) // 2 if on_diagonal else n * (cols.stop - cols.start))
+            nearest[i], _ = self._nearest_of_block(u, u, nearest[i], nearest[i])
+            self._advance(n * (n + 1) // 2)
+            for j in range(i + 1, len(slices)):
+                v = tf.constant(x[slices[j]])
+                nearest[i], nearest[j] = self._nearest_of_block(u, v, nearest[i], nearest[j])
+                self._advance(n * len(v))
+        return np.concatenate([each.numpy()[:, nhood_sizes] for each in nearest])
 
-    def _block(self, rows, cols, u, v) -> _Block:
-        distances, transposed = self._distances(u, v)
-        return rows, cols, distances.numpy(), transposed.numpy()
+    def inside(self, x: np.ndarray, y: np.ndarray, x_radii: np.ndarray,
+               y_radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row of x: is it inside any of the balls around the rows of y? And the other way round.
+
+        Args:
+            x, y:             [n, d] and [m, d].
+            x_radii, y_radii: Radii of several balls around each row, [n, k] and [m, k].
+
+        Returns:
+            bool [n, k] and [m, k].
+        """
+        x_inside, y_inside = np.zeros(x_radii.shape, bool), np.zeros(y_radii.shape, bool)
+        for rows in _slices(len(x), self._row_size):
+            u, u_radii = tf.constant(x[rows]), tf.constant(x_radii[rows])
+            for cols in _slices(len(y), self._col_size):
+                u_inside, v_inside = self._inside_of_block(u, tf.constant(y[cols]), u_radii, tf.constant(y_radii[cols]))
+                x_inside[rows] |= u_inside.numpy()
+                y_inside[cols] |= v_inside.numpy()
+                self._advance((rows.stop - rows.start) * (cols.stop - cols.start))
+        return x_inside, y_inside
 
     def _advance(self, steps):
         if self._progress:
             self._progress.update(steps)
 
-    def radii(self, x: np.ndarray, nhood_sizes: Sequence[int]) -> np.ndarray:
-        """Distances of each row of x to its neighbours of these numbers, [n, len(nhood_sizes)]."""
-        k = max(nhood_sizes)
-        if k >= len(x):
-            raise ValueError(f'expected more than {k} images for neighbours up to number {k}. Received: {len(x)}')
-        nearest = None
-        for rows, cols, distances, transposed in self.within(x):
-            if nearest is None:
-                largest = np.inf if distances.dtype == np.float32 else np.iinfo(np.int16).max
-                nearest = np.full([len(x), k + 1], largest, distances.dtype)
-            nearest[rows] = _merge_smallest(nearest[rows], distances)
-            if rows != cols:
-                nearest[cols] = _merge_smallest(nearest[cols], transposed)
-        assert nearest is not None
-        return np.sort(nearest, axis=1)[:, nhood_sizes]
+    def _find_nearest(self, u, v, u_nearest, v_nearest):
+        """The smallest distances known of each row of u and of v, in ascending order, with those of this block."""
+        def smallest(known, distances):
+            values, _ = tf.math.top_k(-tf.concat([known, distances], axis=1), known.shape[1])
+            return -values
+        distances, transposed = self._distances(u, v)
+        return smallest(u_nearest, distances), smallest(v_nearest, transposed)
+
+    def _find_inside(self, u, v, u_radii, v_radii):
+        """As `inside`, of one block."""
+        def in_any(distances, radii):
+            inside = [tf.reduce_any(distances <= each, axis=1) for each in tf.unstack(radii, axis=1)]
+            return tf.stack(inside, axis=1)
+        distances, transposed = self._distances(u, v)
+        return in_any(distances, v_radii), in_any(transposed, u_radii)
 
     def _exact_distances(self, u, v):
         u, v = tf.cast(u, tf.float32) - self._shift, tf.cast(v, tf.float32) - self._shift
@@ -159,22 +169,14 @@ class _Blocks:
         u, v = tf.cast(u, tf.float16), tf.cast(v, tf.float16)
         uv, uu, vv = inner_products(u, v), squared_norms(u), squared_norms(v)
         # Each step is rounded to float16, so the order of the operations counts: it is that of the original.
-        return tuple(tf.bitcast(tf.maximum(a[:, tf.newaxis] - 2 * ab + b, 0), tf.int16)
+        return tuple(tf.cast(tf.maximum(a[:, tf.newaxis] - 2 * ab + b, 0), tf.float32)
                      for a, ab, b in ((uu, uv, vv), (vv, tf.transpose(uv), uu)))
 
 
-def _slices(begin, end, size):
-    """Yield the slices of begin..end that are `size` long, the last one perhaps shorter."""
-    for start in range(begin, end, size):
-        yield slice(start, min(start + size, end))
-
-
-def _merge_smallest(known, distances):
-    """The smallest values in each row of both arrays, as many as `known` has columns."""
-    count = known.shape[1]
-    if distances.shape[1] > count:
-        distances = np.partition(distances, count - 1, axis=1)[:, :count]
-    return np.partition(np.concatenate([known, distances], axis=1), count - 1, axis=1)[:, :count]
+def _slices(count, size):
+    """Yield the slices of 0..count that are `size` long, the last one perhaps shorter."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def inner_products(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:

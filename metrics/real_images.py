@@ -24,7 +24,7 @@ from training import dataset
 from training.step.devices import Devices
 
 _MINIBATCH = 8
-_FORMAT = 1  # Part of every key. Increase it when the meaning of what is kept changes.
+_FORMAT = 2  # Part of every key. Increase it when the meaning of what is kept changes.
 
 
 class RealImages:
@@ -48,7 +48,7 @@ class RealImages:
 
     @functools.cached_property
     def _digest(self):
-        return self.dataset.content_digest()
+        return self.dataset.identity()
 
     def collect(self, metrics: Sequence[Any], nets: Mapping[str | int, Callable],
                 devices: Devices | None = None) -> dict[Any, Collector]:

@@ -31,6 +31,14 @@ OTHER_KERNELS = {
     'test_feature_networks': 'lpips',
 }
 
+# What `make test-layout` runs with channels first, the layout of GPUs in float32: golden numbers of networks, losses
+# and the training of networks that grow and of networks that do not. The ops are the native ones: their reference
+# forms compute in one layout only.
+CHANNELS_FIRST = {
+    'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative',
+    'test_train_step': r'native-(fast|nolazy)\b', 'test_layers': 'same', 'test_ops': 'layout',
+}
+
 # What `make test-quick` runs in addition: test files that use little or no TensorFlow and take a few seconds each.
 INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection test_dlatents test_run_dir '
          'test_run_training test_schedule test_transfer test_util').split()
@@ -45,7 +53,7 @@ def pytest_configure(config):
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that; some tests send SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     test_files = {path.stem for path in pathlib.Path(__file__).parent.rglob('test_*.py')}
-    missing = {*QUICK, *OTHER_KERNELS, *INNER, *LONGEST} - test_files
+    missing = {*QUICK, *OTHER_KERNELS, *CHANNELS_FIRST, *INNER, *LONGEST} - test_files
     if missing:
         raise pytest.UsageError(f'tests/conftest.py lists test files that do not exist: {", ".join(sorted(missing))}')
     for variable, folder in FOLDERS.items():
@@ -66,6 +74,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.quick)
         if re.search(OTHER_KERNELS.get(name, '^$'), item.name):
             item.add_marker(pytest.mark.other_kernels)
+        if re.search(CHANNELS_FIRST.get(name, '^$'), item.name):
+            item.add_marker(pytest.mark.channels_first)
         if name in INNER:
             item.add_marker(pytest.mark.inner)
         if (marker := item.get_closest_marker('golden')) is not None:
@@ -83,6 +93,14 @@ def known_random():
     np.random.seed(0)
     if 'tensorflow' in sys.modules:
         sys.modules['tensorflow'].random.get_global_generator().reset_from_seed(0)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def layout():
+    """Force the internal layout of images that STYLEGAN2_TEST_LAYOUT names, if it is set."""
+    if os.environ.get('STYLEGAN2_TEST_LAYOUT'):
+        from custom_ops import conv2d
+        conv2d.set_image_format(os.environ['STYLEGAN2_TEST_LAYOUT'])
 
 
 @pytest.fixture(scope='module', autouse=True)

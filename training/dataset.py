@@ -1,10 +1,15 @@
-"""Streams images and labels from multi-resolution TFRecords with tf.data.
+"""Streams images and labels from multi-resolution TFRecords.
 
 The file format is described in training/data/tfrecords.py.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import json
 import os
 from collections.abc import Generator
 from typing import Any
@@ -14,10 +19,14 @@ import tensorflow as tf
 
 from dnnlib import storage
 from dnnlib.cli import UserError
+from dnnlib.util import map_in_order
 from training.data import tfrecords
+from training.data.record_reader import RecordReader
 
 _MAX_PREFETCH_BATCHES = 16  # More would only take memory.
-_PARALLEL_READS = 8         # Records that are read at the same time, to hide the latency of disks and networks.
+_PARALLEL_READS = 8         # Threads that read at the same time, to hide the latency of disks and networks.
+_IDENTITY_IMAGES = 256      # Images at full resolution that `identity` covers.
+_BYTES_PER_READ = 1 << 18   # Bytes of pixels that a thread reads at a time: with fewer it would mostly wait for others.
 
 
 class TFRecordDataset:
@@ -34,8 +43,8 @@ class TFRecordDataset:
         shuffle_mb:     0 = order of the files. Any other number: each epoch is in another random order of the whole
                         dataset. Records are read one by one, so that this takes no memory, whatever the number is.
         prefetch_mb:    Memory for prefetching, in megabytes of decoded images; 0 = do not prefetch.
-        buffer_mb:      Size of the read buffer in megabytes, used when reading in the order of the files.
-        num_threads:    Number of minibatches decoded at the same time.
+        buffer_mb:      Has no effect; the original had this argument.
+        num_threads:    Number of minibatches assembled at the same time.
 
     Attributes:
         shape:           [C, H, W] at lod 0.
@@ -81,10 +90,11 @@ class TFRecordDataset:
             self._tf_labels = tf.constant(self.labels)
         self._levels = files.levels
         self._record_starts = files.record_starts
+        self._total_images = files.num_images  # Without regard to max_images.
+        self._readers: dict[int, RecordReader] = {}
         self._repeat = repeat
         self._shuffle_mb = shuffle_mb
         self._prefetch_mb = prefetch_mb
-        self._buffer_mb = buffer_mb
         self._num_threads = num_threads
         self._minibatches: Any = None  # Iterator of get_minibatch_np.
         self._minibatches_key = None   # The arguments it was made for.
@@ -104,9 +114,9 @@ class TFRecordDataset:
         labels = tfrecords.load_labels(self.label_file, file_images)
         return labels[:self.num_images, :None if max_label_size == 'full' else max_label_size]
 
-    def make_dataset(self, minibatch_size: int, lod: float = 0, seed: int | None = None, start: int = 0,
-                     rows: tuple[int, int] | None = None) -> tf.data.Dataset:
-        """Make the stream of minibatches as a tf.data.Dataset.
+    def iterate(self, minibatch_size: int, lod: float = 0, seed: int | None = None, start: int = 0,
+                rows: tuple[int, int] | None = None) -> Generator[tuple[tf.Tensor, tf.Tensor], None, None]:
+        """Return the stream of minibatches.
 
         Args:
             minibatch_size: Images in a minibatch. Without `repeat` the last one may have fewer.
@@ -118,9 +128,9 @@ class TFRecordDataset:
                             None = all.
 
         Returns:
-            tf.data.Dataset of (images uint8 [N, C, H >> lod, W >> lod], labels float32 [N, label_size]), where N is
-            minibatch_size or the number of `rows`. An epoch holds each image exactly once. At a damaged record it
-            raises tf.errors.DataLossError or InvalidArgumentError; see `iterate`.
+            Generator of (images uint8 [N, C, H >> lod, W >> lod], labels float32 [N, label_size]) in the memory of the
+            CPU, where N is minibatch_size or the number of `rows`. An epoch holds each image exactly once. At a
+            damaged record it raises UserError, whose message names the file.
 
         Raises:
             ValueError: An argument is out of range.
@@ -128,82 +138,58 @@ class TFRecordDataset:
         if minibatch_size < 1 or start < 0:
             raise ValueError(f'expected minibatch_size above 0 and start from 0, got {minibatch_size!r}, {start!r}')
         seed = np.random.randint(1 << 31) if seed is None else seed
-        path, shape = self._level(lod)
-        selection = None if rows is None else (minibatch_size, slice(*rows))
-        data = self._records(path, self._record_starts[shape[-1].bit_length() - 1], seed, start, selection)
-        size = minibatch_size if rows is None else rows[1] - rows[0]
-        data = data.batch(size, drop_remainder=self._repeat)
+        reader, shape = self._level(lod)
+        return self._minibatches_of(reader, shape, self._numbers(minibatch_size, seed, start, rows))
 
-        def decode(batch, indices):  # [N] serialized, [N] int64
-            pixels = tf.io.parse_example(batch, {'data': tf.io.FixedLenFeature([], tf.string)})['data']
-            images = tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, *shape])  # [NCHW]
-            images = tf.ensure_shape(images, [size if self._repeat else None, *shape])
+    def _numbers(self, minibatch_size, seed, start, rows):
+        """Yield the numbers of the images of each minibatch, int64 [N]."""
+        epoch, skipped = divmod(start, self.num_images)
+        waiting = np.zeros([0], np.int64)
+        while self._repeat or epoch == 0:
+            waiting = np.concatenate([waiting, self._order_of_epoch(seed, epoch)[skipped:]])
+            epoch, skipped = epoch + 1, 0
+            while len(waiting) >= minibatch_size:
+                yield waiting[:minibatch_size][slice(*rows or [None])]
+                waiting = waiting[minibatch_size:]
+        if len(waiting):
+            yield waiting[slice(*rows or [None])]
+
+    def _order_of_epoch(self, seed, epoch):
+        if self._shuffle_mb == 0:
+            return np.arange(self.num_images)
+        with tf.device('CPU:0'):
+            order = tf.range(self.num_images, dtype=tf.int64)
+            return tf.random.experimental.stateless_shuffle(order, tf.constant([seed, epoch], tf.int64)).numpy()
+
+    def _minibatches_of(self, reader, shape, all_numbers):
+        """Yield the minibatches of these numbers, while threads read those that follow."""
+        image_bytes = int(np.prod(shape))
+        images_per_read = _items_in(_BYTES_PER_READ, image_bytes)
+
+        def read_minibatch(numbers):
+            images = np.empty([len(numbers), *shape], np.uint8)
+            parts = [slice(begin, begin + images_per_read) for begin in range(0, len(numbers), images_per_read)]
+            for _ in readers.map(lambda part: reader.read(numbers[part], images[part]), parts):
+                pass  # Raises the errors of the threads.
             with tf.device('CPU:0'):
-                return images, tf.gather(self._tf_labels, indices)
+                return tf.constant(images), tf.constant(self.labels[numbers])
 
-        data = data.map(decode, num_parallel_calls=self._num_threads)
+        first = next(all_numbers, None)
+        if first is None:
+            return
+        ahead = 0
         if self._prefetch_mb > 0:
-            data = data.prefetch(min(_items_in(self._prefetch_mb, int(np.prod(shape)) * size), _MAX_PREFETCH_BATCHES))
-        return data
-
-    def _records(self, path, starts, seed, start, selection):
-        """tf.data.Dataset of (record of the file `path`, its number), from position `start` on.
-
-        Args:
-            starts:    Record starts of the file: see tfrecords.DatasetFiles.
-            selection: (n, slice): of every n records take that slice. None = take all.
-        """
-        size, (first_epoch, skipped) = self.num_images, divmod(start, self.num_images)
-        record_bytes = starts if isinstance(starts, int) else int(np.diff(starts, append=storage.size(path)).max())
-        starts = starts if isinstance(starts, int) else tf.constant(starts)
-        sequential = self._shuffle_mb == 0 and selection is None
-
-        def records_from(number, buffer_bytes):
-            offset = number * starts if isinstance(starts, int) else starts[number]
-            records = tf.raw_ops.TFRecordDatasetV2(
-                filenames=[path], compression_type='', buffer_size=buffer_bytes, byte_offsets=[offset])
-            return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
-
-        def read_one(number):
-            return records_from(number, record_bytes).take(1).get_single_element(), number
-
-        def one_epoch(epoch):
-            begin = tf.where(epoch == first_epoch, tf.constant(skipped, tf.int64), 0)
-            if sequential:
-                buffer_bytes = max(min(self._buffer_mb << 20, storage.size(path)), 1)
-                return tf.data.Dataset.zip(records_from(begin, buffer_bytes), tf.data.Dataset.range(begin, size))
-            order = tf.range(size, dtype=tf.int64)
-            if self._shuffle_mb != 0:
-                key = tf.stack([tf.constant(seed, tf.int64), epoch])
-                order = tf.random.experimental.stateless_shuffle(order, key)
-            return tf.data.Dataset.from_tensor_slices(order[begin:])
-
-        last_epoch = np.iinfo(np.int64).max // size if self._repeat else 1
-        data = tf.data.Dataset.range(first_epoch, last_epoch).flat_map(one_epoch)
-        if sequential:
-            return data
-        if selection is not None:
-            minibatch_size, part = selection
-            groups = data.batch(minibatch_size)
-            data = groups.flat_map(lambda numbers: tf.data.Dataset.from_tensor_slices(numbers[part]))
-        return data.map(read_one, num_parallel_calls=_PARALLEL_READS, deterministic=True)
-
-    def iterate(self, minibatch_size: int, lod: float = 0, seed: int | None = None, start: int = 0,
-                rows: tuple[int, int] | None = None) -> Generator[tuple[tf.Tensor, tf.Tensor], None, None]:
-        """Yield the minibatches of `make_dataset`. Arguments as there.
-
-        Raises:
-            UserError: A record is damaged; the message names the file.
-        """
-        data = self.make_dataset(minibatch_size, lod, seed, start, rows)
+            ahead = min(_items_in(self._prefetch_mb << 20, image_bytes * len(first)), _MAX_PREFETCH_BATCHES)
+        readers = concurrent.futures.ThreadPoolExecutor(_PARALLEL_READS)
         try:
-            yield from data
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as err:
-            raise UserError(f'{self._level(lod)[0]} is damaged: {err.message.splitlines()[0]}',
-                            'Make the dataset again with dataset_tool.py, or copy it again.') from err
+            all_numbers = itertools.chain([first], all_numbers)
+            with contextlib.closing(map_in_order(read_minibatch, all_numbers, self._num_threads, ahead)) as minibatches:
+                yield from minibatches
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
 
     def get_minibatch_np(self, minibatch_size: int, lod: float = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the next minibatch as NumPy arrays; arguments and shapes as in `make_dataset`.
+        """Return the next minibatch as NumPy arrays; arguments and shapes as in `iterate`.
 
         Each call continues where the last one stopped; a call with other arguments starts a new stream.
 
@@ -227,19 +213,35 @@ class TFRecordDataset:
 
     def content_digest(self, lod: float = 0) -> str:
         """Return a digest of the images of level `lod`: see `tfrecords.content_digest`."""
-        return tfrecords.content_digest(self._level(lod)[0])
+        return tfrecords.content_digest(self._levels[self.resolution_log2 - int(np.floor(lod))])
+
+    def identity(self) -> str:
+        """Return a digest that tells datasets of different images apart, for caches, without reading all of them.
+
+        It covers the checksums of all images at 4x4, which lie close together, and those of some images at
+        `resolution`, evenly spaced.
+        """
+        reader, shape = self._level(0)
+        total = self._total_images
+        numbers = np.unique(np.linspace(0, total - 1, min(total, _IDENTITY_IMAGES)).astype(np.int64))
+        checksums = [reader.checksum(number).hex() for number in numbers.tolist()]
+        parts = [self.content_digest(self.resolution_log2 - 2), shape, checksums]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _level(self, lod):
-        """Path and shape [C, H, W] of the images of level `lod`."""
+        """RecordReader and shape [C, H, W] of the images of level `lod`."""
         lod = int(np.floor(lod))
         if not 0 <= lod <= self.resolution_log2 - 2:
             raise ValueError(f'expected lod from 0 to {self.resolution_log2 - 2}, got {lod}')
-        return self._levels[self.resolution_log2 - lod], [self.shape[0], self.resolution >> lod, self.resolution >> lod]
+        level, shape = self.resolution_log2 - lod, [self.shape[0], self.resolution >> lod, self.resolution >> lod]
+        if level not in self._readers:
+            self._readers[level] = RecordReader(self._levels[level], self._record_starts[level], shape)
+        return self._readers[level], shape
 
 
-def _items_in(megabytes, item_bytes):
-    """Number of items that take at least `megabytes`; at least 1."""
-    return -(-(megabytes << 20) // item_bytes)
+def _items_in(num_bytes, item_bytes):
+    """Number of items that take at least `num_bytes`; at least 1."""
+    return -(-num_bytes // item_bytes)
 
 
 def load_dataset(tfrecord_dir: str, data_dir: str | None = None, verbose: bool = False,

@@ -114,7 +114,8 @@ def _network_from_state(state, path):
     try:
         state = from_version_5(state) if state.version == 5 else state
         values = named_values(state)
-        cls = registry.find_network(state.build_func_name)
+        cls = registry.find_network(
+            registry.name_in_pickle(state.build_func_name, state.build_module, state.build_module_src))
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
         _check_lists(known)
         # The settings must not describe much more than the file holds. What differs by less is named below.
@@ -153,7 +154,7 @@ def _contiguous(value: np.ndarray) -> Any:
     """
     import tensorflow as tf
     flipped = [axis for axis, stride in enumerate(value.strides) if stride < 0]
-    base = np.flip(value, flipped) if flipped else value
+    base = np.flip(value, tuple(flipped)) if flipped else value
     order = sorted(range(value.ndim), key=lambda axis: -base.strides[axis])
     base = base.transpose(order)
     if value.ndim < 2 or value.flags.c_contiguous or not base.flags.c_contiguous:
@@ -203,7 +204,7 @@ def _state_from_network(net):
         portable = _PORTABLE_KWARGS[func_name] | ({'num_fp16_res'} if kwargs.get('label_embed') else set())
         kwargs = {k: v for k, v in kwargs.items() if k in portable or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(
-        name=net.name, static_kwargs=kwargs, build_func_name=func_name,
+        name=net.name, static_kwargs=kwargs, build_func_name=func_name, build_module=type(net).__module__,
         components={key: _state_from_network(component) for key, component in net.components.items()},
         variables=[(name, var.numpy()) for name, var in net.own_vars.items()],
         shapes=dict(input_shapes=net.input_shapes, output_shapes=net.output_shapes,

@@ -64,12 +64,11 @@ def blur2d(x, f):
     k = np.asarray(f, np.float32)
     k = np.outer(k, k)
     pad = len(f) - 1
-    x = conv.to_nhwc(x)
     # The original computes a correlation, so the filter is flipped. As in TensorFlow's 'SAME' padding, an even filter
     # has one more row of zeros below and one more column to the right.
     before, after = pad // 2, pad - pad // 2
-    x = upfirdn_2d(x, (k / np.sum(k))[::-1, ::-1], padx0=before, padx1=after, pady0=before, pady1=after)
-    return conv.from_nhwc(x)
+    return upfirdn_2d(x, (k / np.sum(k))[::-1, ::-1], padx0=before, padx1=after, pady0=before, pady1=after,
+                      data_format=conv.image_format())
 
 
 def instance_norm(x, epsilon=1e-8):

@@ -20,13 +20,6 @@ INLINE void add_row(const A* x, A* sums, int64_t n) {
   for (; i < n; i++) sums[i] += x[i];
 }
 
-// An element, or a vector of them: V is a number or Floats.
-template <typename V, typename S>
-INLINE V get(const S* source) {
-  if constexpr (std::is_same_v<V, Floats>) return load(source);
-  else return to_float(*source);
-}
-
 // How a tensor is divided. A slab is a contiguous range after which the channels start again: the whole tensor in NHWC,
 // one image in NCHW. It is divided into units of equal size, one for a thread at a time, and those into blocks.
 struct Division {

@@ -244,6 +244,13 @@ INLINE void store(T* p, Floats v, bool nontemporal) {
   }
 }
 
+// An element, or a vector of them: V is a number or Floats.
+template <typename V, typename S>
+INLINE V get(const S* source) {
+  if constexpr (std::is_same_v<V, Floats>) return load(source);
+  else return to_float(*source);
+}
+
 INLINE void store(float* p, float x, bool) { *p = x; }  // One element.
 
 // 2 * kLanes elements. For bfloat16, `a` holds the even and `b` the odd elements, which is cheaper to load than halves.

@@ -14,5 +14,6 @@ using ParallelFor =
 void upfirdn_cpu(const UpfirdnParams& p, const ParallelFor& parallel);
 void bias_act_cpu(const BiasActParams& p, const ParallelFor& parallel);
 void styled_bias_act_cpu(const StyledBiasActParams& p, const ParallelFor& parallel);
+void styled_bias_act_grad_cpu(const StyledBiasActGradParams& p, const ParallelFor& parallel);
 
 }  // namespace stylegan2

@@ -131,12 +131,13 @@ __device__ __forceinline__ void apply(const BiasActParams& p, const Polynomials<
 
 // ---- y only ----
 
-template <class T, int V>
+template <class T, int V, class I>
 __global__ void __launch_bounds__(kThreads) bias_act(BiasActParams p, Polynomials<Accumulator<T>> poly) {
-  const int64_t size = p.outer * p.channels * p.inner, step = static_cast<int64_t>(gridDim.x) * kThreads * V;
-  for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V; first < size; first += step) {
+  const I channels = p.channels, inner = p.inner, size = p.outer * p.channels * p.inner;
+  const I step = static_cast<I>(gridDim.x) * kThreads * V;
+  for (I first = (static_cast<I>(blockIdx.x) * kThreads + threadIdx.x) * V; first < size; first += step) {
     Accumulator<T> out[V];
-    apply(p, poly, Biases<T, V>(p, (p.inner == 1 ? first : first / p.inner) % p.channels), first, out);
+    apply(p, poly, Biases<T, V>(p, (inner == 1 ? first : first / inner) % channels), first, out);
   }
 }
 
@@ -153,24 +154,26 @@ inline int64_t db_parts(const BiasActParams& p) {
 }
 
 // NCHW: a block computes one part of one channel. partial: [channels, parts].
-template <class T, int V>
+template <class T, int V, class I>
 __global__ void __launch_bounds__(kThreads)
 bias_act_planes(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T>* partial, int64_t parts) {
   using A = Accumulator<T>;
   A* sums = reinterpret_cast<A*>(shared_memory);  // [kThreads]
-  const int64_t vectors = p.inner / V, all = p.outer * vectors;
+  const I vectors = p.inner / V;
+  const int64_t all = p.outer * vectors;
   for (int64_t item = blockIdx.x; item < p.channels * parts; item += gridDim.x) {
     const int64_t channel = item / parts, part = item % parts;
     const Biases<T, V> bias(p, channel);
     A sum = 0;
-    for (int64_t i = all * part / parts + threadIdx.y; i < all * (part + 1) / parts; i += kThreads) {
+    const I end = all * (part + 1) / parts;
+    for (I i = all * part / parts + threadIdx.y; i < end; i += kThreads) {
       A out[V];
       apply(p, poly, bias, ((i / vectors * p.channels + channel) * vectors + i % vectors) * V, out);
 #pragma unroll
       for (int e = 0; e < V; e++) sum += out[e];
     }
     sums[threadIdx.y] = sum;
-    sum_rows(sums, 1);
+    sum_rows(sums, blockDim.y, 1);
     if (threadIdx.y == 0) partial[item] = sums[0];
   }
 }
@@ -196,7 +199,7 @@ bias_act_pixels(BiasActParams p, Polynomials<Accumulator<T>> poly, Accumulator<T
     }
     const int own = threadIdx.x * V;  // This thread's channels within the block.
     for (int e = 0; e < V; e++) sums[threadIdx.y * blockDim.x * V + own + e] = sum[e];
-    sum_rows(sums, blockDim.x * V);
+    sum_rows(sums, blockDim.y, blockDim.x * V);
     if (threadIdx.y == 0 && channel < p.channels)
       for (int e = 0; e < V; e++) partial[(channel + e) * parts + part] = sums[own + e];
   }
@@ -212,7 +215,7 @@ sum_partial(const Accumulator<T>* partial, T* db, int64_t channels, int64_t part
     A sum = 0;
     for (int64_t i = threadIdx.y; i < parts; i += blockDim.y) sum += partial[channel * parts + i];
     sums[threadIdx.y] = sum;
-    sum_rows(sums, 1);
+    sum_rows(sums, blockDim.y, 1);
     if (threadIdx.y == 0) store(sums[0], db + channel);
   }
 }
@@ -224,15 +227,21 @@ int launch_bias_act_vectors(const BiasActParams& p, void* workspace, void* strea
   using A = Accumulator<T>;
   const Polynomials<A> poly(p);
   if (!p.db) {
-    const int64_t blocks = ceil_div(p.outer * p.channels * p.inner, kThreads * V);
-    return launch(bias_act<T, V>, dim3(grid_x(blocks)), dim3(kThreads), 0, stream, p, poly);
+    const int64_t size = p.outer * p.channels * p.inner;
+    const dim3 grid(grid_x(ceil_div(size, kThreads * V)));
+    return with_indices(size, [&](auto indices) {
+      return launch(bias_act<T, V, typename decltype(indices)::type>, grid, dim3(kThreads), 0, stream, p, poly);
+    });
   }
   const int64_t parts = db_parts(p);
   A* partial = static_cast<A*>(workspace);
   int error;
   if (p.inner > 1) {
     const dim3 grid(grid_x(p.channels * parts)), block(1, kThreads);
-    error = launch(bias_act_planes<T, V>, grid, block, kThreads * sizeof(A), stream, p, poly, partial, parts);
+    error = with_indices(p.outer * p.channels * p.inner, [&](auto indices) {
+      return launch(bias_act_planes<T, V, typename decltype(indices)::type>, grid, block, kThreads * sizeof(A), stream,
+                    p, poly, partial, parts);
+    });
   } else {
     const int x = power_of_two(ceil_div(p.channels, V), 32);
     const dim3 grid(grid_x(ceil_div(p.channels, V * x) * parts)), block(x, kThreads / x);

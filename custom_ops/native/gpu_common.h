@@ -64,13 +64,13 @@ inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(po
 
 // ---- Sums over a block ----
 
-// Adds up the rows of `sums`, [blockDim.y, n], into its first row, always in the same order. blockDim.y is a power of
-// two. All threads of the block must call this.
+// Adds up the rows of `sums`, [rows, n], into its first row, always in the same order. `rows` is a power of two. All
+// threads of the block must call this.
 template <class A>
-__device__ void sum_rows(A* sums, int n) {
-  for (int rows = blockDim.y / 2; rows > 0; rows /= 2) {
+__device__ void sum_rows(A* sums, int rows, int n) {
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  for (rows /= 2; rows > 0; rows /= 2) {
     __syncthreads();
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     for (int i = thread; i < rows * n; i += threads) sums[i] += sums[rows * n + i];
   }
   __syncthreads();
@@ -99,6 +99,20 @@ int with_type(DataType dtype, F f) {
 }
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }  // b > 0.
+
+#ifndef CUDA_INDEX_LIMIT  // The tests lower it.
+#define CUDA_INDEX_LIMIT (int64_t(1) << 31)
+#endif
+
+template <class I> struct Indices { using type = I; };
+
+// Calls f(Indices<I>()) with the type I for the indices of `size` elements: 32 bits where they suffice, because GPUs
+// divide numbers of 64 bits many times slower. A loop over the elements may end up to one step, which is about `size`,
+// beyond the last.
+template <class F>
+int with_indices(int64_t size, F f) {
+  return size < CUDA_INDEX_LIMIT ? f(Indices<unsigned>()) : f(Indices<int64_t>());
+}
 
 // n rounded up to a power of two, but at most `max`, which is one itself.
 inline int power_of_two(int64_t n, int max) {

@@ -140,17 +140,39 @@ REGISTER_OP("Stylegan2BiasActGrad")
       return Status();
     });
 
+#define STYLED_ATTRS                         \
+  Attr("T: {float, double, bfloat16, half}") \
+      .Attr("alpha: float = 1.0")            \
+      .Attr("gain: float = 1.0")             \
+      .Attr("clamp: float = -1.0")           \
+      .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
+
 REGISTER_OP("Stylegan2StyledBiasAct")
-    .Input("x: T")          // [N, H, W, C].
+    .Input("x: T")          // [N, H, W, C] or [N, C, H, W].
     .Input("scale: float")  // [N, C]. Empty = ones.
-    .Input("noise: float")  // [N or 1, H, W, 1]. Empty = zeros.
+    .Input("noise: float")  // [N or 1, H, W, 1] or [N or 1, 1, H, W]. Empty = zeros.
     .Input("b: float")      // [C]. Empty = zeros.
     .Output("y: T")
-    .Attr("T: {float, bfloat16, half}")
-    .Attr("alpha: float = 1.0")
-    .Attr("gain: float = 1.0")
-    .Attr("clamp: float = -1.0")
+    .STYLED_ATTRS
     .SetShapeFn(same_shape);
+
+REGISTER_OP("Stylegan2StyledBiasActGrad")
+    .Input("dy: T")
+    .Input("y: T")  // The forward op's result.
+    .Input("x: T")  // Its input. Not read if scale is empty.
+    .Input("scale: float")
+    .Input("noise: float")  // Of this and b only the shapes matter.
+    .Input("b: float")
+    .Output("dx: T")
+    .Output("dscale: float")
+    .Output("dnoise: float")
+    .Output("db: float")
+    .STYLED_ATTRS
+    .SetShapeFn([](InferenceContext* c) {
+      const int inputs[] = {0, 3, 4, 5};
+      for (int i = 0; i < 4; i++) c->set_output(i, c->input(inputs[i]));
+      return Status();
+    });
 
 // ---- Common to the kernels of both devices ----
 
@@ -321,6 +343,103 @@ class BiasActOp : public OpKernel {
   bool want_db_ = false;
 };
 
+// Common to styled_bias_act and its gradient.
+template <class Params>
+class StyledBiasActBase : public OpKernel {
+ public:
+  explicit StyledBiasActBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    std::string format;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("data_format", &format));
+    if (p_.clamp < 0) p_.clamp = std::numeric_limits<float>::infinity();
+    p_.nchw = format == "NCHW";
+    p_.dtype = dtype_of(ctx);
+  }
+
+ protected:
+  // The parameters for images of the shape of x. `first` is the index of the input `scale`; noise and b follow it.
+  Params params_for(OpKernelContext* ctx, const Tensor& x, int first) const {
+    Params p = p_;
+    if (x.dims() != 4) {
+      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected x with four axes, received ",
+                                      x.shape().DebugString()));
+      return p;
+    }
+    const int height = p.nchw ? 2 : 1;  // The axis.
+    p.images = x.dim_size(0), p.channels = x.dim_size(p.nchw ? 1 : 3);
+    p.pixels = x.dim_size(height) * x.dim_size(height + 1);
+    const Tensor& noise = ctx->input(first + 1);
+    p.one_noise = noise.dims() > 0 && noise.dim_size(0) == 1;
+    p.scale = numbers(ctx, first, p.images * p.channels);
+    numbers(ctx, first + 1, (p.one_noise ? 1 : p.images) * p.pixels);
+    numbers(ctx, first + 2, p.channels);
+    return p;
+  }
+
+  // The data of an input with so many numbers, or null if it is empty.
+  static const float* numbers(OpKernelContext* ctx, int index, int64_t expected) {
+    const Tensor& input = ctx->input(index);
+    if (input.NumElements() == 0) return nullptr;
+    if (input.NumElements() != expected)
+      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected ", expected, " numbers, received ",
+                                      input.shape().DebugString()));
+    return input.flat<float>().data();
+  }
+
+ private:
+  Params p_ = {};
+};
+
+class StyledBiasActOp : public StyledBiasActBase<StyledBiasActParams> {
+ public:
+  using StyledBiasActBase::StyledBiasActBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor &x = ctx->input(0), &noise = ctx->input(2), &b = ctx->input(3);
+    StyledBiasActParams p = params_for(ctx, x, 1);
+    if (!ctx->status().ok()) return;
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    p.x = x.data(), p.y = y->data();
+    p.noise = noise.NumElements() ? noise.flat<float>().data() : nullptr;
+    p.b = b.NumElements() ? b.flat<float>().data() : nullptr;
+    launch(ctx, p);
+  }
+
+ protected:
+  virtual void launch(OpKernelContext* ctx, const StyledBiasActParams& p) = 0;
+};
+
+class StyledBiasActGradOp : public StyledBiasActBase<StyledBiasActGradParams> {
+ public:
+  using StyledBiasActBase::StyledBiasActBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor &dy = ctx->input(0), &y = ctx->input(1), &x = ctx->input(2);
+    StyledBiasActGradParams p = params_for(ctx, dy, 3);
+    if (!ctx->status().ok()) return;
+    OP_REQUIRES(ctx, y.shape() == dy.shape() && (!p.scale || x.shape() == dy.shape()),
+                InvalidArgument("styled_bias_act: expected x, y and dy of the same shape, received ",
+                                x.shape().DebugString(), ", ", y.shape().DebugString(), " and ",
+                                dy.shape().DebugString()));
+    Tensor* dx = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, dy.shape(), &dx));
+    float** const sums[] = {&p.dscale, &p.dnoise, &p.db};
+    for (int i = 0; i < 3; i++) {
+      Tensor* sum = nullptr;
+      OP_REQUIRES_OK(ctx, ctx->allocate_output(1 + i, ctx->input(3 + i).shape(), &sum));
+      *sums[i] = sum->NumElements() ? sum->flat<float>().data() : nullptr;
+    }
+    p.dy = dy.data(), p.y = y.data(), p.x = p.scale ? x.data() : nullptr, p.dx = dx->data();
+    launch(ctx, p);
+  }
+
+ protected:
+  virtual void launch(OpKernelContext* ctx, const StyledBiasActGradParams& p) = 0;
+};
+
 // ---- CPU ----
 
 ParallelFor thread_pool(OpKernelContext* ctx) {
@@ -342,44 +461,18 @@ class BiasActCpuOp : public BiasActOp {
   void launch(OpKernelContext* ctx, const BiasActParams& p) override { bias_act_cpu(p, thread_pool(ctx)); }
 };
 
-class StyledBiasActOp : public OpKernel {
+class StyledBiasActCpuOp : public StyledBiasActOp {
  public:
-  explicit StyledBiasActOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("alpha", &p_.alpha));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("gain", &p_.gain));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("clamp", &p_.clamp));
-    if (p_.clamp < 0) p_.clamp = std::numeric_limits<float>::infinity();
-    p_.dtype = dtype_of(ctx);
-  }
+  using StyledBiasActOp::StyledBiasActOp;
+  void launch(OpKernelContext* ctx, const StyledBiasActParams& p) override { styled_bias_act_cpu(p, thread_pool(ctx)); }
+};
 
-  void Compute(OpKernelContext* ctx) override {
-    const Tensor &x = ctx->input(0), &scale = ctx->input(1), &noise = ctx->input(2), &b = ctx->input(3);
-    OP_REQUIRES(ctx, x.dims() == 4,
-                InvalidArgument("styled_bias_act: expected x [N, H, W, C], received ", x.shape().DebugString()));
-    StyledBiasActParams p = p_;
-    p.images = x.dim_size(0), p.pixels = x.dim_size(1) * x.dim_size(2), p.channels = x.dim_size(3);
-    p.one_noise = noise.dims() > 0 && noise.dim_size(0) == 1;
-    p.scale = numbers(ctx, scale, p.images * p.channels);
-    p.noise = numbers(ctx, noise, (p.one_noise ? 1 : p.images) * p.pixels);
-    p.b = numbers(ctx, b, p.channels);
-    Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
-    if (!ctx->status().ok()) return;
-    p.x = x.data(), p.y = y->data();
-    styled_bias_act_cpu(p, thread_pool(ctx));
+class StyledBiasActGradCpuOp : public StyledBiasActGradOp {
+ public:
+  using StyledBiasActGradOp::StyledBiasActGradOp;
+  void launch(OpKernelContext* ctx, const StyledBiasActGradParams& p) override {
+    styled_bias_act_grad_cpu(p, thread_pool(ctx));
   }
-
- private:
-  // The data of an input with so many numbers, or null if it is empty.
-  static const float* numbers(OpKernelContext* ctx, const Tensor& input, int64_t expected) {
-    if (input.NumElements() == 0) return nullptr;
-    if (input.NumElements() != expected)
-      ctx->CtxFailure(InvalidArgument("styled_bias_act: expected ", expected, " numbers, received ",
-                                      input.shape().DebugString()));
-    return input.flat<float>().data();
-  }
-
-  StyledBiasActParams p_ = {};
 };
 
 // Each kernel handles all element types that its definition allows.
@@ -387,7 +480,8 @@ class StyledBiasActOp : public OpKernel {
 REGISTER_CPU("Stylegan2Upfirdn2d", UpfirdnCpuOp);
 REGISTER_CPU("Stylegan2BiasAct", BiasActCpuOp<false>);
 REGISTER_CPU("Stylegan2BiasActGrad", BiasActCpuOp<true>);
-REGISTER_CPU("Stylegan2StyledBiasAct", StyledBiasActOp);
+REGISTER_CPU("Stylegan2StyledBiasAct", StyledBiasActCpuOp);
+REGISTER_CPU("Stylegan2StyledBiasActGrad", StyledBiasActGradCpuOp);
 
 // ---- CUDA ----
 
@@ -405,21 +499,45 @@ class UpfirdnCudaOp : public UpfirdnOp {
   }
 };
 
+// Calls `launcher` with a workspace of so many bytes.
+template <class Params>
+void launch_with_workspace(OpKernelContext* ctx, int64_t bytes, int (*launcher)(const Params*, void*, void*),
+                           const Params& p) {
+  Tensor workspace;
+  OP_REQUIRES_OK(ctx, ctx->allocate_temp(tensorflow::DT_INT8, TensorShape({bytes}), &workspace));
+  check_cuda(ctx, launcher(&p, workspace.data(), ctx->eigen_gpu_device().stream()));
+}
+
 template <bool kGrad>
 class BiasActCudaOp : public BiasActOp {
  public:
   explicit BiasActCudaOp(OpKernelConstruction* ctx) : BiasActOp(ctx, kGrad) {}
   void launch(OpKernelContext* ctx, const BiasActParams& p) override {
-    Tensor workspace;
-    const int64_t bytes = stylegan2_bias_act_workspace(&p);
-    OP_REQUIRES_OK(ctx, ctx->allocate_temp(tensorflow::DT_INT8, TensorShape({bytes}), &workspace));
-    check_cuda(ctx, stylegan2_bias_act_cuda(&p, workspace.data(), ctx->eigen_gpu_device().stream()));
+    launch_with_workspace(ctx, stylegan2_bias_act_workspace(&p), stylegan2_bias_act_cuda, p);
+  }
+};
+
+class StyledBiasActCudaOp : public StyledBiasActOp {
+ public:
+  using StyledBiasActOp::StyledBiasActOp;
+  void launch(OpKernelContext* ctx, const StyledBiasActParams& p) override {
+    check_cuda(ctx, stylegan2_styled_bias_act_cuda(&p, ctx->eigen_gpu_device().stream()));
+  }
+};
+
+class StyledBiasActGradCudaOp : public StyledBiasActGradOp {
+ public:
+  using StyledBiasActGradOp::StyledBiasActGradOp;
+  void launch(OpKernelContext* ctx, const StyledBiasActGradParams& p) override {
+    launch_with_workspace(ctx, stylegan2_styled_bias_act_grad_workspace(&p), stylegan2_styled_bias_act_grad_cuda, p);
   }
 };
 
 REGISTER_KERNEL_BUILDER(Name("Stylegan2Upfirdn2d").Device(tensorflow::DEVICE_GPU).HostMemory("pads"), UpfirdnCudaOp);
 REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasAct").Device(tensorflow::DEVICE_GPU), BiasActCudaOp<false>);
 REGISTER_KERNEL_BUILDER(Name("Stylegan2BiasActGrad").Device(tensorflow::DEVICE_GPU), BiasActCudaOp<true>);
+REGISTER_KERNEL_BUILDER(Name("Stylegan2StyledBiasAct").Device(tensorflow::DEVICE_GPU), StyledBiasActCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Stylegan2StyledBiasActGrad").Device(tensorflow::DEVICE_GPU), StyledBiasActGradCudaOp);
 
 #endif  // STYLEGAN2_CUDA
 

@@ -71,29 +71,53 @@ struct BiasActParams {
   int64_t outer, channels, inner;    // Any may be 0.
 };
 
-// ---- styled_bias_act, on the CPU only ----
+// ---- styled_bias_act ----
 
-// Images are [images, pixels, channels]:
+// Images are [images, pixels, channels], or [images, channels, pixels] with `nchw`:
 //     y = gain * act(x * scale + noise + b), clipped to [-clamp, clamp], with act(z) = z if z > 0 else alpha * z.
 struct StyledBiasActParams {
-  const void* x;        // dtype, never kFloat64.
+  const void* x;        // dtype.
   const float* scale;   // [images, channels]. Null = ones.
   const float* noise;   // [images, pixels], or [pixels] with `one_noise`. Null = zeros.
   const float* b;       // [channels]. Null = zeros.
   void* y;              // Like x.
   DataType dtype;
-  int one_noise;
-  float alpha, gain, clamp;  // clamp: infinity = no clamp.
+  int nchw, one_noise;
+  float alpha, gain, clamp;  // gain > 0. clamp: infinity = no clamp.
   int64_t images, pixels, channels;  // Any may be 0.
+};
+
+// Its gradient. The sign of y tells the slope, and its magnitude whether it was clamped:
+//     dz     = dy * gain * act'(y), or 0 where y was clamped
+//     dx     = dz * scale
+//     dscale = sum of dz * x over the pixels
+//     dnoise = sum of dz over the channels, and over the images with `one_noise`
+//     db     = sum of dz over images and pixels
+struct StyledBiasActGradParams {
+  const void* dy;       // dtype, as are y, x and dx.
+  const void* y;        // The result.
+  const void* x;        // Only read for dscale. Null = dscale is null too.
+  const float* scale;   // [images, channels]. Null = ones.
+  void* dx;
+  float* dscale;        // [images, channels]. Null = not computed, as for the next two.
+  float* dnoise;        // [images, pixels], or [pixels] with `one_noise`.
+  float* db;            // [channels].
+  DataType dtype;
+  int nchw, one_noise;
+  float alpha, gain, clamp;  // As in StyledBiasActParams.
+  int64_t images, pixels, channels;
 };
 
 }  // namespace stylegan2
 
 // The launchers of gpu_kernels.cu. They return 0 or a cudaError_t. Pointers are device memory; `workspace` points to
-// `stylegan2_bias_act_workspace(p)` bytes of it, which may be 0.
+// as many bytes of it as the function ending in _workspace returns, which may be 0.
 extern "C" {
 int64_t stylegan2_bias_act_workspace(const stylegan2::BiasActParams* p);
+int64_t stylegan2_styled_bias_act_grad_workspace(const stylegan2::StyledBiasActGradParams* p);
 int stylegan2_upfirdn_cuda(const stylegan2::UpfirdnParams* p, void* stream);
 int stylegan2_bias_act_cuda(const stylegan2::BiasActParams* p, void* workspace, void* stream);
+int stylegan2_styled_bias_act_cuda(const stylegan2::StyledBiasActParams* p, void* stream);
+int stylegan2_styled_bias_act_grad_cuda(const stylegan2::StyledBiasActGradParams* p, void* workspace, void* stream);
 const char* stylegan2_cuda_error(int error);
 }

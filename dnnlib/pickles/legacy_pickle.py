@@ -20,7 +20,7 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import DIGEST_KEY, SHAPE_KEYS, WRITE_VERSION, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, MODULE_KEY, SHAPE_KEYS, WRITE_VERSION, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
@@ -219,6 +219,7 @@ def _describe(value):
             'build_func_name':  written.build_func_name,
             'variables':        written.variables,
             **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
+            **({MODULE_KEY: written.build_module} if written.build_module else {}),
             DIGEST_KEY:         written.digest(),
         }
     if isinstance(value, np.dtype):

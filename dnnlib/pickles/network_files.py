@@ -95,7 +95,8 @@ def dump(states: Sequence[NetworkState], path: str | os.PathLike) -> None:
 
 def _describe(state):
     """What a network is besides its variables, for JSON."""
-    return dict(name=state.name, func_name=state.build_func_name, static_kwargs=state.static_kwargs,
+    return dict(name=state.name, func_name=state.build_func_name, module=state.build_module,
+                static_kwargs=state.static_kwargs,
                 components={key: _describe(component) for key, component in state.components.items()})
 
 
@@ -123,16 +124,17 @@ def _from_arrays(description, arrays):
 
 def _from_description(described, prefix, arrays):
     """NetworkState of a description; its variables are removed from `arrays`."""
-    types = dict(name=str, func_name=str, static_kwargs=dict, components=dict)
+    types: dict[str, type] = dict(name=str, func_name=str, module=str, static_kwargs=dict, components=dict)
     if not isinstance(described, dict) or not all(isinstance(described.get(key), kind) for key, kind in types.items()):
-        raise Refusal('has a description without name, function, settings or components', _EXPECTED)
+        raise Refusal('has a description without name, function, module, settings or components', _EXPECTED)
     prefix = f'{prefix}{described["name"]}/'
     if len(described['components']) > 2 or prefix.count('/') > 3:
         raise Refusal('describes more networks than a generator has', _EXPECTED)
     components = {key: _from_description(each, prefix, arrays) for key, each in described['components'].items()}
     names = [name for name in arrays if name.startswith(prefix)]
     variables = [(name.removeprefix(prefix), arrays.pop(name)) for name in names]
-    return NetworkState(described['name'], described['static_kwargs'], components, described['func_name'], variables)
+    return NetworkState(described['name'], described['static_kwargs'], components, described['func_name'], variables,
+                        build_module=described['module'])
 
 
 # ---- .npz ----

@@ -18,8 +18,9 @@ WRITE_VERSION = 4  # The version that the original writes, and the lowest that i
 # What networks of version 5 have besides.
 SHAPE_KEYS = ('input_shapes', 'output_shapes', 'input_names', 'output_names')
 
-# Key of the digest in the state of a network. The original and its successors read other keys by name.
+# Keys in the state of a network that only this project writes. The original and its successors read other keys by name.
 DIGEST_KEY = 'sha256'
+MODULE_KEY = 'build_module'
 
 CHANGED = ('The file was damaged or modified after it was written: download or copy it again. '
            'A tool that changes weights must remove or renew the checksum.')
@@ -40,6 +41,8 @@ class NetworkState:
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
         version:          Version of the format. 2 and 3 have no components; 4 and 5 do. 2 and 3 are written as 4.
         build_module_src: Source code of the module that held the function. It is stored as text and never executed.
+        build_module:     Name of that module, such as 'training.networks_stylegan2', which tells functions of one name
+                          apart. '' = the file does not tell it.
         shapes:           Names and shapes of inputs and outputs in version 5, with the keys SHAPE_KEYS. None = unknown.
         origin:           What the file says about the training of the network, if it came from PyTorch; not written.
     """
@@ -50,6 +53,7 @@ class NetworkState:
     variables: list[tuple[str, Any]]
     version: int = WRITE_VERSION
     build_module_src: str = ''
+    build_module: str = ''
     shapes: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
 
@@ -77,6 +81,8 @@ class NetworkState:
         """Yield the bytes that the digest covers."""
         described = [self.version, self.name, self.static_kwargs, list(self.components), self.build_func_name,
                      self.build_module_src, len(self.variables)]
+        if self.build_module:  # Digests of files that do not have it stay valid.
+            described.append(self.build_module)
         # Settings are numbers, strings and containers of them. Of anything else only the type is covered.
         encoder = json.JSONEncoder(skipkeys=True, default=lambda value: type(value).__name__)
         for text in encoder.iterencode(described):
@@ -88,7 +94,8 @@ class NetworkState:
 
 
 _FIELD_TYPES = {'name': str, 'static_kwargs': dict, 'components': dict, 'build_func_name': str, 'variables': list,
-                'version': int, 'build_module_src': str}
+                'version': int, 'build_module_src': str, MODULE_KEY: str}
+_OPTIONAL_FIELDS = {MODULE_KEY}
 
 
 class NetworkReader(Reader):
@@ -120,7 +127,7 @@ class NetworkReader(Reader):
         for name in _FIELD_TYPES:
             if name in state:
                 setattr(network, name, state[name])
-            elif name != 'components' or state['version'] > 3:
+            elif name not in _OPTIONAL_FIELDS and (name != 'components' or state['version'] > 3):
                 raise Refusal(f'holds a network without {name}', DAMAGED)
         if all(key in state for key in SHAPE_KEYS):
             network.shapes = {key: state[key] for key in SHAPE_KEYS}

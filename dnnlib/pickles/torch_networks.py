@@ -204,7 +204,7 @@ def _discriminator(module, name, left):
     blocks = {key: block for key, block in _children(module).items() if re.fullmatch(r'b\d+', key) and key != 'b4'}
     first = _child(blocks[f'b{resolution}'], 'conv0') if f'b{resolution}' in blocks else conv
     fmaps = _weight(conv).shape[0]
-    settings = dict(
+    settings: dict[str, Any] = dict(
         num_channels=_get(module, 'img_channels', int), resolution=resolution, label_size=label_size,
         **_image_settings(_init_kwargs(module), first, sum(map(_is_half, blocks.values()))),
         architecture=_get(last, 'architecture', str), mbstd_group_size=0, label_embed=True)
@@ -254,7 +254,7 @@ def _filter(taps):
 def _mapping_settings(mapping):
     """Settings of a network that maps labels."""
     num_layers, embed = _get(mapping, 'num_layers', int), _children(mapping).get('embed')
-    settings = dict(
+    settings: dict[str, Any] = dict(
         mapping_layers=num_layers, label_embed=True,
         label_fmaps=_weight(embed).shape[0] if isinstance(embed, TorchModule) else _get(mapping, 'w_dim', int))
     if num_layers:

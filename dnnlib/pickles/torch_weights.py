@@ -202,7 +202,7 @@ def view_of(tensor: Tensor, data: np.ndarray, order: str, name: str) -> np.ndarr
         Refusal: The tensor reaches beyond its numbers, or its numbers overlap.
     """
     storage = tensor.storage
-    dtype = np.dtype(storage.dtype).newbyteorder(order)
+    dtype = np.dtype(order + storage.dtype)
     data = data[:storage.length * dtype.itemsize]
     if len(data) < storage.length * dtype.itemsize:
         raise Refusal(f'lacks numbers of {name}', DAMAGED)

@@ -104,4 +104,4 @@ def _renamed(state, func_name, kwargs):
         components[key] = _renamed(component, f'G_{key}', own)
     variables = [item for item in state.variables if item[0] != 'lod']
     return dataclasses.replace(state, version=5, build_func_name=func_name, static_kwargs=kwargs, components=components,
-                               variables=variables)
+                               variables=variables, build_module='')

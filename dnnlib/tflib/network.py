@@ -123,6 +123,24 @@ def create_variable(layer, name, shape, initializer, trainable):
     return layer.add_weight(name=name, shape=tuple(shape), initializer=initializer, trainable=trainable)
 
 
+_call_dtype = contextvars.ContextVar('call_dtype', default='float32')
+
+
+def call_dtype() -> str:
+    """The argument `dtype` of the network that is being called, in this thread; 'float32' if it was not given."""
+    return _call_dtype.get()
+
+
+@contextlib.contextmanager
+def calling_with_dtype(dtype: str):
+    """Context manager within which `call_dtype` returns `dtype`."""
+    token = _call_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _call_dtype.reset(token)
+
+
 class Network(keras.Model):
     """A network that is built by its constructor, from the settings of its class and the arguments given.
 
@@ -167,7 +185,11 @@ class Network(keras.Model):
             return super().__call__(*inputs, **kwargs)
         if not self._net.is_component:  # Arguments of a component are checked by the network it belongs to.
             self.check_kwargs(kwargs, self.known_call_kwargs() | {'rng'})
-        return self.call(*self._fill_missing(inputs, tf.zeros), **kwargs)
+        return self._call(*self._fill_missing(inputs, tf.zeros), **kwargs)
+
+    def _call(self, *inputs, **kwargs):
+        with calling_with_dtype(kwargs.get('dtype', 'float32')):
+            return self.call(*inputs, **kwargs)
 
     # ---- For the subclasses ----
 
@@ -498,7 +520,7 @@ class Network(keras.Model):
             def evaluate(inputs, tensors):
                 if input_transform:
                     inputs = self._fill_missing(_apply_transform(input_transform, inputs), tf.zeros)
-                outputs = self.call(*inputs, **static, **tensors)
+                outputs = self._call(*inputs, **static, **tensors)
                 outputs = [*outputs] if isinstance(outputs, (tuple, list)) else [outputs]
                 return _apply_transform(output_transform, outputs) if output_transform else outputs
             inputs_spec = [tf.TensorSpec([None, *shape], tf.float32) for shape in shapes]

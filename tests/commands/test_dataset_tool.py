@@ -354,6 +354,24 @@ def test_killed_run_leaves_nothing_that_looks_whole_and_the_next_run_clears_it_a
     assert sorted(os.listdir()) == ['data', 'few', 'images'] and tfrecords.find_dataset('data').num_images == 3
 
 
+def test_killed_run_goes_on_with_resume():
+    """Killed twice, in the middle of records. The second time, the run that goes on is killed."""
+    save_images('few', 300)
+    pathlib.Path('few/150.png').write_bytes(b'no image')
+    flags = ['--skip-bad', '--resolution=256', '--shuffle=0']
+    assert run('create_from_images', 'whole/data', 'few', *flags) == 0
+    largest = pathlib.Path('data.partial', 'data-r08.tfrecords')
+    for size, more in [(5e6, []), (2e7, ['--resume'])]:
+        process = subprocess.Popen([sys.executable, SCRIPT, 'create_from_images', 'data', 'few', *flags, *more])
+        while process.poll() is None and not (largest.exists() and largest.stat().st_size > size):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert size < largest.stat().st_size < os.path.getsize('whole/data/data-r08.tfrecords')
+    assert run('create_from_images', 'data', 'few', *flags, '--resume') == 0
+    assert files_of('data') == files_of('whole/data') and sorted(os.listdir()) == ['data', 'few', 'whole']
+
+
 def test_second_writer_on_one_folder_is_refused_at_once_and_disturbs_nothing(capsys):
     save_images('few', 3)
     process = start_long_run()

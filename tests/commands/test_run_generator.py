@@ -12,7 +12,7 @@ from PIL import Image
 import custom_ops
 import pretrained_networks
 import run_generator
-from dnnlib import cli, tflib
+from dnnlib import cli, memory, tflib
 from dnnlib.pickles import legacy_pickle
 from dnnlib.util import EasyDict
 from latents.dlatents import Dlatents
@@ -292,6 +292,13 @@ def test_class_out_of_range_is_refused(Gs, tmp_path):
     Gs.input_shapes[1][1] = 3
     err = refused(tmp_path, 'generate-images', '--seeds=0', '--class=3')
     assert '3 classes' in err.fact and '0 to 2' in err.remedy
+
+
+def test_a_grid_that_does_not_fit_into_memory_is_refused(Gs, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 1000)
+    err = refused(tmp_path, 'style-mixing-example', '--row-seeds=0-2', '--col-seeds=1-5')
+    assert err.fact.startswith('a grid of 3 rows and 5 columns needs about') and 'fewer rows' in err.remedy
+    assert not list(tmp_path.glob('*/*.png'))
 
 
 def test_style_layers_beyond_the_network_are_refused(Gs, tmp_path):

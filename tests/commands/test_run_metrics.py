@@ -21,7 +21,7 @@ from tests import ROOT
 from tests.light_help import help_of
 from tests.stub_networks import numpy_patches, patches, stub_networks  # noqa: F401  A fixture.
 from training import misc
-from training.data import dataset_writer
+from training.data import dataset_writer, tfrecords
 from training.dataset import TFRecordDataset
 from training.nets import registry
 
@@ -284,11 +284,31 @@ def test_mirrored_images_count_as_if_drawn_one_by_one(home, files):
     np.testing.assert_allclose(moments.cov, np.cov(features, rowvar=False), atol=1e-8)
 
 
-def test_content_digest_tells_images_apart_and_not_places(home, files):
-    def digest(folder):
-        return TFRecordDataset(str(folder)).content_digest()
+def test_identity_tells_images_apart_and_not_places(home, files):
+    def identity(folder):
+        return TFRecordDataset(str(folder)).identity()
     make_dataset(home / 'same')
-    assert digest(home / 'same') == digest(files / 'datasets' / 'ds') != digest(files / 'datasets' / 'other')
+    assert identity(home / 'same') == identity(files / 'datasets' / 'ds') != identity(files / 'datasets' / 'other')
+    # Other images that are the same at 4x4.
+    flipped = TFRecordDataset(str(home / 'same'), repeat=False, shuffle_mb=0).get_minibatch_np(NUM_REALS)[0]
+    flipped = flipped.reshape(NUM_REALS, 3, 4, 2, 4, 2)[..., ::-1].reshape(NUM_REALS, 3, 8, 8)
+    with dataset_writer.new_dataset(home / 'blocks') as writer:
+        for image in flipped:
+            writer.add_image(image)
+    small = [(home / name / f'{name}-r02.tfrecords').read_bytes() for name in ('same', 'blocks')]
+    assert small[0] == small[1] and identity(home / 'same') != identity(home / 'blocks')
+
+
+def test_identity_reads_few_of_the_large_images(home, monkeypatch):
+    make_dataset(home / 'ds')
+    data = TFRecordDataset(str(home / 'ds'))
+    monkeypatch.setattr('training.dataset._IDENTITY_IMAGES', 5)
+    opened, read = [], []
+    monkeypatch.setattr(tfrecords, 'content_digest', lambda path: opened.append(os.path.basename(path)) or '')
+    pread = os.pread
+    monkeypatch.setattr(os, 'pread', lambda _file, size, offset: (read.append(size), pread(_file, size, offset))[1])
+    data.identity()
+    assert opened == ['ds-r02.tfrecords'] and read == [4] * 5
 
 
 def test_a_damaged_record_is_named(home, files):

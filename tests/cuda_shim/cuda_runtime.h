@@ -36,6 +36,7 @@ const char* cudaGetErrorString(cudaError_t error);
 
 namespace cuda_shim {
 extern int64_t max_grid_x, max_grid_y;  // run_cases.cc lowers them, so that few blocks must do the work of many.
+extern int64_t index_limit;             // It lowers this too, so that small tensors are indexed like large ones.
 extern unsigned seed;
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread);
 }  // namespace cuda_shim
@@ -44,3 +45,4 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& t
   cuda_shim::launch(grid, block, shared, [&] { kernel(__VA_ARGS__); })
 #define CUDA_MAX_GRID_X cuda_shim::max_grid_x
 #define CUDA_MAX_GRID_Y cuda_shim::max_grid_y
+#define CUDA_INDEX_LIMIT cuda_shim::index_limit

@@ -22,7 +22,7 @@ alignas(16) unsigned char shared_memory[kSharedBytes];
 
 namespace cuda_shim {
 
-int64_t max_grid_x = 2147483647, max_grid_y = 65535;
+int64_t max_grid_x = 2147483647, max_grid_y = 65535, index_limit = int64_t(1) << 31;
 unsigned seed = 1;
 
 namespace {

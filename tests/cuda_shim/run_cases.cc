@@ -1,19 +1,23 @@
-// run_cases CASES RESULTS: runs the cases of a file with several seeds and grid limits, which must all give the same
-// bits. Numbers in both files are int64.
+// run_cases CASES RESULTS: runs the cases of a file with several seeds, limits of the grid and types of indices, which
+// must all give the same bits. Numbers in both files are int64.
 //
-// CASES begins with sizeof(UpfirdnParams), sizeof(BiasActParams) and the number of cases. A case begins with its kind:
+// CASES begins with the sizes of UpfirdnParams, BiasActParams, StyledBiasActParams and StyledBiasActGradParams, and the
+// number of cases. A case begins with its kind:
 //   0  upfirdn_2d       UpfirdnParams with null pointers, then its buffers in the order of the pointers
 //   1  fused_bias_act   the same with BiasActParams
 //   2  a large image    its `minor`
+//   3  styled_bias_act  as 0, with StyledBiasActParams
+//   4  its gradient     as 0, with StyledBiasActGradParams
 // A buffer is its number of bytes (-1: null), its `lead`, the number of bytes by which it misses its alignment, and for
 // inputs the data.
 //
-// RESULTS has, for each case of kinds 0 and 1, the error code, y and db, unless they are null.
+// RESULTS has, for each case except those of kind 2, the error code and the results that are not null, in their order.
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <initializer_list>
 #include <memory>
 #include <vector>
 
@@ -54,26 +58,28 @@ struct Buffer {
   void poison() { if (memory) memset(data(), 0xff, bytes); }
 };
 
-struct Setting { unsigned seed; int64_t max_grid_x, max_grid_y; };
-constexpr Setting kSettings[] = {{1, 2147483647, 65535}, {2, 2147483647, 65535}, {3, 2147483647, 2}, {4, 3, 2}};
+struct Setting { unsigned seed; int64_t max_grid_x, max_grid_y, index_limit; };
+constexpr int64_t kMaxX = 2147483647, kMaxY = 65535, kIndices = int64_t(1) << 31;
+constexpr Setting kSettings[] = {{1, kMaxX, kMaxY, kIndices}, {2, kMaxX, kMaxY, 0}, {3, kMaxX, 2, kIndices},
+                                 {4, 3, 2, 0}};
 
 // Runs `call` once per setting; the results must be the same.
 template <class Call>
-void run(FILE* results, Buffer& y, Buffer* db, Call call) {
+void run(FILE* results, std::initializer_list<Buffer*> outputs, Call call) {
   std::vector<unsigned char> first;
   int64_t error = 0;
   for (const Setting& setting : kSettings) {
     cuda_shim::seed = setting.seed;
     cuda_shim::max_grid_x = setting.max_grid_x;
     cuda_shim::max_grid_y = setting.max_grid_y;
-    y.poison();
-    if (db) db->poison();
+    cuda_shim::index_limit = setting.index_limit;
+    for (Buffer* output : outputs) output->poison();
     error = call();
     std::vector<unsigned char> now;
-    if (y.memory) now.assign(y.data(), y.data() + y.bytes);
-    if (db && db->memory) now.insert(now.end(), db->data(), db->data() + db->bytes);
+    for (Buffer* output : outputs)
+      if (output->memory) now.insert(now.end(), output->data(), output->data() + output->bytes);
     if (setting.seed == 1) first = now;
-    check(now == first, "results differ with the order of threads or with the size of the grid");
+    check(now == first, "results differ with the order of threads, the size of the grid or the type of indices");
   }
   fwrite(&error, sizeof(error), 1, results);
   if (!first.empty()) fwrite(first.data(), 1, first.size(), results);
@@ -85,7 +91,7 @@ void run_upfirdn(FILE* results) {
   p.x = x.data();
   p.k = reinterpret_cast<float*>(k.data());
   p.y = y.data();
-  run(results, y, nullptr, [&] { return stylegan2_upfirdn_cuda(&p, nullptr); });
+  run(results, {&y}, [&] { return stylegan2_upfirdn_cuda(&p, nullptr); });
 }
 
 void run_bias_act(FILE* results) {
@@ -97,9 +103,29 @@ void run_bias_act(FILE* results) {
   p.dy_bias = c.data();
   p.y = y.data();
   p.db = db.data();
-  run(results, y, &db, [&] {
+  run(results, {&y, &db}, [&] {
     std::vector<unsigned char> workspace(stylegan2_bias_act_workspace(&p), 0xff);
     return stylegan2_bias_act_cuda(&p, workspace.data(), nullptr);
+  });
+}
+
+float* numbers(Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); }
+
+void run_styled_bias_act(FILE* results) {
+  StyledBiasActParams p = read_one<StyledBiasActParams>();
+  Buffer x(true), scale(true), noise(true), b(true), y(false);
+  p.x = x.data(), p.scale = numbers(scale), p.noise = numbers(noise), p.b = numbers(b), p.y = y.data();
+  run(results, {&y}, [&] { return stylegan2_styled_bias_act_cuda(&p, nullptr); });
+}
+
+void run_styled_bias_act_grad(FILE* results) {
+  StyledBiasActGradParams p = read_one<StyledBiasActGradParams>();
+  Buffer dy(true), y(true), x(true), scale(true), dx(false), dscale(false), dnoise(false), db(false);
+  p.dy = dy.data(), p.y = y.data(), p.x = x.data(), p.scale = numbers(scale), p.dx = dx.data();
+  p.dscale = numbers(dscale), p.dnoise = numbers(dnoise), p.db = numbers(db);
+  run(results, {&dx, &dscale, &dnoise, &db}, [&] {
+    std::vector<unsigned char> workspace(stylegan2_styled_bias_act_grad_workspace(&p), 0xff);
+    return stylegan2_styled_bias_act_grad_cuda(&p, workspace.data(), nullptr);
   });
 }
 
@@ -138,11 +164,20 @@ int main(int argc, char** argv) {
   check(cases && results, "cannot open the files");
   check(read_one<int64_t>() == sizeof(UpfirdnParams), "UpfirdnParams of another size");
   check(read_one<int64_t>() == sizeof(BiasActParams), "BiasActParams of another size");
+  check(read_one<int64_t>() == sizeof(StyledBiasActParams), "StyledBiasActParams of another size");
+  check(read_one<int64_t>() == sizeof(StyledBiasActGradParams), "StyledBiasActGradParams of another size");
   const int64_t count = read_one<int64_t>();
   for (int64_t i = 0; i < count; i++) {
     const int64_t kind = read_one<int64_t>();
     fprintf(stderr, "case %ld\n", static_cast<long>(i));  // The last line names the case that ends in an error.
-    kind == 0 ? run_upfirdn(results) : kind == 1 ? run_bias_act(results) : run_large(read_one<int64_t>());
+    switch (kind) {
+      case 0: run_upfirdn(results); break;
+      case 1: run_bias_act(results); break;
+      case 2: run_large(read_one<int64_t>()); break;
+      case 3: run_styled_bias_act(results); break;
+      case 4: run_styled_bias_act_grad(results); break;
+      default: check(false, "unknown kind of case");
+    }
   }
   fclose(results);
   return 0;

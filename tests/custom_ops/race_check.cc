@@ -80,9 +80,9 @@ bool check_bias_act(int64_t outer, int64_t channels, int64_t inner, int order) {
   });
 }
 
-bool check_styled_bias_act(int64_t images, int64_t pixels, int64_t channels) {
+bool check_styled_bias_act(int64_t images, int64_t pixels, int64_t channels, bool nchw) {
   StyledBiasActParams p = {};
-  p.dtype = kFloat32;
+  p.dtype = kFloat32, p.nchw = nchw;
   p.alpha = 0.2f, p.gain = 1.5f, p.clamp = INFINITY;
   p.images = images, p.pixels = pixels, p.channels = channels;
   const std::vector<float> x = numbers(images * pixels * channels);
@@ -92,6 +92,23 @@ bool check_styled_bias_act(int64_t images, int64_t pixels, int64_t channels) {
     StyledBiasActParams run = p;
     run.y = y;
     styled_bias_act_cpu(run, parallel);
+  });
+}
+
+bool check_styled_bias_act_grad(int64_t images, int64_t pixels, int64_t channels, bool nchw, bool one_noise) {
+  StyledBiasActGradParams p = {};
+  p.dtype = kFloat32, p.nchw = nchw, p.one_noise = one_noise;
+  p.alpha = 0.2f, p.gain = 1.5f, p.clamp = INFINITY;
+  p.images = images, p.pixels = pixels, p.channels = channels;
+  const int64_t size = images * pixels * channels, noises = one_noise ? pixels : images * pixels;
+  const std::vector<float> x = numbers(size), scale = numbers(images * channels);
+  p.dy = p.y = p.x = x.data(), p.scale = scale.data();
+  const int64_t total = size + images * channels + noises + channels;
+  return same_results("gradient of styled_bias_act", total, [&](float* results, const ParallelFor& parallel) {
+    StyledBiasActGradParams run = p;
+    run.dx = results, run.dscale = results + size;
+    run.dnoise = run.dscale + images * channels, run.db = run.dnoise + noises;
+    styled_bias_act_grad_cpu(run, parallel);
   });
 }
 
@@ -120,7 +137,10 @@ int main(int argc, char** argv) {
     ok &= check_bias_act(9000, 40, 1, order);
     ok &= check_bias_act(3, 5, 40000, order);
   }
-  ok &= check_styled_bias_act(3, 5000, 40);
+  for (bool nchw : {false, true}) {
+    ok &= check_styled_bias_act(3, 5000, 40, nchw);
+    for (bool one_noise : {false, true}) ok &= check_styled_bias_act_grad(3, 5000, 40, nchw, one_noise);
+  }
   if (ok) std::puts("same results");
   return ok ? 0 : 1;
 }

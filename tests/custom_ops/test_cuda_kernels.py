@@ -8,8 +8,10 @@ import subprocess
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from custom_ops import ACTIVATIONS
+from custom_ops.reference import styled_bias_act_reference
 from tests import ROOT, cuda_check
 
 SHIM = ROOT / 'tests/cuda_shim'
@@ -92,6 +94,22 @@ class BiasActParams(ctypes.Structure):
                 *((name, ctypes.c_int64) for name in 'outer channels inner'.split())]
 
 
+STYLED_FIELDS = [*((name, ctypes.c_int) for name in 'dtype nchw one_noise'.split()),
+                 *((name, ctypes.c_float) for name in 'alpha gain clamp'.split()),
+                 *((name, ctypes.c_int64) for name in 'images pixels channels'.split())]
+
+
+class StyledBiasActParams(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in 'x scale noise b y'.split()), *STYLED_FIELDS]
+
+
+class StyledBiasActGradParams(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in 'dy y x scale dx dscale dnoise db'.split()), *STYLED_FIELDS]
+
+
+PARAMS = [UpfirdnParams, BiasActParams, StyledBiasActParams, StyledBiasActGradParams]
+
+
 def int64(*values):
     return np.array(values, np.int64).tobytes()
 
@@ -107,7 +125,7 @@ def output_buffer(size, dtype, lead=0):
 
 def run(programs, tmp_path, cases, sizes):
     """Run encoded cases; sizes: those of the results of each in bytes. Returns the results."""
-    header = int64(ctypes.sizeof(UpfirdnParams), ctypes.sizeof(BiasActParams), len(cases))
+    header = int64(*map(ctypes.sizeof, PARAMS), len(cases))
     (tmp_path / 'cases').write_bytes(header + b''.join(cases))
     command = [f'{programs}/run_cases', 'cases', 'results']
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -348,6 +366,105 @@ def test_bias_act_far_out(programs, tmp_path, act):
         z = z.astype(np.float32).astype(np.float64)
         np.testing.assert_allclose(value, derivative(act, 0, z, 0.2), rtol=1e-6, atol=1e-30)
         np.testing.assert_allclose(slope[:5], derivative(act, 1, z, 0.2)[:5], rtol=1e-6, atol=1e-30)
+
+
+# ---- styled_bias_act ----
+
+STYLED_SHAPES = {'NHWC': [(2, 35, 3), (2, 9, 8), (1, 20, 20), (1, 1, 1), (9, 2, 16)],
+                 'NCHW': [(2, 3, 35), (2, 8, 9), (1, 20, 20), (1, 1, 1), (9, 16, 2)]}
+STYLED_LONG = {'NHWC': [(1, 4100, 2), (2, 70, 264)], 'NCHW': [(1, 2, 4100), (2, 264, 70)]}  # Several tiles per axis.
+STYLED_EMPTY = [(0, 4, 3), (2, 0, 3), (2, 4, 0)]
+
+
+def styled_cases(layout, seed):
+    """Yields (images, pixels, channels), act, names of the inputs besides x, one_noise, clamp, lead.
+
+    lead: Name of a buffer that is not aligned, or None.
+    """
+    rng = np.random.RandomState(seed)
+    shapes = STYLED_SHAPES[layout] + STYLED_LONG[layout] + STYLED_EMPTY
+    for shape, one_noise in [*((shape, True) for shape in shapes), *((shape, False) for shape in shapes[:2])]:
+        act, clamp = rng.choice(['lrelu', 'linear', 'relu']), rng.choice([np.inf, 1.5])
+        yield shape, act, ['scale', 'noise', 'b'], one_noise, clamp, None
+    for names in (['scale'], ['noise'], ['b'], ['scale', 'b'], ['scale', 'noise'], []):
+        yield STYLED_SHAPES[layout][1], 'lrelu', names, False, 1.5, None
+    for lead in ('x', 'scale', 'noise', 'b', 'y', 'dy', 'dx'):
+        yield STYLED_SHAPES[layout][1], 'lrelu', ['scale', 'noise', 'b'], False, 1.5, lead
+
+
+def styled_results(inputs, dy, act, gain, clamp):
+    """y, dx, dscale, dnoise and db by the definition of the op, in float64 and NHWC, for images of one row of pixels.
+
+    dy is set to zero where rounding decides whether an element is positive or clamped.
+    """
+    tensors = {name: tf.constant(value[:, np.newaxis] if name == 'x' else value) for name, value in inputs.items()}
+    if 'noise' in inputs:
+        tensors['noise'] = tf.constant(inputs['noise'][:, np.newaxis, :, np.newaxis])
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        values = [tensors.get(name) for name in ('x', 'b', 'scale', 'noise')]
+        y = styled_bias_act_reference(*values, act, gain, None if np.isinf(clamp) else clamp, 'NHWC')
+    magnitude = np.abs(y.numpy()[:, 0])
+    dy[(magnitude < 0.02) | (np.abs(magnitude - clamp) < 0.02)] = 0
+    grads = {name: grad.numpy() for name, grad in tape.gradient(y, tensors, dy[:, np.newaxis]).items()}
+    grads = {name: grad.reshape(inputs[name].shape) for name, grad in grads.items()}
+    return [y.numpy()[:, 0], *map(grads.get, ('x', 'scale', 'noise', 'b'))]
+
+
+@needs_compiler
+@pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_styled_bias_act(programs, tmp_path, dtype, layout):
+    """The op and its gradient, which are each other's second derivatives (custom_ops/styled_bias_act.py)."""
+    cases, sizes, expected = [], [], []
+    rng = np.random.RandomState(DTYPES.index(dtype))
+    for shape, act, names, one_noise, clamp, lead in styled_cases(layout, DTYPES.index(dtype)):
+        images, pixels, channels = shape
+        shapes = {'x': shape, 'scale': [images, channels], 'noise': [1 if one_noise else images, pixels],
+                  'b': [channels]}
+        inputs = {name: rounded(rng.randn(*shapes[name]), dtype if name == 'x' else 'float32')
+                  for name in ['x', *names]}
+        dy, gain = rounded(rng.randn(*shape), dtype), float(np.float32(rng.uniform(0.5, 1.5)))
+        y, dx, *sums = styled_results(inputs, dy, act, gain, clamp)
+        what = f'{shape} {act} {names} one_noise {one_noise} clamp {clamp} lead {lead}'
+        alpha = {'linear': 1, 'relu': 0, 'lrelu': 0.2}[act]
+        settings = [DTYPES.index(dtype), layout == 'NCHW', one_noise, alpha, gain, clamp, *shape]
+
+        def buffer(name, values, dtype=dtype, lead=lead):
+            values = values.swapaxes(1, 2) if values is not None and values.ndim == 3 and layout == 'NCHW' else values
+            return input_buffer(values, dtype, ITEMSIZE[dtype] * (name == lead))
+
+        def number_buffer(name, inputs=inputs, buffer=buffer):
+            return buffer(name, inputs.get(name), 'float32')
+
+        def output(name, size, dtype=dtype, lead=lead):
+            return output_buffer(size, dtype, ITEMSIZE[dtype] * (name == lead))
+        cases.append(int64(3) + bytes(StyledBiasActParams(*[None] * 5, *settings)) + buffer('x', inputs['x']) +
+                     b''.join(map(number_buffer, ('scale', 'noise', 'b'))) + output('y', y.size))
+        sizes.append(y.size * ITEMSIZE[dtype])
+        scale = inputs.get('scale', np.ones([1, 1]))[:, np.newaxis]
+        size = np.abs(inputs['x'] * scale) + np.abs(inputs.get('noise', np.zeros([1, 1])))[:, :, np.newaxis]
+        expected.append([(y, gain * (size + np.abs(inputs.get('b', 0))), dtype, what)])
+
+        outputs = b''.join(output_buffer(None if grad is None else grad.size, 'float32') for grad in sums)
+        cases.append(int64(4) + bytes(StyledBiasActGradParams(*[None] * 8, *settings)) + buffer('dy', dy) +
+                     buffer('y', rounded(y, dtype)) + buffer('x', inputs['x'] if 'scale' in names else None) +
+                     number_buffer('scale') + output('dx', dx.size) + outputs)
+        dz = gain * np.abs(dy)  # Bounds of what is added up; their sums are the scales of the errors.
+        totals = [(dz * np.abs(inputs['x'])).sum(1), dz.sum(2, keepdims=True).sum(0, keepdims=True) if one_noise
+                  else dz.sum(2), dz.sum((0, 1))]
+        expected.append([(dx, dz * np.abs(scale), dtype, f'{what}: dx')] + [
+            (grad, total, 'float32', f'{what}: {name}')
+            for name, grad, total in zip(('dscale', 'dnoise', 'db'), sums, totals, strict=True) if grad is not None])
+        sizes.append(sum(value.size * ITEMSIZE[kind] for value, _, kind, _ in expected[-1]))
+    for data, values in zip(run(programs, tmp_path, cases, sizes), expected, strict=True):
+        for value, scale, kind, what in values:
+            count = value.size * ITEMSIZE[kind]
+            actual = decode(data[:count], kind)
+            if value.ndim == 3 and layout == 'NCHW':
+                actual = actual.reshape(value.swapaxes(1, 2).shape).swapaxes(1, 2).ravel()
+            assert_close(actual, value, kind, scale, what)
+            data = data[count:]
 
 
 # ---- The emulation itself ----

@@ -253,20 +253,31 @@ def test_clamp(native, act, kwargs, shape, axis):
         close(actual, expected, 1e-6)  # alpha, gain and clamp are float32 in the op.
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('act, clamp', [('lrelu', None), ('lrelu', 0.75), ('linear', 0.75), ('relu', None)])
-@pytest.mark.parametrize('shape, one_noise, without', [
-    ((2, 5, 7, 33), False, []), ((3, 4, 4, 8), True, []), ((2, 64, 64, 96), False, []), ((1, 2, 1, 2500), False, []),
-    ((0, 4, 4, 8), False, []), ((2, 3, 3, 5), False, ['scale']), ((2, 3, 3, 5), False, ['noise']),
-    ((2, 3, 3, 5), False, ['b', 'scale', 'noise'])])
-def test_styled_bias_act_equals_the_reference(native, shape, one_noise, without, act, clamp, dtype):
+def test_styled_bias_act_equals_the_reference(native, act, clamp, dtype, data_format):
+    for shape, one_noise, without in [
+            ((2, 5, 7, 33), False, []), ((3, 4, 4, 8), True, []), ((2, 64, 64, 96), False, []),
+            ((1, 2, 1, 2500), False, []), ((0, 4, 4, 8), False, []), ((2, 3, 3, 5), False, ['scale']),
+            ((2, 3, 3, 5), False, ['noise']), ((2, 3, 3, 5), True, ['scale', 'b']),
+            ((2, 3, 3, 5), False, ['b', 'scale', 'noise'])]:
+        if act == 'lrelu' or np.prod(shape) < 10000:  # The large ones once are enough.
+            check_styled_bias_act(shape, one_noise, without, act, clamp, dtype, data_format)
+
+
+def check_styled_bias_act(shape, one_noise, without, act, clamp, dtype, data_format):
     """Values, gradients and the gradients of their squares, where the reference takes them in float64."""
     n, h, w, c = shape
     rng = np.random.RandomState(0)
     shapes = {'x': shape, 'b': [c], 'scale': [n, c], 'noise': [1 if one_noise else n, h, w, 1]}
-    inputs = {name: rng.randn(*size) for name, size in shapes.items() if name not in without}
-    inputs['x'] = tf.cast(tf.cast(inputs['x'], dtype), tf.float64)  # What all types can tell.
-    dy = tf.cast(tf.cast(rng.randn(*shape), dtype), tf.float64)
+    inputs = {name: rng.randn(*size).astype(np.float32) for name, size in shapes.items() if name not in without}
+    dy = rng.randn(*shape)
+    # What all types can tell.
+    inputs['x'], dy = (tf.cast(tf.cast(value, dtype), tf.float64) for value in (inputs['x'], dy))
+    if data_format == 'NCHW':
+        dy = tf.transpose(dy, [0, 3, 1, 2])
+        inputs = {name: tf.transpose(x, [0, 3, 1, 2]) if name in ('x', 'noise') else x for name, x in inputs.items()}
 
     def gradients(func, x_dtype, other_dtype):
         values = {name: tf.cast(value, x_dtype if name == 'x' else other_dtype) for name, value in inputs.items()}
@@ -281,26 +292,36 @@ def test_styled_bias_act_equals_the_reference(native, shape, one_noise, without,
         return {'y': y, **first, **{f'second {name}': value for name, value in second.items()}}
 
     def op(**values):
-        return custom_ops.styled_bias_act(**values, act=act, clamp=clamp, data_format='NHWC')
+        return custom_ops.styled_bias_act(**values, act=act, clamp=clamp, data_format=data_format)
 
     def reference(x, b=None, scale=None, noise=None):
-        return styled_bias_act_reference(x, b, scale, noise, act, None, clamp, 'NHWC')
+        return styled_bias_act_reference(x, b, scale, noise, act, None, clamp, data_format)
     actual = gradients(op, dtype, tf.float32)
     expected = gradients(reference, tf.float64, tf.float64)
     assert actual['y'].dtype == actual['x'].dtype == dtype
-    if dtype == 'float32':
+    if dtype in ('float32', 'float64'):
         for name in expected:
-            close(tf.cast(actual[name], tf.float64), expected[name], 2e-5, name)
+            close(tf.cast(actual[name], tf.float64), expected[name], 2e-5, f'{name} {shape} without {without}')
+        if dtype == 'float64':  # The gain is float32.
+            close(actual['y'], expected['y'], 1e-7, 'y')
+            close(actual['x'], expected['x'], 1e-7, 'x')
     else:  # Whether a rounded value was clamped may differ, and gradients with it.
         close(tf.cast(actual['y'], tf.float64), expected['y'], TOLERANCES[dtype], 'y')
         if clamp is None:
             close(tf.cast(actual['x'], tf.float64), expected['x'], 3 * TOLERANCES[dtype], 'x')
+            for name in {'b', 'scale', 'noise'} & expected.keys():  # Sums in float32 of exact numbers.
+                close(actual[name], expected[name], 2e-5, name)
 
 
 def test_styled_bias_act_refuses_what_does_not_fit(native):
-    for kwargs in ({'b': tf.zeros([3])}, {'scale': tf.zeros([1, 4])}, {'noise': tf.zeros([3, 2, 2, 1])}):
-        with pytest.raises(tf.errors.InvalidArgumentError, match='styled_bias_act: expected'):
-            custom_ops.styled_bias_act(tf.zeros([2, 2, 2, 4]), **kwargs, data_format='NHWC')
+    for data_format in ('NHWC', 'NCHW'):  # Four channels, or two.
+        for kwargs in ({'b': tf.zeros([3])}, {'scale': tf.zeros([1, 5])}, {'noise': tf.zeros([3, 2, 2, 1])}):
+            with pytest.raises(tf.errors.InvalidArgumentError, match='styled_bias_act: expected'):
+                custom_ops.styled_bias_act(tf.zeros([2, 2, 2, 4]), **kwargs, data_format=data_format)
+    x, none = tf.zeros([2, 2, 2, 4]), tf.zeros([0])
+    for y, scale in ((tf.zeros([2, 2, 2, 3]), none), (x, tf.zeros([2, 4]))):
+        with pytest.raises(tf.errors.InvalidArgumentError, match='styled_bias_act: expected x, y and dy of the same'):
+            native.stylegan2_styled_bias_act_grad(x, y, tf.zeros([2, 2, 2, 3]), scale, none, none)
 
 
 def test_what_is_not_a_number_stays_so(native):
@@ -313,8 +334,9 @@ def test_what_is_not_a_number_stays_so(native):
     np.testing.assert_array_equal(y, x)
     y = custom_ops.fused_bias_act(x[:, tf.newaxis], clamp=256.0).numpy()[:, 0]
     np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
-    y = custom_ops.styled_bias_act(tf.reshape(x, [1, 2, 2, 1]), clamp=256.0, data_format='NHWC').numpy().ravel()
-    np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
+    for data_format, shape in (('NHWC', [1, 2, 2, 1]), ('NCHW', [1, 1, 2, 2])):
+        y = custom_ops.styled_bias_act(tf.reshape(x, shape), clamp=256.0, data_format=data_format).numpy().ravel()
+        np.testing.assert_array_equal(y, [np.nan, 256, -256, 0])
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -390,6 +412,31 @@ def test_derivatives_of_bias_act(native, act):
     x, b = tf.constant(rng.randn(3, 4, 5)), tf.constant(rng.randn(4))
     check_derivatives(lambda x, b: custom_ops.fused_bias_act(x, b, axis=1, act=act), [x, b])
 
+
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+def test_third_derivatives_of_styled_bias_act(native, data_format):
+    """Of a sum of sines, by chains of both forms: the gradient of the gradient is computed by the same two ops."""
+    rng = np.random.RandomState(3)
+    shapes = {'x': [2, 3, 4, 5], 'scale': [2, 5], 'noise': [1, 3, 4, 1], 'b': [5]}
+    if data_format == 'NCHW':
+        shapes.update(x=[2, 5, 3, 4], noise=[1, 1, 3, 4])
+    values = {name: tf.constant(rng.randn(*shape), tf.float32) for name, shape in shapes.items()}
+    directions = [{name: tf.constant(rng.randn(*shape), tf.float32) for name, shape in shapes.items()}
+                  for _ in range(3)]
+
+    def along(func, level):
+        if level == 0:
+            y = func(values['x'], *(values[name] for name in ('b', 'scale', 'noise')))
+            return tf.reduce_sum(tf.sin(y))
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            value = along(func, level - 1)
+        grads = tape.gradient(value, values)
+        return tf.add_n([tf.reduce_sum(grads[name] * directions[level - 1][name]) for name in shapes])
+    for level in (1, 2, 3):
+        actual = along(lambda *args: custom_ops.styled_bias_act(*args, 'lrelu', 1.0, None, data_format), level)
+        expected = along(lambda *args: styled_bias_act_reference(*args, 'lrelu', 1.0, None, data_format), level)
+        assert abs(actual - expected) <= 1e-4 * abs(expected), level
 
 # ---- Use ----
 

@@ -1,5 +1,7 @@
 """upfirdn_2d, fused_bias_act and what is built from them: values, first and second gradients."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -228,17 +230,18 @@ def test_on_a_machine_with_a_gpu_the_device_in_scope_counts(traced, monkeypatch)
     assert found == {'as called': True, 'CPU': True, 'GPU': False if traced else None}
 
 
-def test_layout_can_be_forced_and_defaults_to_the_device():
-    assert conv2d.image_format() == ('NCHW' if has_gpu() else 'NHWC')
+def test_layout_can_be_forced_and_defaults_to_the_device(monkeypatch):
+    forced = os.environ.get('STYLEGAN2_TEST_LAYOUT')  # By `make test-layout`, also for the tests that follow.
+    assert conv2d.image_format() == (forced or ('NCHW' if has_gpu() else 'NHWC'))
+    monkeypatch.setattr(conv2d, '_forced_format', None)
     x = tf.random.normal([2, 3, 4, 5])
-    try:
-        for name, axis in [('NHWC', 3), ('NCHW', 1)]:
-            conv2d.set_image_format(name)
-            assert conv2d.from_nchw(x).shape[conv2d.channel_axis()] == 3 and conv2d.channel_axis() == axis
-            np.testing.assert_array_equal(conv2d.to_nchw(conv2d.from_nchw(x)), x)
-            scaled = conv2d.to_nchw(conv2d.from_nchw(x) * conv2d.per_channel(x[:, :, 0, 0]))
-            np.testing.assert_allclose(scaled, x * x[:, :, :1, :1], rtol=1e-6)
-        with pytest.raises(ValueError, match='NHWC'):
-            conv2d.set_image_format('CHWN')
-    finally:
-        conv2d.set_image_format(None)
+    for name, axis in [('NHWC', 3), ('NCHW', 1)]:
+        conv2d.set_image_format(name)
+        assert conv2d.from_nchw(x).shape[conv2d.channel_axis()] == 3 and conv2d.channel_axis() == axis
+        np.testing.assert_array_equal(conv2d.to_nchw(conv2d.from_nchw(x)), x)
+        scaled = conv2d.to_nchw(conv2d.from_nchw(x) * conv2d.per_channel(x[:, :, 0, 0]))
+        np.testing.assert_allclose(scaled, x * x[:, :, :1, :1], rtol=1e-6)
+    with pytest.raises(ValueError, match='NHWC'):
+        conv2d.set_image_format('CHWN')
+    conv2d.set_image_format(None)
+    assert conv2d.image_format() == ('NCHW' if has_gpu() else 'NHWC')

@@ -69,6 +69,12 @@ def test_escape_sequences_in_names_do_not_reach_the_terminal(capsys):
     assert capsys.readouterr().err == 'Error: no file \\x1b[31mred\\x9b.png\\x0d\nRename it.\n'
 
 
+def test_escape_sequences_in_arguments_do_not_reach_the_terminal(capsys):
+    with pytest.raises(SystemExit):
+        cli.ArgumentParser(prog='x').parse_args(['--no\x1b[31mflag'])
+    assert '--no\\x1b[31mflag' in capsys.readouterr().err
+
+
 def test_warnings_are_one_line_without_source():
     program = ('import warnings; from dnnlib import cli\n'
                'cli.run(lambda argv: warnings.warn("slow", RuntimeWarning), [])')

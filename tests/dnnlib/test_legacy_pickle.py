@@ -201,7 +201,8 @@ def changed_bytes(data):
 
 
 def test_no_changed_byte_changes_a_network(tmp_path):
-    networks = tuple(network(name, variables=[('lod', np.float32(1)), ('bias', np.arange(3, dtype=np.float32))])
+    networks = tuple(network(name, build_module='training.networks_stylegan',
+                             variables=[('lod', np.float32(1)), ('bias', np.arange(3, dtype=np.float32))])
                      for name in ('G', 'D', 'Gs'))
     legacy_pickle.dump(networks, tmp_path / 'net.pkl')
     for pos, changed in changed_bytes((tmp_path / 'net.pkl').read_bytes()):
@@ -276,6 +277,8 @@ def test_successors_loader_reads_what_we_write(tmp_path):
             return Stub if (module, name) == ('dnnlib.tflib.network', 'Network') else super().find_class(module, name)
 
     networks = three_networks()
+    for net in networks:
+        net.build_module = 'training.networks_stylegan2'
     legacy_pickle.dump(networks, tmp_path / 'net.pkl')
     with open(tmp_path / 'net.pkl', 'rb') as file, warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # numpy 2 would rather be called numpy._core
@@ -283,7 +286,7 @@ def test_successors_loader_reads_what_we_write(tmp_path):
     assert type(result) is tuple and [type(net) for net in result] == [Stub] * 3
     for net, expected in zip(result, networks):
         assert list(vars(net)) == ['version', 'name', 'static_kwargs', 'components', 'build_module_src',
-                                   'build_func_name', 'variables', 'sha256']
+                                   'build_func_name', 'variables', 'build_module', 'sha256']
         assert type(net.static_kwargs) is dict and type(net.components) is dict and net.version == 4
         assert all(type(component) is Stub for component in net.components.values())
         for name in ('name', 'static_kwargs', 'build_func_name', 'variables'):

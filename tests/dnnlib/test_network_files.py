@@ -121,9 +121,9 @@ def test_safetensors_with_sizes_that_lie(tmp_path, change):
 @pytest.mark.parametrize('description, found', [
     ('{}', 'no list'), ('[1]', 'without name'), ('[]', 'belongs to none'), ('no json', 'damaged'),
     ('[' * 100000, 'damaged'), (None, 'does not say'),
-    (json.dumps([dict(name='G', func_name='G_main', static_kwargs=[], components={})]), 'without name'),
-    (json.dumps([dict(name='G', func_name='G_main', static_kwargs={}, components={str(i): 0 for i in range(9)})]),
-     'more networks')])
+    (json.dumps([dict(name='G', func_name='G_main', module='', static_kwargs=[], components={})]), 'without name'),
+    (json.dumps([dict(name='G', func_name='G_main', module='', static_kwargs={},
+                      components={str(i): 0 for i in range(9)})]), 'more networks')])
 def test_descriptions_that_are_none(path, description, found):
     x, entries = np.zeros(3, np.float32), {} if description is None else {'networks': description}
     with open(path, 'wb') as file:

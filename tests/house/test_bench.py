@@ -72,6 +72,30 @@ def test_interleaved_stops_when_time_is_up_but_times_three():
     assert len(calls) == 4
 
 
+def test_the_time_of_a_call_ends_when_the_gpus_have_done_its_work(monkeypatch):
+    import tensorflow as tf
+    calls = []
+    monkeypatch.setattr(tf.test.experimental, 'sync_devices', lambda: calls.append('wait'))
+    functions = {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}
+    monkeypatch.setattr('dnnlib.tflib.tfutil.has_gpu', lambda: False)
+    timing.interleaved(functions, rounds=1)
+    assert calls == ['a', 'b', 'a', 'b']
+    calls.clear()
+    monkeypatch.setattr('dnnlib.tflib.tfutil.has_gpu', lambda: True)
+    timing.interleaved(functions, rounds=1)
+    assert calls == ['a', 'b', 'wait', 'a', 'wait', 'b', 'wait']
+
+
+def test_with_a_gpu_tensorflow_makes_the_copy_that_ops_are_compared_with(monkeypatch):
+    """It copies half of the bytes to the other half, in memory of the device that TensorFlow uses."""
+    monkeypatch.setattr('dnnlib.tflib.tfutil.has_gpu', lambda: True)
+    copy, read = ops.memory_functions(4096)
+    first, second = copy(), copy()
+    assert first.device == second.device == read().device
+    assert first.numpy().nbytes == 2048 and first.numpy().tolist() == [1.0] * 512
+    assert first.__array__().ctypes.data != second.__array__().ctypes.data
+
+
 def test_report_prints_a_table_and_keeps_the_rows(tmp_path, capsys):
     rows = [{'name': 'x', 'ms': 1.234, 'hidden': 1}, {'name': 'longer', 'ms': None, 'hidden': 2}]
     timing.report(rows, {'name': 's', 'ms': '.1f'}, tmp_path / 'new' / 'rows.json')
@@ -92,12 +116,12 @@ def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
     rows = json.loads((tmp_path / 'ops.json').read_text())
     names = [row['name'] for row in rows]
     assert {'upfirdn_2d/up2/NHWC/float32', 'fused_bias_act/backward/NCHW/bfloat16',
-            'styled_bias_act/forward/NHWC/bfloat16'} <= set(names)
-    assert len(names) == 22
+            'styled_bias_act/forward_backward/NCHW/bfloat16'} <= set(names)
+    assert len(names) == 28
     for row in rows:
         assert {'name', 'median_ms', 'best_ms', 'copy_best_ms', 'ratio_copy', 'ref_best_ms', 'ratio_ref'} <= set(row)
         assert row['median_ms'] >= row['best_ms'] > 0 and row['ratio_ref'] == row['best_ms'] / row['ref_best_ms']
-    assert '22 rows; slower than the reference form, by over 5% in best times:' in capsys.readouterr().out
+    assert '28 rows; slower than the reference form, by over 5% in best times:' in capsys.readouterr().out
 
 
 def test_the_forms_that_are_timed_agree():

@@ -256,7 +256,7 @@ def golden_precision_recall(case):
     data = {name.removeprefix(case['key'] + '/'): value for name, value in arrays.items()}
     sizes = {key: case[key] for key in ('nhood_sizes', 'row_batch_size', 'col_batch_size')}
     blocks = precision_recall._Blocks(case['row_batch_size'], case['col_batch_size'], False, None, None)
-    radii = {kind: blocks.radii(data[f'{kind}_features'], case['nhood_sizes']).view(np.float16)
+    radii = {kind: blocks.radii(data[f'{kind}_features'], case['nhood_sizes']).astype(np.float16)
              for kind in ('ref', 'eval')}
     return data, radii, precision_recall.knn_precision_recall(data['ref_features'], data['eval_features'], **sizes)
 
@@ -315,6 +315,17 @@ def test_blocks_do_not_change_distances_in_float16():
     for sizes in [(8, 5), (3, 100)]:
         for a, b in zip(precision_recall.knn_precision_recall(ref, eval_, [3], *sizes), whole):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('exact', [False, True])
+def test_distances_stay_on_the_device(monkeypatch, exact):
+    """What is copied to the host has a few numbers for each image, not one for each pair of images."""
+    copied = []
+    numpy = type(tf.constant(0)).numpy
+    monkeypatch.setattr(type(tf.constant(0)), 'numpy', lambda self: (copied.append(self.shape), numpy(self))[1])
+    ref, eval_ = np.random.randn(60, 4).astype(np.float32), np.random.randn(50, 4).astype(np.float32)
+    precision_recall.knn_precision_recall(ref, eval_, [3], 30, 30, exact)
+    assert copied and all(shape.num_elements() <= 30 * 4 for shape in copied)
 
 
 def test_features_too_large_for_float16_are_compared_in_float32(capsys):

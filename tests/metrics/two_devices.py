@@ -136,6 +136,23 @@ def test_training_computes_them_on_its_devices(files, stub_networks, home, tmp_p
     assert float(value) == pytest.approx(again['Metrics/fid24'], abs=6e-5)
 
 
+def test_the_chief_of_a_cluster_computes_them_on_all_its_devices(files, stub_networks, home, monkeypatch):
+    """The network is on the devices of all workers, so that those of the chief need a copy, which follows it."""
+    used = set()
+    run = Devices.run
+    monkeypatch.setattr(Devices, 'run', lambda self, *args: (used.add(self.number), run(self, *args))[1])
+    Gs = misc.load_networks('net.pkl')[2]
+    devices: Any = types.SimpleNamespace(of_this_worker=lambda: Devices(2))
+    together, alone = (metric_base.MetricGroup([metric_args('is20')], 1, each) for each in (devices, None))
+    values = []
+    for factor in (1, 2):
+        Gs.set_var('G_synthesis/4x4/Const/const', factor * Gs.get_var('G_synthesis/4x4/Const/const'))
+        used.clear()
+        values.append(together.run('net.pkl', Gs))
+        assert used == {2} and values[-1] == alone.run('net.pkl', Gs)
+    assert values[0] != values[1]
+
+
 def test_only_as_many_devices_as_there_are(home):
     with pytest.raises(UserError, match='--num-gpus=3: expected 3 devices, found 2 CPU devices'):
         run_metrics.main(['--network=net.pkl', '--num-gpus=3', '--metrics=is20', f'--result-dir={home}/results'])

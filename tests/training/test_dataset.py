@@ -1,5 +1,6 @@
 """Streaming: the original's minibatches, every image once per epoch, seeds, and clear errors for a bad dataset."""
 
+import itertools
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from dnnlib.cli import UserError
 from tests import golden
 from tests.training.data.test_tfrecords import frame_record
 from training.data import dataset_writer, tfrecords
+from training.data.record_reader import RecordReader
 from training.dataset import TFRecordDataset, load_dataset
 
 NUM_IMAGES = 50
@@ -31,8 +33,8 @@ def numbers_of(images):
     return np.asarray(images).reshape(len(images), -1).min(axis=1).tolist()
 
 
-def first_numbers(data, minibatches):
-    return [number for images, _ in data.take(minibatches) for number in numbers_of(images)]
+def first_numbers(stream, minibatches):
+    return [number for images, _ in itertools.islice(stream, minibatches) for number in numbers_of(images)]
 
 
 # ---- Golden ----
@@ -78,23 +80,22 @@ def test_every_official_dataset_opens_and_reads_through():
 def test_shapes_and_types_at_every_lod(folder):
     data = TFRecordDataset(folder, max_label_size=2)
     for lod, size in [(0, 8), (1, 4), (0.75, 8)]:
-        stream = data.make_dataset(6, lod)
-        assert stream.element_spec == (tf.TensorSpec([6, 3, size, size], tf.uint8), tf.TensorSpec([6, 2], tf.float32))
-        images, labels = next(iter(stream))
-        assert images.shape == [6, 3, size, size] and labels.shape == [6, 2]
+        images, labels = next(data.iterate(6, lod))
+        assert (images.shape, images.dtype) == ([6, 3, size, size], tf.uint8)
+        assert (labels.shape, labels.dtype) == ([6, 2], tf.float32)
 
 
 def test_epoch_holds_each_image_once_with_its_label(folder):
     data = TFRecordDataset(folder, max_label_size='full', repeat=False)
     for lod in (0, 1):
-        images, labels = (np.concatenate(part) for part in zip(*data.make_dataset(8, lod), strict=True))
+        images, labels = (np.concatenate(part) for part in zip(*data.iterate(8, lod), strict=True))
         assert sorted(labels[:, 0]) == list(range(NUM_IMAGES)) != labels[:, 0].tolist()
         assert numbers_of(images) == labels[:, 0].tolist() == (-labels[:, 1]).tolist()
 
 
 @pytest.mark.parametrize('shuffle_mb', [0, 4096])
 def test_repeated_epochs_do_not_mix(folder, shuffle_mb):
-    numbers = first_numbers(TFRecordDataset(folder, shuffle_mb=shuffle_mb).make_dataset(10), 15)
+    numbers = first_numbers(TFRecordDataset(folder, shuffle_mb=shuffle_mb).iterate(10), 15)
     epochs = [numbers[start:start + NUM_IMAGES] for start in range(0, 3 * NUM_IMAGES, NUM_IMAGES)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(NUM_IMAGES))
@@ -105,7 +106,7 @@ def test_same_seed_same_order(folder):
     data = TFRecordDataset(folder)
 
     def stream(seed):
-        return np.stack([images for images, _ in data.make_dataset(10, seed=seed).take(10)])
+        return np.stack([images for images, _ in itertools.islice(data.iterate(10, seed=seed), 10)])
 
     np.testing.assert_array_equal(stream(1), stream(1))
     assert not np.array_equal(stream(1), stream(2))
@@ -119,7 +120,8 @@ def test_the_stream_can_begin_anywhere(folder, shuffle_mb, start):
     data = TFRecordDataset(folder, shuffle_mb=shuffle_mb, max_label_size='full')
 
     def stream(minibatch_size, count, **kwargs):
-        images, labels = zip(*data.make_dataset(minibatch_size, seed=11, **kwargs).take(count // minibatch_size))
+        minibatches = data.iterate(minibatch_size, seed=11, **kwargs)
+        images, labels = zip(*itertools.islice(minibatches, count // minibatch_size))
         return np.concatenate(images), np.concatenate(labels)
 
     if start < 10 ** 9:
@@ -142,11 +144,11 @@ def test_records_of_different_lengths_can_be_picked(folder, tmp_path):
                     'more': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(number % 7)]))}))
                 file.write(frame_record(record + more.SerializeToString()))
     for shuffle_mb in (0, 1):
-        numbers = first_numbers(TFRecordDataset(target, shuffle_mb=shuffle_mb).make_dataset(10, seed=3, start=20), 8)
+        numbers = first_numbers(TFRecordDataset(target, shuffle_mb=shuffle_mb).iterate(10, seed=3, start=20), 8)
         assert sorted(numbers[30:]) == list(range(NUM_IMAGES))
         assert (numbers[30:] == sorted(numbers[30:])) == (shuffle_mb == 0)
         plain = TFRecordDataset(folder, shuffle_mb=shuffle_mb)
-        assert numbers == first_numbers(plain.make_dataset(10, seed=3, start=20), 8)
+        assert numbers == first_numbers(plain.iterate(10, seed=3, start=20), 8)
 
 
 def test_every_order_is_as_likely(tmp_path):
@@ -155,7 +157,7 @@ def test_every_order_is_as_likely(tmp_path):
         for number in range(10):
             writer.add_image(np.full([1, 4, 4], number))
     data = TFRecordDataset(tmp_path / 'a')
-    epochs = np.reshape(first_numbers(data.make_dataset(1000, seed=5), 20), [2000, 10])
+    epochs = np.reshape(first_numbers(data.iterate(1000, seed=5), 20), [2000, 10])
     firsts, steps = np.bincount(epochs[:, 0]), np.bincount((epochs[:, 1] - epochs[:, 0]) % 10)[1:]
     # Limits that are exceeded by chance once in a thousand times, for 9 and 8 degrees of freedom.
     for counts, limit in [(firsts, 27.9), (steps, 26.1)]:
@@ -166,7 +168,7 @@ def test_every_order_is_as_likely(tmp_path):
 def test_max_images_limits_images_and_labels(folder):
     data = TFRecordDataset(folder, max_images=7, max_label_size='full')
     assert data.num_images == 7
-    assert set(first_numbers(data.make_dataset(7), 4)) == set(range(7))
+    assert set(first_numbers(data.iterate(7), 4)) == set(range(7))
     assert set(data.get_random_labels_np(300)[:, 0]) == set(range(7))
     assert TFRecordDataset(folder, max_images=1000).num_images == NUM_IMAGES
 
@@ -188,17 +190,39 @@ def test_minibatch_np_goes_on_and_starts_anew_when_asked_for_others(folder):
         once.get_minibatch_np(40)
 
 
-def test_works_inside_a_function_and_without_reading_ahead(folder):
-    data = TFRecordDataset(folder, max_label_size='full', shuffle_mb=0, prefetch_mb=0, buffer_mb=0)
-    iterator = iter(data.make_dataset(4))
+def test_without_prefetching_nothing_is_read_before_it_is_asked_for(folder, monkeypatch):
+    read = []
 
-    @tf.function
-    def step():
-        images, labels = next(iterator)
-        return tf.reduce_sum(labels[:, 0]), tf.shape(images), data.get_random_labels_tf(5)
+    def noted(self, numbers, images, original=RecordReader.read):
+        read.extend(numbers.tolist())
+        original(self, numbers, images)
+    monkeypatch.setattr(RecordReader, 'read', noted)
+    stream = TFRecordDataset(folder, shuffle_mb=0, prefetch_mb=0, buffer_mb=0).iterate(4)
+    assert read == []
+    for end in (4, 8):
+        assert numbers_of(next(stream)[0]) == list(range(end - 4, end)) and read == list(range(end))
 
-    total, shape, labels = step()
-    assert total == 0 + 1 + 2 + 3 and shape.numpy().tolist() == [4, 3, 8, 8] and labels.shape == [5, 3]
+
+@pytest.mark.parametrize('shuffle_mb', [0, 4096])
+def test_each_level_is_opened_once(folder, monkeypatch, shuffle_mb):
+    """Opening a file takes long on a network, and consecutive records are read at once."""
+    data, opened, reads = TFRecordDataset(folder, shuffle_mb=shuffle_mb), [], []
+    pread = os.pread
+    monkeypatch.setattr('builtins.open', lambda path, *args, original=open, **kwargs: (
+        opened.append(os.path.basename(path)), original(path, *args, **kwargs))[1])
+    monkeypatch.setattr(os, 'pread', lambda *args: (reads.append(args), pread(*args))[1])
+    for seed, lod in [(0, 0), (1, 0), (0, 1), (1, 1)]:
+        first_numbers(data.iterate(50, seed=seed, lod=lod), 20)
+    assert opened == ['counted-r03.tfrecords', 'counted-r02.tfrecords']
+    assert (len(reads) < 4 * 40) == (shuffle_mb == 0)
+
+
+def test_files_without_positioned_reads(folder, monkeypatch):
+    """On Windows and at addresses, as many files are open as threads read."""
+    numbers = first_numbers(TFRecordDataset(folder).iterate(10, seed=1), 20)
+    monkeypatch.delattr(os, 'pread')
+    monkeypatch.setattr('training.dataset._BYTES_PER_READ', 1)
+    assert first_numbers(TFRecordDataset(folder).iterate(10, seed=1), 20) == numbers
 
 
 # ---- Labels ----
@@ -272,7 +296,7 @@ def test_full_shuffling_begins_before_all_is_read(tmp_path, monkeypatch):
     path.write_bytes(content)
     data = TFRecordDataset(tmp_path / 'a', prefetch_mb=0, repeat=False, num_threads=1)
     read = []
-    with pytest.raises(UserError, match='is damaged: '):
+    with pytest.raises(UserError, match='a-r02.tfrecords: record 25 is damaged '):
         for images, _ in data.iterate(1, seed=0):
             read += numbers_of(images)
     assert 0 < len(set(read)) == len(read) < 50 and 25 not in read
@@ -287,7 +311,7 @@ def test_senseless_arguments_are_refused(folder, arguments):
 @pytest.mark.parametrize('arguments', [(0, 0), (4, 2), (4, -1), (4, 0, 1, -1)])
 def test_senseless_minibatch_lod_or_start_is_refused(folder, arguments):
     with pytest.raises(ValueError, match='expected (minibatch_size|lod)'):
-        TFRecordDataset(folder).make_dataset(*arguments)
+        TFRecordDataset(folder).iterate(*arguments)
 
 
 def test_damage_that_opening_misses_is_reported_with_the_name_of_the_file(tmp_path, monkeypatch):
@@ -301,7 +325,7 @@ def test_damage_that_opening_misses_is_reported_with_the_name_of_the_file(tmp_pa
     path.write_bytes(content)
     data = TFRecordDataset(tmp_path / 'a')
     data.get_minibatch_np(9, lod=1)
-    with pytest.raises(UserError, match='a-r03.tfrecords is damaged: '):
+    with pytest.raises(UserError, match='a-r03.tfrecords: record 4 is damaged '):
         data.get_minibatch_np(9, lod=0)
 
 

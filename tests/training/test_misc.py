@@ -119,6 +119,27 @@ def test_what_we_write_names_only_portable_settings(tmp_path):
     assert [state.build_func_name for state in states] == ['G_main', 'D_stylegan2', 'G_main']
 
 
+@pytest.mark.parametrize('G_func, module', [('G_style', 'training.networks_stylegan'),
+                                            ('G_main', 'training.networks_stylegan2')])
+def test_a_mapping_network_alone_comes_back_as_that_of_its_module(tmp_path, G_func, module):
+    """StyleGAN and StyleGAN2 both have a G_mapping."""
+    latents = np.random.RandomState(0).randn(3, 8)
+
+    def assert_restored(path):
+        restored = misc.load_pkl(path)
+        assert type(restored) is registry.NETWORKS[f'{module}.G_mapping']
+        np.testing.assert_array_equal(restored.run(latents, None), mapping.run(latents, None))
+
+    mapping = small_networks(G_func)[0].components.mapping
+    misc.save_pkl(mapping, tmp_path / 'ours.pkl')
+    assert_restored(tmp_path / 'ours.pkl')
+    # The original has the source code of the module instead of its name.
+    state = legacy_pickle.load(tmp_path / 'ours.pkl')
+    state.build_module, state.build_module_src = '', f'import os\nos.abort()\n\ndef {G_func}(latents_in):\n    pass\n'
+    legacy_pickle.dump(state, tmp_path / 'original.pkl')
+    assert_restored(tmp_path / 'original.pkl')
+
+
 @pytest.mark.parametrize('spoil, expected', [
     (lambda s: setattr(s[0], 'build_func_name', 'G_unheard_of'), 'G_unheard_of'),
     (lambda s: s[0].static_kwargs.update(resolution=9), 'power of two'),

@@ -5,8 +5,6 @@ The file format is described in training/data/tfrecords.py.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
@@ -19,18 +17,21 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dnnlib import memory, storage
 from dnnlib.cli import UserError
+from dnnlib.util import map_in_order
 from training.data import manifest, tfrecords
+from training.data.writer_progress import WriterProgress, entry_type, recover
 
 _CHUNK_BYTES = 2 << 20     # Bytes of pixels that a thread encodes at a time: with larger chunks threads wait less.
 _RECORD_OVERHEAD = 64      # Approximate size of a record without its pixels.
-_DATASET_FILES = r'.*\.(tfrecords|labels)|.*-classes\.json'
+_DATASET_FILES = r'.*\.(tfrecords|labels|progress)|.*-classes\.json'
+_COMPARED_ITEMS = 8        # Items that a run that goes on makes again, to see whether the source is the same.
 _MAX_PIXEL_BYTES = (1 << 31) - 1024  # A record is a protobuf message, which cannot have more than 2 GiB.
 _SMALLER = 'Store smaller images; --resolution or --width set their size.'
 _MAKE_ROOM = 'Make room, name a folder on a larger disk, or store fewer or smaller images.'
@@ -92,21 +93,27 @@ def write_source(
     force: bool = False,
     num_threads: int | None = None,
     command: str | None = None,
+    resume: bool = False,
+    source_digest: str | None = None,
 ) -> Generator[bool | str | None, None, None]:
     """Create a dataset from a Source, and yield a result for each item.
 
     Args:
-        tfrecord_dir: Folder to make, or remote address. The dataset appears when the generator is exhausted.
-        source:       Images and labels.
-        force:        Replace an existing dataset?
-        num_threads:  Threads that decode. None = one per core.
-        command:      As in `new_dataset`.
+        tfrecord_dir:  Folder to make, or remote address. The dataset appears when the generator is exhausted.
+        source:        Images and labels.
+        force:         Replace an existing dataset?
+        num_threads:   Threads that decode. None = one per core.
+        command:       As in `new_dataset`.
+        resume:        Go on where an interrupted run was, and after an error keep what has been written? The dataset
+                       has the same bytes as that of a run that was not interrupted.
+        source_digest: Digest of the source, see writer_progress.digest_of_files. None = unknown.
 
     Yields:
-        True if the item was stored; if it was left out, the reason (str) or None.
+        True if the item was stored; if it was left out, the reason (str), or None if there is none or an earlier run
+        left it out.
 
     Raises:
-        UserError: As `new_dataset`, and what the source raises.
+        UserError: As `new_dataset`, and what the source raises; or the interrupted run had other settings or images.
     """
     def encode(items):  # -> (result of each item as above, records of the stored ones)
         images = [source.decode(item) for item in items]
@@ -117,19 +124,30 @@ def write_source(
     num_threads = num_threads or os.cpu_count() or 1
     require_memory(source.shape, source.expected_images, num_threads)
     chunk_images = max(_CHUNK_BYTES // int(np.prod(source.shape)), 1)
-    done, kept = 0, []
-    with new_dataset(tfrecord_dir, force, command) as writer:
-        writer.start(source.shape, source.expected_images)
-        with contextlib.closing(_map_in_order(encode, _chunks(source.items, chunk_images), num_threads)) as chunks:
+    settings = {'version': manifest.version(), 'command': command, 'source': source_digest,
+                'shape': [int(size) for size in source.shape], 'num_items': int(source.num_items)}
+    items = iter(source.items)
+    with new_dataset(tfrecord_dir, force, command, resume) as writer:
+        entries = writer.start(source.shape, source.expected_images, settings)
+        done, kept = len(entries), np.flatnonzero(entries['stored']).tolist()
+        _compare_items(itertools.islice(items, done), entries, encode)
+        yield from (True if entry['stored'] else None for entry in entries)
+        if writer.num_images == source.max_images:
+            items = iter(())
+        with contextlib.closing(map_in_order(encode, _chunks(items, chunk_images), num_threads,
+                                             ahead=2 * num_threads)) as chunks:
             for results, records in chunks:
                 room = source.max_images and source.max_images - writer.num_images
                 stored = [index for index, result in enumerate(results) if result is True][:room]
+                records = [level[:len(stored)] for level in records]
                 if stored:
-                    writer.add_records([level[:len(stored)] for level in records])
+                    writer.add_records(records)
                     kept += [done + index for index in stored]
                 done += len(results)
                 full = writer.num_images == source.max_images
-                yield from results[:stored[-1] + 1] if full else results
+                results = results[:stored[-1] + 1] if full else results
+                writer.note_progress([result is True for result in results], records)
+                yield from results
                 if full:
                     break
         if done and not kept:
@@ -138,6 +156,18 @@ def write_source(
             writer.add_labels(np.asarray(source.labels)[kept])
         if source.class_names is not None:
             writer.add_class_names(source.class_names)
+
+
+def _compare_items(items, entries, encode):
+    """Make some of the items again that an interrupted run has dealt with, and compare them with its entries."""
+    compared = set(np.linspace(0, len(entries) - 1, _COMPARED_ITEMS).astype(int).tolist()) if len(entries) else ()
+    for number, (item, entry) in enumerate(zip(items, entries)):
+        if number in compared:
+            [result], levels = encode([item])
+            checksums = [level[0, -4:].view('<u4')[0] for level in levels]
+            if (result is True) != bool(entry['stored']) or checksums != entry['checksums'][:len(checksums)].tolist():
+                raise UserError(f'item {number} of the source is not what the interrupted run stored',
+                                'Go on with the same images. Leave out --resume to begin again.')
 
 
 def require_memory(shape: Sequence[int], num_images: int, num_threads: int | None = None) -> None:
@@ -167,21 +197,6 @@ def _chunks(items, size):
     items = iter(items)
     while chunk := list(itertools.islice(items, size)):
         yield chunk
-
-
-def _map_in_order(function, items, num_threads):
-    """Yield function(item) of each item in order, computed by threads that stay a few items ahead of the caller."""
-    pool = concurrent.futures.ThreadPoolExecutor(num_threads)
-    ahead = collections.deque()
-    try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 2 * num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 # ---- Levels ----
@@ -248,13 +263,16 @@ class DatasetWriter:
         name:   First part of the file names.
         ending: Last part of the file names.
         target: Name of the dataset in messages.
+        resume: Go on with what is in the folder? See `start`.
 
     Attributes:
         num_images: Number of images added so far.
     """
 
-    def __init__(self, folder: str, name: str, ending: str = '', target: str = ''):
+    def __init__(self, folder: str, name: str, ending: str = '', target: str = '', resume: bool = False):
         self.num_images = 0
+        self._resume = resume
+        self._progress: WriterProgress | None = None
         self._name = name
         self._prefix = os.path.join(folder, name)
         self._ending = ending
@@ -268,34 +286,65 @@ class DatasetWriter:
         self._records = {}                         # Name -> manifest.FileRecord of the files that are complete.
         self._open_files = contextlib.ExitStack()  # Closes all of them.
 
-    def start(self, shape: Sequence[int], expected_images: int = 0) -> None:
+    def start(self, shape: Sequence[int], expected_images: int = 0,
+              settings: Mapping[str, Any] | None = None) -> np.ndarray:
         """Open the files.
 
         Args:
             shape:           [C, R, R] of all images.
             expected_images: Number of images there must be room for on the disk.
+            settings:        Settings that must be the same in a run that goes on, see WriterProgress. None = no run can
+                             go on.
+
+        Returns:
+            Entries of the items that an interrupted run has dealt with, as writer_progress.recover. Its images are
+            added already.
 
         Raises:
             ValueError: The shape is not that of images of a power of two.
-            UserError:  There is not enough room.
+            UserError:  There is not enough room; or the interrupted run had other settings.
         """
         resolution_log2 = shape[-1].bit_length() - 1
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] != 2 ** resolution_log2 or shape[1] < 4:
             raise ValueError('expected an image of shape [C, R, R], R a power of two and 4 or above, '
                              f'got {list(shape)}')
         levels = range(resolution_log2, 1, -1)
-        need = expected_images * sum(shape[0] * 4 ** level + _RECORD_OVERHEAD for level in levels)
+        shapes = {f'{self._prefix}-r{level:02d}.tfrecords{self._ending}': (shape[0], 2 ** level, 2 ** level)
+                  for level in levels}
+        entries = self._recover(shapes, settings)
+        self.num_images = int(np.count_nonzero(entries['stored']))
+        new_images = max(expected_images - self.num_images, 0)
+        need = new_images * sum(shape[0] * 4 ** level + _RECORD_OVERHEAD for level in levels)
         free = _free_bytes(self._prefix)
         if need > free:
-            raise UserError(f'{expected_images} images need about {memory.describe(need)}, '
+            raise UserError(f'{new_images} images need about {memory.describe(need)}, '
                             f'but only {memory.describe(free)} are free at {self._target}', _MAKE_ROOM)
         self._shape = tuple(shape)
-        for level in levels:
-            file = storage.open_file(f'{self._prefix}-r{level:02d}.tfrecords{self._ending}', 'wb')
+        for index, (path, level_shape) in enumerate(shapes.items()):
+            file = storage.open_file(path, 'ab' if self.num_images else 'wb')
             self._files.append(self._open_files.enter_context(file))
-            self._level_names.append(f'{self._name}-r{level:02d}.tfrecords')
-            self._digests.append(hashlib.sha256())
-            self._sizes.append(0)
+            self._level_names.append(storage.base_name(path).removesuffix(self._ending))
+            checksums = entries['checksums'][entries['stored'] != 0, index]
+            self._digests.append(hashlib.sha256(tfrecords.digest_bytes_of(level_shape, checksums)))
+            self._sizes.append(self.num_images * tfrecords.record_bytes(level_shape))
+        if settings is not None and not self._remote:
+            self._progress = WriterProgress(self._progress_path, settings, len(shapes))
+            self._open_files.callback(self._progress.close)
+        return entries
+
+    @property
+    def _progress_path(self):
+        return f'{self._prefix}.progress'
+
+    def _recover(self, shapes, settings):
+        """Entries of an interrupted run, as `start` returns them. Deletes what cannot be used."""
+        if self._resume and settings is not None:
+            if os.path.isfile(self._progress_path):
+                return recover(self._progress_path, shapes, settings)
+            folder = os.path.dirname(self._prefix)
+            for name in os.listdir(folder):
+                os.remove(os.path.join(folder, name))
+        return np.zeros(0, entry_type(len(shapes)))
 
     def add_image(self, image: np.ndarray) -> None:
         """Append an image [C, R, R] of the shape of the first one to every level: values in 0..255, any number type."""
@@ -314,6 +363,11 @@ class DatasetWriter:
             self._digests[index].update(tfrecords.digest_bytes(records))
             self._sizes[index] += records.nbytes
         self.num_images += len(levels[0])
+
+    def note_progress(self, results: Sequence[bool], levels: Sequence[np.ndarray]) -> None:
+        """Note for a run that goes on what has become of further items. Arguments as in WriterProgress.add."""
+        if self._progress is not None:
+            self._progress.add(results, levels)
 
     def add_labels(self, labels: np.ndarray) -> None:
         """Store the labels of the images added so far: [num_images, label_size], any number type, stored as float32."""
@@ -334,6 +388,8 @@ class DatasetWriter:
             command: As in `new_dataset`.
         """
         self.close()
+        if self._progress is not None:
+            self._progress.remove()
         for name, size, digest in zip(self._level_names, self._sizes, self._digests):
             self._records[name] = manifest.FileRecord(size, digest.hexdigest())
         resolutions = [self._shape[-1] >> index for index in range(len(self._files))] if self._shape else []
@@ -355,34 +411,46 @@ def _free_bytes(path):
 
 
 @contextlib.contextmanager
-def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False,
-                command: str | None = None) -> Iterator[DatasetWriter]:
+def new_dataset(tfrecord_dir: str | os.PathLike, force: bool = False, command: str | None = None,
+                resume: bool = False) -> Iterator[DatasetWriter]:
     """Context manager of a DatasetWriter for a dataset that appears if the with-block ends without an error.
 
     Args:
         tfrecord_dir: Folder to make, or remote address; its last part names the files.
         force:        Replace an existing dataset?
         command:      Command that makes it, for NAME.json. None = not recorded.
+        resume:       Go on with what an interrupted run has written, and after an error keep what there is?
 
     Raises:
-        UserError: The folder is not empty, no image was added, the disk is full, or another run is writing there.
+        UserError: The folder is not empty, no image was added, the disk is full, another run is writing there, or
+                   `resume` is not possible at this address.
     """
     tfrecord_dir = str(tfrecord_dir)
     remote = storage.is_remote(tfrecord_dir)
-    new_files = storage.new_remote_files if remote else storage.new_folder
+    if remote and resume:
+        raise UserError(f'--resume: expected a local folder, received {tfrecord_dir}, where files cannot be continued',
+                        'Leave out --resume, or make the dataset in a local folder and copy it.')
+    files = _replaceable_files(tfrecord_dir, force)
+    new_files = (storage.new_remote_files(tfrecord_dir, files, force) if remote
+                 else storage.new_folder(tfrecord_dir, files, force, resume))
     try:
-        with new_files(tfrecord_dir, _replaceable_files(tfrecord_dir, force), force) as temporary:
+        with new_files as temporary:
             folder, ending = (tfrecord_dir, temporary) if remote else (temporary, '')
-            writer = DatasetWriter(folder, storage.base_name(tfrecord_dir), ending, tfrecord_dir)
+            writer = DatasetWriter(folder, storage.base_name(tfrecord_dir), ending, tfrecord_dir, resume)
             with contextlib.closing(writer):
                 yield writer
                 if writer.num_images == 0:
                     raise UserError(f'there are no images to put into {tfrecord_dir}',
                                     'Check the source of the images.')
                 writer.finish(command)
+    except (KeyboardInterrupt, SystemExit):
+        if resume:
+            print('\nWhat has been written is kept: the same command goes on from there.')
+        raise
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(f'{tfrecord_dir}: {err.strerror}; nothing was kept', _MAKE_ROOM) from err
+            kept = 'the same command goes on from there' if resume else 'nothing was kept'
+            raise UserError(f'{tfrecord_dir}: {err.strerror}; {kept}', _MAKE_ROOM) from err
         raise
 
 

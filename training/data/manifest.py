@@ -110,7 +110,7 @@ def encode(num_images: int, resolutions: Iterable[int], files: dict[str, FileRec
     records = {name: {'bytes': record.num_bytes, _digest_key(name): record.digest}
                for name, record in sorted(files.items())}
     content = {'num_images': num_images, 'resolutions': sorted(resolutions), 'files': records, 'command': command,
-               'version': _version()}
+               'version': version()}
     return (json.dumps(content, indent=1, ensure_ascii=False) + '\n').encode()
 
 
@@ -162,7 +162,8 @@ def _digest_key(name):
     return 'records_sha256' if name.endswith('.tfrecords') else 'sha256'
 
 
-def _version():
+def version() -> str | None:
+    """Return the version of this project. None = it is not installed."""
     try:
         return importlib.metadata.version('stylegan2-tf2')
     except importlib.metadata.PackageNotFoundError:  # Run from a folder, without having been installed.

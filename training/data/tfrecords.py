@@ -23,7 +23,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import google_crc32c
 import numpy as np
@@ -93,6 +93,27 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
             yield data
 
 
+def unframe(frame: np.ndarray, size: int, path: str | os.PathLike, number: int) -> np.ndarray:
+    """Check a record that was read from its place in a file, and return its data.
+
+    Args:
+        frame:  Bytes of the record, uint8 array.
+        size:   Number of bytes that it should have.
+        path:   Path of the file, for messages.
+        number: Number of the record.
+
+    Raises:
+        UserError: The record is damaged.
+    """
+    if len(frame) != size or size < _FRAME_BYTES:
+        raise _damaged(path, number, 'the file ends inside it')
+    if frame[:12].tobytes() != _frame_header(size - _FRAME_BYTES):
+        raise _damaged(path, number, 'its length or the checksum of its length is another than expected')
+    if frame[-4:].tobytes() != _masked_crc(frame[12:-4]):
+        raise _damaged(path, number, 'the checksum of its data does not match')
+    return frame[12:-4]
+
+
 def content_digest(path: str | os.PathLike) -> str:
     """Compute a digest that tells files of different images apart, reading only 16 bytes per record.
 
@@ -115,7 +136,25 @@ def digest_bytes(records: np.ndarray) -> bytes:
     return np.concatenate([records[:, :8], records[:, -4:]], axis=1).tobytes()
 
 
+def digest_bytes_of(shape: Sequence[int], checksums: np.ndarray) -> bytes:
+    """As `digest_bytes`, of records that `encode_records` makes of images [C, H, W].
+
+    Args:
+        shape:     [C, H, W].
+        checksums: Checksums of the data of the records, uint32 [N].
+    """
+    lengths = np.full([len(checksums), 1], record_bytes(shape) - _FRAME_BYTES, '<u8')
+    checksums = checksums.astype('<u4')[:, np.newaxis]
+    return np.concatenate([lengths.view(np.uint8), checksums.view(np.uint8)], axis=1).tobytes()
+
+
 # ---- Images in a record ----
+
+def record_bytes(shape: Sequence[int]) -> int:
+    """Return the size of the record of an image [C, H, W] as `encode_records` makes it, in bytes."""
+    before, after = example_proto.around_pixels(tuple(shape))
+    return len(before) + math.prod(shape) + len(after) + _FRAME_BYTES
+
 
 def encode_records(images: np.ndarray) -> np.ndarray:
     """Encode images as records of a .tfrecords file. Equal images give equal bytes: features are sorted by name.
@@ -140,21 +179,42 @@ def encode_records(images: np.ndarray) -> np.ndarray:
     return records
 
 
-def read_images(path: str | os.PathLike) -> Iterator[np.ndarray]:
+def read_images(path: str | os.PathLike, shape: tuple[int, ...] | None = None) -> Iterator[np.ndarray]:
     """Yield each image of a .tfrecords file as uint8 [C, H, W], read-only.
 
+    Args:
+        path:  Path of the file.
+        shape: Expected shape of all images. None = any.
+
     Raises:
-        UserError: A record is damaged or holds no image.
+        UserError: A record is damaged, holds no image, or one of another shape.
     """
     for number, record in enumerate(read_records(path)):
-        yield _decode_record(path, number, record)
+        yield decode_record(path, number, record, shape)
 
 
-def _decode_record(path, number, record):
+def decode_record(path: str | os.PathLike, number: int, record: bytes,
+                  shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Decode the data of a record.
+
+    Args:
+        path, number: File and number of the record, for messages.
+        record:       The data.
+        shape:        Expected shape of the image. None = any.
+
+    Returns:
+        uint8 [C, H, W], read-only.
+
+    Raises:
+        UserError: It is no image, or one of another shape.
+    """
     try:
-        return example_proto.decode_example(record)
+        image = example_proto.decode_example(record)
     except ValueError as err:
         raise _damaged(path, number, f'not an image: {err}') from err
+    if shape is not None and image.shape != shape:
+        raise _damaged(path, number, f'shape {list(image.shape)}, expected {list(shape)}')
+    return image
 
 
 # ---- Datasets ----
@@ -285,12 +345,9 @@ def read_all_levels(files: DatasetFiles) -> Iterator[dict[int, np.ndarray]]:
         UserError: A record is damaged, has another shape than the first one, or differs between the levels.
     """
     levels = sorted(files.levels)
-    for number, record in enumerate(zip(*[read_images(files.levels[level]) for level in levels], strict=True)):
+    streams = [read_images(files.levels[level], (files.channels, 2 ** level, 2 ** level)) for level in levels]
+    for number, record in enumerate(zip(*streams, strict=True)):
         images = dict(zip(levels, record))
-        for level, image in images.items():
-            expected = (files.channels, 2 ** level, 2 ** level)
-            if image.shape != expected:
-                raise _damaged(files.levels[level], number, f'shape {list(image.shape)}, expected {list(expected)}')
         check_levels_agree(files, number, images)
         yield images
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.cli import UserError
+from dnnlib.tflib.network import calling_with_dtype
 from dnnlib.tflib.tfutil import has_gpu
 from training.configs import PRECISIONS
 
@@ -40,7 +41,8 @@ def check_precision(precision: str):
         return tape.gradient(y, [x, w])
     dtype = PRECISIONS[precision]
     try:
-        convolve(conv.from_nhwc(tf.zeros([1, 8, 8, 8], dtype)), tf.zeros([3, 3, 8, 8], dtype))
+        with calling_with_dtype(dtype):
+            convolve(tf.zeros([1, 8, 8, 8], dtype), tf.zeros([3, 3, 8, 8], dtype))
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError,
             tf.errors.AbortedError) as err:
         reason = [line for line in err.message.splitlines() if line.strip() and '{{node' not in line][-1]

@@ -204,6 +204,13 @@ class Devices:
         """Context in which every new variable gets a copy on each device, all with the chief's initial value."""
         return contextlib.nullcontext() if self._strategy is None else self._strategy.scope()
 
+    def of_this_worker(self) -> Devices:
+        """The devices of this worker alone, for work in which the others take no part.
+
+        With several workers, variables made in the `scope` of these devices are not on those, and vice versa.
+        """
+        return self if self.cluster.workers == 1 else Devices(self._here)
+
     def rows(self, minibatch_size: int) -> tuple[int, int] | None:
         """Rows of a minibatch for this worker's devices, as (first, last + 1). None = all."""
         size = minibatch_size // self.cluster.workers

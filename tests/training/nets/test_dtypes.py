@@ -139,6 +139,33 @@ def test_the_highest_resolutions_are_half_and_what_matters_is_float32(name, kwar
                     if op.type == 'Stylegan2Upfirdn2d' or (op.type in ('AddV2', 'Sub') and '/' not in op.name)]
 
 
+@pytest.mark.parametrize('name, kwargs', [NETWORKS[0], NETWORKS[4], NETWORKS[6], NETWORKS[8]])
+def test_the_layout_on_a_gpu_follows_the_precision_of_the_call(name, kwargs, monkeypatch):
+    """Channels first in float32, channels last in half precision, and no transposes between the layers."""
+    monkeypatch.setattr(conv2d, '_forced_format', None)
+    expected = ops_of(make(name, **kwargs), dtype='bfloat16')
+    monkeypatch.setattr(conv2d, 'has_gpu', lambda: True)
+    monkeypatch.setattr(conv2d, '_supported_form', lambda data_format, dtype: (data_format, dtype))
+    net = make(name, **kwargs)
+    try:
+        for settings, layout in [({}, 'NCHW'), ({'dtype': 'bfloat16'}, 'NHWC'), ({'dtype': 'float32'}, 'NCHW')]:
+            ops = ops_of(net, **settings)
+            layouts = [op.get_attr('data_format').decode() for op in ops
+                       if op.type.startswith('Conv2D') or op.type in ('Stylegan2Upfirdn2d', 'Stylegan2StyledBiasAct')]
+            assert set(layouts) == {layout} and len(layouts) > 8
+            transposed = [op.inputs[0].shape for op in ops if op.type == 'Transpose' and op.inputs[0].shape.rank == 4]
+            kernels = [shape for shape in transposed if shape[0] == shape[1]]  # Of transposed convolutions.
+            images = [shape for shape in transposed if shape not in kernels and 4 not in shape[1:]]
+            assert all(1 in shape[1:] or 3 in shape[1:] for shape in images)  # Noise and RGB.
+            if layout == 'NHWC':
+                assert [op.type for op in ops] == [op.type for op in expected]
+        # TensorFlow leaves the layouts as they are once a network has computed in half precision.
+        assert tf.config.optimizer.get_experimental_options()['layout_optimizer'] is False
+    finally:
+        tf.config.optimizer.set_experimental_options({'layout_optimizer': True})
+    assert conv2d.image_format() == 'NCHW'  # Outside of calls.
+
+
 def test_an_unknown_dtype_is_refused():
     net = make('D_stylegan2')
     with pytest.raises(ValueError, match=r"expected a dtype of .*'bfloat16'.*received 'half'"):
