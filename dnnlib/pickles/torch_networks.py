@@ -77,6 +77,8 @@ class SnapshotReader(NetworkReader):
     def __init__(self, stream: BoundedStream):
         super().__init__(stream)
         self.has_modules = False
+        # The pickles at the beginning of a storage are the same for all, and are read only once.
+        self._beginning, self._order = b'', ''
 
     def execute_object_opcode(self, name: str, arg: Any) -> None:
         """As in `Reader`, with empty sets, for which there is an instruction of its own since protocol 4."""
@@ -118,9 +120,16 @@ class SnapshotReader(NetworkReader):
         self.count_bytes(data)
         # A storage has few instructions, each of which takes time; the file can refer to it again and again.
         self.count_values(_STORAGE_OPCODES)
-        stream = BoundedStream(io.BytesIO(data))
-        numbers = np.frombuffer(data, np.uint8)
-        storage, storages, order, end = torch_weights.read_old(stream, numbers, _FloatReader, _STORAGE_OPCODES)
+        file, numbers = io.BytesIO(data), np.frombuffer(data, np.uint8)
+        if self._beginning and data.startswith(self._beginning):
+            file.seek(len(self._beginning))
+            stream = BoundedStream(file)
+        else:
+            stream = BoundedStream(file)
+            self._order = torch_weights.read_order(stream, _STORAGE_OPCODES)
+            self._beginning = data[:len(data) - stream.left]
+        order = self._order
+        storage, storages, end = torch_weights.read_old(stream, numbers, order, _FloatReader, _STORAGE_OPCODES)
         if end != len(data):
             raise Refusal(f'has a storage of {len(data)} bytes, expected {end}', DAMAGED)
         return _LoadedStorage(storage, storages.get(storage.key, numbers[:0]), order)

@@ -130,41 +130,49 @@ def _read_file(file, data):
     if data[257:262].tobytes() == b'ustar':
         raise Refusal('is of the form that PyTorch wrote before version 0.2',
                       'Load it and save it again with a later PyTorch.')
-    tensors, storages, order, _end = read_old(_stream(file, 0, len(data)), data, _Unpickler)
+    stream = _stream(file, 0, len(data))
+    order = read_order(stream)
+    tensors, storages, _end = read_old(stream, data, order, _Unpickler)
     return tensors, storages, order
 
 
-def read_old(stream: BoundedStream, data: np.ndarray, reader: type[StorageReader],
-             max_opcodes: int = MAX_OPCODES) -> tuple[Any, dict[str, np.ndarray], str, int]:
-    """Read the format before PyTorch 1.6.
+def read_order(stream: BoundedStream, max_opcodes: int = MAX_OPCODES) -> str:
+    """Read the beginning of the format before PyTorch 1.6, and return the byte order of the numbers, '<' or '>'.
+
+    Raises:
+        Refusal:   The data has another format.
+        Exception: It is damaged: whatever pickletools, numpy or an empty stack raise.
+    """
+    magic, protocol, info = (_run(_PlainReader(stream), max_opcodes) for _ in range(3))
+    if magic != _MAGIC or protocol != _PROTOCOL:
+        raise Refusal('is no PyTorch file', FOREIGN)
+    return '<' if info['little_endian'] is True else '>'
+
+
+def read_old(stream: BoundedStream, data: np.ndarray, order: str, reader: type[StorageReader],
+             max_opcodes: int = MAX_OPCODES) -> tuple[Any, dict[str, np.ndarray], int]:
+    """Read what follows `read_order`.
 
     Args:
-        stream:      The file from its beginning.
-        data:        The same as uint8 array.
+        stream:      The file, after its beginning.
+        data:        The whole file as uint8 array.
+        order:       Byte order.
         reader:      Class that reads the pickle with the contents.
         max_opcodes: Largest number of instructions of each of its pickles.
 
     Returns:
         contents: What the pickle of the contents holds, checked by the `check` of its reader.
         storages: Key -> bytes of a storage, uint8.
-        order:    Byte order of the numbers, '<' or '>'.
         end:      Offset of the first byte after the storages.
 
     Raises:
-        Refusal:   The data has another format, or contains something that is not allowed.
+        Refusal:   The data contains something that is not allowed.
         Exception: It is damaged: whatever pickletools, numpy or an empty stack raise.
     """
-    def run(unpickler):
-        unpickler.max_opcodes = max_opcodes
-        return unpickler.run()
-
-    if run(_PlainReader(stream)) != _MAGIC or run(_PlainReader(stream)) != _PROTOCOL:
-        raise Refusal('is no PyTorch file', FOREIGN)
-    order = '<' if run(_PlainReader(stream))['little_endian'] is True else '>'
     unpickler = reader(stream)
-    contents = run(unpickler)
+    contents = _run(unpickler, max_opcodes)
     unpickler.check(contents)
-    keys = run(_PlainReader(stream))
+    keys = _run(_PlainReader(stream), max_opcodes)
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise TypeError('keys of the storages are no list of strings')
     storages, begin = {}, len(data) - stream.left
@@ -178,7 +186,12 @@ def read_old(stream: BoundedStream, data: np.ndarray, reader: type[StorageReader
         begin, end = begin + 8, begin + 8 + length * np.dtype(unpickler.storages[key].dtype).itemsize
         storages[key] = data[begin:end]
         begin = end
-    return contents, storages, order, begin
+    return contents, storages, begin
+
+
+def _run(reader, max_opcodes):
+    reader.max_opcodes = max_opcodes
+    return reader.run()
 
 
 def _stream(file, begin, size):
