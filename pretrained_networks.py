@@ -37,31 +37,38 @@ def _official_files():
         yield f'networks/table2/stylegan2-{dataset}-config-e-G{G}-D{D}.pkl'
 
 
+_ADA_ROOT = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/'
+
+# 'ada:ffhq' -> URL of a network of stylegan2-ada-pytorch, as listed in its documentation.
+ada_urls = {f'ada:{name}': f'{_ADA_ROOT}{name}.pkl'
+            for name in ('ffhq', 'metfaces', 'afhqcat', 'afhqdog', 'afhqwild', 'cifar10', 'brecahad')}
+
 # 'gdrive:networks/stylegan2-ffhq-config-f.pkl' -> URL. The names say gdrive because the files were there at first.
 gdrive_urls = {f'gdrive:{file}': _ROOT + file for file in _official_files()}
 
 
 def get_path_or_url(path_or_gdrive_path: str | os.PathLike) -> str:
-    """Return the URL of an official network ('gdrive:networks/...'), or the path of a pickle.
+    """Return the URL of an official network ('gdrive:networks/...' or 'ada:...'), or the path of a pickle.
 
     Args:
         path_or_gdrive_path: Official name, or the folder of a training run, which stands for its newest pickle. A URL,
                              or the path of a file, is returned as it is.
 
     Raises:
-        UserError: The argument begins with 'gdrive:' and is not the name of an official network, or it is a folder
-                   without network pickles.
+        UserError: The argument begins with 'gdrive:' or 'ada:' and is not the name of an official network, or it is a
+                   folder without network pickles.
     """
     name = os.fspath(path_or_gdrive_path)
     if os.path.isdir(name):
         return _newest_pickle(name)
-    if not name.startswith('gdrive:'):
+    if not name.startswith(('gdrive:', 'ada:')):
         return name
-    if name not in gdrive_urls:
-        nearest = difflib.get_close_matches(name, gdrive_urls, n=3, cutoff=0.0)
+    urls = ada_urls if name.startswith('ada:') else gdrive_urls
+    if name not in urls:
+        nearest = difflib.get_close_matches(name, urls, n=3, cutoff=0.0)
         raise UserError(f'{name}: there is no official network of this name',
                         f'The nearest names are {", ".join(nearest)}')
-    return gdrive_urls[name]
+    return urls[name]
 
 
 def _newest_pickle(folder: str) -> str:
@@ -108,8 +115,8 @@ def load_networks(path_or_gdrive_path: str | os.PathLike) -> tuple[Network, Netw
     The same pickle gives the same three objects for the life of the process, unless the file has changed.
 
     Args:
-        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl'), URL, or path of a network
-                             pickle.
+        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl' or 'ada:ffhq'), URL, or path
+                             of a network pickle.
 
     Returns:
         G:  Generator at the end of training.

@@ -1,4 +1,5 @@
-"""Command line: pictures from a trained network, by seed, from projected images, or by mixing two styles."""
+"""Command line: pictures from a trained network, by seed, from projected images, or by mixing two styles; other formats
+of network files."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dnnlib.tflib import Network
+
+_ENDINGS = ('.pkl', '.npz', '.safetensors')  # Of network files.
 
 # Defaults of flags, and of the arguments of the functions that they become.
 _TRUNCATION_PSI = 0.5
@@ -38,6 +41,9 @@ _EXAMPLES = '''examples:
   python run_generator.py generate-images --network=NETWORK --dlatents=results/00003-project-real-images/dlatents.npz
   python run_generator.py style-mixing-example --network=NETWORK --col-seeds=55,821 --col-styles=8-17 \\
       --row-dlatents=results/00003-project-real-images/dlatents.npz
+
+  # A network of stylegan2-ada-pytorch as a file that other programs can read
+  python run_generator.py convert --network=ada:metfaces --out=metfaces.safetensors
 '''
 
 
@@ -77,12 +83,33 @@ def _parser() -> argparse.ArgumentParser:
                      help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: "
                           '0-6 at 1024x1024, 0-2 at 32x32)')
     _add_common_flags(mix)
+
+    convert = commands.add_parser('convert', help='write the networks in another format', **kwargs)
+    _add_network_flag(convert)
+    convert.add_argument('--out', type=_network_file, required=True, metavar='FILE',
+                         help=f'file to write; its ending says the format: {", ".join(_ENDINGS)}')
+    convert.add_argument('--pickle-version', dest='version', type=int, choices=(4, 5), metavar='N',
+                         help='version of a .pkl: 4 = StyleGAN2, 5 = StyleGAN2-ADA (default: 5 for networks with its '
+                              'settings)')
+    cli.add_debug_flag(convert)
     return parser
 
 
-def _add_common_flags(parser: argparse.ArgumentParser) -> None:
+def _network_file(text: str) -> str:
+    """Argument that is the name of a network file."""
+    if not text.endswith(_ENDINGS):
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a name that ends with {", ".join(_ENDINGS)}')
+    return cli.path(text)
+
+
+def _add_network_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
-                        help='network pickle: a path, a URL or gdrive:networks/...; or the folder of a training run')
+                        help='network pickle: a path, a URL, gdrive:networks/... or ada:...; or the folder of a '
+                             'training run')
+
+
+def _add_common_flags(parser: argparse.ArgumentParser) -> None:
+    _add_network_flag(parser)
     parser.add_argument('--truncation-psi', type=cli.truncation_psi, default=_TRUNCATION_PSI, metavar='PSI',
                         help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture '
                              '(default: %(default)s)')
@@ -101,6 +128,9 @@ def main(argv: Sequence[str]) -> None:
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
         raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
+    if command == 'convert':
+        convert(**kwargs)
+        return
     if not any(name.endswith('seeds') for name in kwargs):
         cli.refuse_flags(cli.flags_in(argv) & {'--truncation-psi', '--class'}, 'without seeds')
     result_dir = kwargs.pop('result_dir')
@@ -111,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
         func(run_dir.path, **kwargs)
 
 
-# ---- The two commands ----
+# ---- The commands ----
 
 def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = _TRUNCATION_PSI,
                     class_idx: int | None = None, impl: str | None = None, dlatents: str | None = None,
@@ -215,6 +245,30 @@ def style_mixing_example(
 
     print('Saving image grid...')
     _save(_grid(pictures, row_keys, col_keys), os.path.join(run_dir, 'grid.png'))
+
+
+def convert(network_pkl: str, out: str, version: int | None = None) -> None:
+    """Write the networks of a file in another format.
+
+    Args:
+        network_pkl: Path, URL or official name of a network file of any format.
+        out:         File to write: a .pkl, .npz or .safetensors (dnnlib/pickles/network_files.py).
+        version:     Version of a .pkl. None = see training.misc.save_pkl.
+
+    Raises:
+        cli.UserError: A file cannot be read or written, or the version does not have such networks.
+    """
+    if version is not None and not out.endswith('.pkl'):
+        raise cli.UserError(f'--pickle-version={version}: {out} is no pickle',
+                            'Leave it out, or choose a name that ends with .pkl.')
+    import pretrained_networks
+    from training import misc
+    networks = pretrained_networks.load_networks(network_pkl)
+    if out.endswith('.pkl'):
+        misc.save_pkl(networks, out, version)
+    else:
+        misc.save_weights(networks, out)
+    print(f'Wrote the networks {", ".join(network.name for network in networks)} to {out}.')
 
 
 # ---- Parts of them ----

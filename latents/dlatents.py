@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
-import sys
 import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnlib import memory, storage
+from dnnlib import memory, npz, storage
 from dnnlib.cli import UserError
 from training import misc
 
@@ -26,9 +23,6 @@ _PER_IMAGE = ('names', 'w', 'distances', 'start_distances', 'steps', 'sources')
 
 # The arrays of a file of latents.
 _KEYS = re.compile('w|dlatents|settings|names|distances|start_distances|steps|sources|noise[0-9]{1,3}')
-
-# Version of the .npy format -> reader of its header. NumPy writes version 3 for structured types only.
-_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 _MAX_NAME = 200  # Bytes: a name of a picture has some more characters than that of its latents.
 
@@ -111,17 +105,16 @@ def _read_arrays(path, layers, size) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-            headers = {name: _header(archive, info) for name, info in members.items() if _KEYS.fullmatch(name)}
+            headers = {name: npz.read_header(archive, info) for name, info in members.items() if _KEYS.fullmatch(name)}
             if not {'w', 'dlatents'} & set(headers):
                 found = ', '.join(ascii(name)[1:-1] for name in sorted(members)[:8]) or 'nothing'
                 raise UserError(f"{path}: expected an array 'w' of latents, found {found[:200]}", _GIVE_A_PROJECTION)
             _check_headers(headers, path, layers, size)
-            num_bytes = sum(math.prod(header.shape) * header.dtype.itemsize for header in headers.values())
+            num_bytes = sum(header.num_bytes for header in headers.values())
             # Twice: what is read, and the latents in float32 for every layer.
             memory.require(2 * num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', _GIVE_A_PROJECTION)
-            return {name: _read_array(archive, members[name], header) for name, header in headers.items()}
-    except (ValueError, OSError, EOFError, TypeError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile,
-            zlib.error) as err:
+            return {name: npz.read_array(archive, members[name], header) for name, header in headers.items()}
+    except npz.ERRORS as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise UserError(f'{path} is no .npz of numbers: {reason}', _GIVE_A_PROJECTION) from err
 
@@ -140,45 +133,6 @@ def _check_headers(headers, path, layers, size):
         if (key in _PER_IMAGE or key.startswith('noise')) and header.shape[:1] != shape[:1]:
             raise UserError(f'{path}: expected {key} to have {shape[0]} entries, as w, found {list(header.shape)}',
                             'Make it again.')
-
-
-@dataclasses.dataclass(frozen=True)
-class _Header:
-    """What the beginning of an .npy file says of its array."""
-    shape: tuple[int, ...]
-    is_fortran: bool
-    dtype: np.dtype
-
-
-def _header(archive, info) -> _Header:
-    """The header of an array in an .npz file, without its numbers."""
-    # NumPy writes no other kind, and LZMA may ask for gigabytes of memory to begin with.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-        raise ValueError(f'{ascii(info.filename)} is encrypted, or compressed in a way that NumPy does not use')
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in _HEADER_READERS:
-            raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
-        try:
-            header = _Header(*_HEADER_READERS[version](member))
-        except Exception as err:  # A damaged header makes NumPy raise almost anything, such as TokenError.
-            raise ValueError(f'{ascii(info.filename)} has a damaged header') from err
-    if header.dtype.kind not in 'biufU' or min(header.shape, default=0) < 0:
-        raise ValueError(f'{ascii(info.filename)} holds something else than numbers and text')
-    return header
-
-
-def _read_array(archive, info, header) -> np.ndarray:
-    """The array whose header has been read."""
-    num_bytes = math.prod(header.shape) * header.dtype.itemsize
-    with archive.open(info) as member:
-        _HEADER_READERS[np.lib.format.read_magic(member)](member)
-        data = member.read(num_bytes)
-        if len(data) != num_bytes or member.read(1):  # The end of the data, where its checksum is compared.
-            raise ValueError(f'{ascii(info.filename)} does not hold as many numbers as it says')
-    if header.dtype.kind == 'U' and np.frombuffer(data, f'{header.dtype.byteorder}u4').max(initial=0) > sys.maxunicode:
-        raise ValueError(f'{ascii(info.filename)} holds numbers that are no characters')
-    return np.ndarray(header.shape, header.dtype, data, order='F' if header.is_fortran else 'C')
 
 
 def _latents(arrays, path, layers) -> np.ndarray:

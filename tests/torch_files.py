@@ -24,7 +24,7 @@ class Raw(bytes):
 
 
 def code(value):
-    """Instructions that put a value on the stack: None, bool, int, str, list, tuple, dict or Raw."""
+    """Instructions that put a value on the stack: None, bool, int, float, str, list, tuple, dict or Raw."""
     match value:
         case Raw():
             return bytes(value)
@@ -35,6 +35,8 @@ def code(value):
         case int():
             data = pickle.encode_long(value)
             return b'\x8a' + bytes([len(data)]) + data
+        case float():
+            return b'G' + struct.pack('>d', value)
         case str():
             return b'X' + struct.pack('<I', len(value.encode())) + value.encode()
         case tuple() | list():

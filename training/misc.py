@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 
 from dnnlib.cli import UserError
-from dnnlib.pickles import legacy_pickle
+from dnnlib.pickles import legacy_pickle, network_files
+from dnnlib.pickles.version5 import from_version_5, to_version_5
 from training.data import pil_ops
 
 if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
@@ -25,10 +26,10 @@ _SPARE_BYTES = 2 ** 24  # Added to what the weights of a pickle allow its networ
 _MAX_LIST = 1000        # Numbers in a setting.
 
 def load_pkl(path: str | os.PathLike) -> Any:
-    """Load a network pickle, written by the original or by this project.
+    """Load a network pickle, written by the original, its successors in PyTorch, or this project.
 
     Args:
-        path: File name.
+        path: File name. The weights of .npz and .safetensors files are read as well (dnnlib/pickles/network_files.py).
 
     Returns:
         What the file holds, each network as a `dnnlib.tflib.Network`: usually the tuple (G, D, Gs).
@@ -36,7 +37,7 @@ def load_pkl(path: str | os.PathLike) -> Any:
     Raises:
         UserError: The file is damaged, refers to classes that network pickles do not need, or holds an unknown network.
     """
-    states = legacy_pickle.load(path)
+    states = network_files.load(path)
     return _map_networks(states, legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
 
 
@@ -54,18 +55,47 @@ def load_networks(path: str | os.PathLike) -> tuple[Network, Network, Network]:
     return tuple(networks)
 
 
-def save_pkl(obj: Any, path: str | os.PathLike) -> None:
+def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> None:
     """Write networks in the original's format.
 
+    If all networks have the settings of StyleGAN2-ADA, they are written in version 5, which its readers take, and else
+    in version 4. If they have settings that neither has, such as another activation of the last layers of D, the file
+    opens only here.
+
     Args:
-        obj:  Network, or tuples, lists and dicts of them.
-        path: File to write. It appears complete or not at all.
+        obj:     Network, or tuples, lists and dicts of them.
+        path:    File to write. It appears complete or not at all.
+        version: 4 or 5 = write this version. None = as above.
+
+    Raises:
+        UserError: The file cannot be written, or version 5 has no networks with these settings.
+    """
+    from dnnlib.tflib import Network
+
+    states: list[legacy_pickle.NetworkState] = []
+
+    def state_of(net):
+        states.append(_state_from_network(net))
+        return states[-1]
+    data = _map_networks(obj, Network, state_of)
+    if version != 4:
+        translated = {id(state): to_version_5(state, force=version == 5) for state in states}
+        left = [state.name for state in states if translated[id(state)] is None]
+        if left and version == 5:
+            raise UserError(f'{path}: version 5 of the format has no networks with the settings of {left[0]}',
+                            'Write version 4.')
+        if not left:
+            data = _map_networks(data, legacy_pickle.NetworkState, lambda state: translated[id(state)])
+    legacy_pickle.dump(data, path)
+
+
+def save_weights(networks: Sequence[Network], path: str | os.PathLike) -> None:
+    """Write networks as .npz or .safetensors, whichever `path` ends with (dnnlib/pickles/network_files.py).
 
     Raises:
         UserError: The file cannot be written.
     """
-    from dnnlib.tflib import Network
-    legacy_pickle.dump(_map_networks(obj, Network, _state_from_network), path)
+    network_files.dump([_state_from_network(net) for net in networks], path)
 
 
 def _map_networks(obj, cls, func):
@@ -81,8 +111,9 @@ def _map_networks(obj, cls, func):
 def _network_from_state(state, path):
     from dnnlib.tflib.network import count_variables, skip_initializers
     from training.nets import registry
-    values = named_values(state)
     try:
+        state = from_version_5(state) if state.version == 5 else state
+        values = named_values(state)
         cls = registry.find_network(
             registry.name_in_pickle(state.build_func_name, state.build_module, state.build_module_src))
         known = {k: v for k, v in state.static_kwargs.items() if k in cls.all_settings(state.static_kwargs)}
@@ -94,7 +125,7 @@ def _network_from_state(state, path):
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
         raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
-                        'Only networks of StyleGAN and StyleGAN2 can be opened.') from err
+                        'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
         print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: '
@@ -111,8 +142,25 @@ def _network_from_state(state, path):
             raise UserError(
                 f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
                 'The file is damaged or was made by a modified network.')
-        variables[name].assign(value.astype(np.float32, copy=False))
+        variables[name].assign(_contiguous(value.astype(np.float32, copy=False)))
+    net.origin = state.origin
     return net
+
+
+def _contiguous(value: np.ndarray) -> Any:
+    """The array, or a tensor if it is a transposed or flipped view of numbers in order: weights of PyTorch are.
+
+    TensorFlow transposes convolution kernels in a third of the time that NumPy takes.
+    """
+    import tensorflow as tf
+    flipped = [axis for axis, stride in enumerate(value.strides) if stride < 0]
+    base = np.flip(value, tuple(flipped)) if flipped else value
+    order = sorted(range(value.ndim), key=lambda axis: -base.strides[axis])
+    base = base.transpose(order)
+    if value.ndim < 2 or value.flags.c_contiguous or not base.flags.c_contiguous:
+        return value
+    x = tf.transpose(base, np.argsort(order))
+    return tf.reverse(x, flipped) if flipped else x
 
 
 def _check_lists(settings: dict[str, Any]):
@@ -152,12 +200,15 @@ def _state_from_network(net):
         defaults = dict(net.settings)
         for component in net.components.values():
             defaults.update(component.settings)
-        kwargs = {k: v for k, v in kwargs.items()
-                  if k in _PORTABLE_KWARGS[func_name] or k not in defaults or v != defaults[k]}
+        # Of StyleGAN2-ADA's networks also num_fp16_res: its readers have another default.
+        portable = _PORTABLE_KWARGS[func_name] | ({'num_fp16_res'} if kwargs.get('label_embed') else set())
+        kwargs = {k: v for k, v in kwargs.items() if k in portable or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(
         name=net.name, static_kwargs=kwargs, build_func_name=func_name, build_module=type(net).__module__,
         components={key: _state_from_network(component) for key, component in net.components.items()},
-        variables=[(name, var.numpy()) for name, var in net.own_vars.items()])
+        variables=[(name, var.numpy()) for name, var in net.own_vars.items()],
+        shapes=dict(input_shapes=net.input_shapes, output_shapes=net.output_shapes,
+                    input_names=list(net.input_names), output_names=list(net.output_names)))
 
 
 # ---- Generated images ----

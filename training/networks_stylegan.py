@@ -34,6 +34,7 @@ from training.networks_stylegan2 import (
     compute_growing_features,
     layer_noise,
     truncate,
+    uses_mbstd,
 )
 
 # Gain of each activation, which is part of the weights of its layer.
@@ -434,7 +435,7 @@ class D_basic(Network):
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, 'down', **conv_args),
                                image_shape(size, fmaps))
-        features = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
+        features = fmaps + (kw.mbstd_num_features if uses_mbstd(kw) else 0)
         self.add_layer(Conv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, features))
         self.add_layer(Dense('4x4/Dense0', out_fmaps, kw.nonlinearity, gain, **dense_args), image_shape(4, fmaps))
         self.add_layer(Dense('4x4/Dense1', max(kw.label_size, 1), **dense_args), (None, out_fmaps))
@@ -456,7 +457,7 @@ class D_basic(Network):
             record_op(next(downscales) if name.startswith('Downsample') else name, x)
 
         x = compute_growing_features(self, kw, images_in, record)
-        if kw.mbstd_group_size > 1:
+        if uses_mbstd(kw):
             x = record_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
         x = self.layer('4x4/Conv')(x)
         x = self.layer('4x4/Dense0')(x)

@@ -47,7 +47,9 @@ IMAGE_CALL_SETTINGS = frozenset({'dtype', 'num_fp16_res'})
 STYLEGAN2_SETTINGS = dict(
     IMAGE_SETTINGS,
     fmap_min          = 1,             # Smallest number of feature maps.
-    resample_kernel   = [1, 3, 3, 1],  # Filter for upsampling and downsampling. None = box.
+    resample_kernel   = [1, 3, 3, 1],  # Filter for upsampling and downsampling. None = box. [1] = none (StyleGAN2-ADA).
+    conv_clamp        = None,          # Largest magnitude of activations of convolutions. None = unlimited, but 256 in
+                                       # half precision.
 )
 
 # Of synthesis networks.
@@ -60,8 +62,22 @@ SYNTHESIS_CALL_SETTINGS = IMAGE_CALL_SETTINGS | {'randomize_noise'}
 # Of discriminators.
 DISCRIMINATOR_SETTINGS = dict(
     label_size         = 0,  # Size of the labels. 0 = unconditional.
-    mbstd_group_size   = 4,  # Images per group of minibatch_stddev. 0 or 1 = do not use it.
+    mbstd_group_size   = 4,  # Images per group of minibatch_stddev. 0 or 1 = do not use it. None = the minibatch.
     mbstd_num_features = 1,  # Number of feature maps that it appends.
+)
+
+# Of StyleGAN2's discriminators: the last layers, and the projection discriminator of StyleGAN2-ADA (see embed_labels).
+SCORE_SETTINGS = dict(
+    DISCRIMINATOR_SETTINGS,
+    dense_fmaps           = None,     # Width of 4x4/Dense0. None = num_fmaps of stage 0.
+    epilogue_nonlinearity = None,     # Activation of the layers at 4x4. None = nonlinearity.
+    label_embed           = False,    # Multiply the outputs by an embedding of the labels. False = by the labels.
+    label_fmaps           = None,     # Width of LabelEmbed. None = mapping_fmaps.
+    mapping_layers        = 0,        # Number of layers after LabelEmbed.
+    mapping_fmaps         = None,     # Their width. None = num_fmaps of stage 0.
+    mapping_lrmul         = 0.1,      # Multiplier of their learning rate.
+    mapping_nonlinearity  = 'lrelu',  # Their activation, a key of custom_ops.ACTIVATIONS.
+    cmap_dim              = None,     # Width of the last one, and number of outputs. None = mapping_fmaps.
 )
 
 # Of networks that grow progressively.
@@ -96,8 +112,10 @@ def check_image_kwargs(net, architectures=None):
                          f'received {kw.resolution}')
     if architectures and kw.architecture not in architectures:
         raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
-    if kw.nonlinearity not in ACTIVATIONS:
-        raise ValueError(f'{net.name}: expected a nonlinearity of {list(ACTIVATIONS)}, received {kw.nonlinearity!r}')
+    for name in ('nonlinearity', 'epilogue_nonlinearity', 'mapping_nonlinearity'):
+        act = getattr(kw, name, None) or kw.nonlinearity
+        if act not in ACTIVATIONS:
+            raise ValueError(f'{net.name}: expected a {name} of {list(ACTIVATIONS)}, received {act!r}')
     if kw.dtype != 'float32':
         raise ValueError(f"{net.name}: expected dtype 'float32', received {kw.dtype!r}. "
                          'Other types can be given for a single call.')
@@ -114,10 +132,13 @@ class G_mapping(Network):
         dlatent_size         = 512,        # Size of W.
         dlatent_broadcast    = None,       # Number of layers to repeat W for. None = return [N, dlatent_size].
         mapping_layers       = 8,          # Number of layers.
-        mapping_fmaps        = 512,        # Width of the hidden layers.
+        mapping_fmaps        = 512,        # Width of the hidden layers. None = dlatent_size.
         mapping_lrmul        = 0.01,       # Multiplier of the learning rate.
         mapping_nonlinearity = 'lrelu',    # Activation, a key of custom_ops.ACTIVATIONS.
         normalize_latents    = True,       # Scale the latents to unit mean square first.
+        label_embed          = False,      # Labels as in StyleGAN2-ADA: embedded by a layer with bias, and scaled to
+                                           # unit mean square like the latents, before the two are concatenated.
+        label_fmaps          = None,       # Width of this layer. None = latent_size.
         dtype                = 'float32',  # Always.
     )
     call_settings = frozenset({'normalize_latents', 'dtype'})
@@ -139,10 +160,15 @@ class G_mapping(Network):
         self.check()
         size = kw.latent_size
         if kw.label_size:
-            self.add_layer(LabelConcat('LabelConcat', kw.latent_size), (None, kw.label_size))
-            size += kw.latent_size
+            label_fmaps = kw.latent_size
+            if kw.label_embed:
+                label_fmaps = kw.label_fmaps or kw.latent_size
+                self.add_layer(Dense('LabelEmbed', label_fmaps), (None, kw.label_size))
+            else:
+                self.add_layer(LabelConcat('LabelConcat', label_fmaps), (None, kw.label_size))
+            size += label_fmaps
         for idx in range(kw.mapping_layers):
-            fmaps = kw.dlatent_size if idx == kw.mapping_layers - 1 else kw.mapping_fmaps
+            fmaps = kw.dlatent_size if idx == kw.mapping_layers - 1 else kw.mapping_fmaps or kw.dlatent_size
             self.add_layer(self.dense(f'Dense{idx}', fmaps), (None, size))
             size = fmaps
         self.built = True
@@ -162,11 +188,14 @@ class G_mapping(Network):
         record_layer('latents_in', latents_in.shape)
         record_layer('labels_in', labels_in.shape)
         x = tf.ensure_shape(latents_in, [None, kw.latent_size])
-        if kw.label_size:
+        if kw.label_size and not kw.label_embed:
             x = self.layer('LabelConcat')(x, labels_in)
         if kw.normalize_latents:
             x = normalize_2nd_moment(x)
             record_layer(self.norm_name, x.shape)
+        if kw.label_size and kw.label_embed:
+            x = tf.concat([x, normalize_2nd_moment(self.layer('LabelEmbed')(labels_in))], axis=1)
+            record_layer('Concat', x.shape)
         for idx in range(kw.mapping_layers):
             x = self.layer(f'Dense{idx}')(x)
         if kw.dlatent_broadcast is not None:
@@ -205,6 +234,8 @@ class G_synthesis_stylegan2(Network):
     settings = dict(
         STYLEGAN2_SETTINGS, **SYNTHESIS_SETTINGS,
         architecture  = 'skip',  # 'orig', 'skip' or 'resnet'.
+        use_noise     = True,    # Add noise.
+        fmap_const    = None,    # Number of feature maps of the learned input. None = as many as of 4x4/Conv.
         fused_modconv = True,    # Has no effect. In the original it chose between two equivalent computations.
     )
     call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv'}
@@ -219,16 +250,18 @@ class G_synthesis_stylegan2(Network):
     def build(self, input_shape=None):
         kw = self.kw
         check_image_kwargs(self, ('orig', 'skip', 'resnet'))
-        add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
+        if kw.use_noise:
+            add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
-        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
-        fmaps = num_fmaps(kw, 1)
-        self.add_layer(Const('4x4/Const', fmaps))
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, noise=kw.use_noise,
+                         clamp=kw.conv_clamp)
+        fmaps, const_fmaps = num_fmaps(kw, 1), kw.fmap_const or num_fmaps(kw, 1)
+        self.add_layer(Const('4x4/Const', const_fmaps))
         size = 4
         while True:
             stage, last = int(np.log2(size)) - 1, size == kw.resolution
             if size == 4:
-                self.add_layer(ModulatedConv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps), w_shape)
+                self.add_layer(ModulatedConv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, const_fmaps), w_shape)
             else:
                 in_fmaps, fmaps = fmaps, num_fmaps(kw, stage)
                 self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv0_up', fmaps, 3, up=True, **conv_args),
@@ -239,7 +272,8 @@ class G_synthesis_stylegan2(Network):
                     self.add_layer(Conv2D(f'{size}x{size}/Skip', fmaps, 1, up=True, resample_kernel=kw.resample_kernel),
                                    image_shape(size // 2, in_fmaps))
             if kw.architecture == 'skip' or last:
-                to_rgb = ModulatedConv2D(f'{size}x{size}/ToRGB', kw.num_channels, 1, demodulate=False, noise=False)
+                to_rgb = ModulatedConv2D(f'{size}x{size}/ToRGB', kw.num_channels, 1, demodulate=False, noise=False,
+                                         clamp=kw.conv_clamp)
                 self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
             if last:
                 break
@@ -260,7 +294,8 @@ class G_synthesis_stylegan2(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
         def style_layer(scope, x, idx, size):
-            return self.layer(scope)(x, dlatents_in[:, idx], layer_noise(self, rng, kw, idx, x, size))
+            noise = layer_noise(self, rng, kw, idx, x, size) if kw.use_noise else None
+            return self.layer(scope)(x, dlatents_in[:, idx], noise)
 
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0, 4)
@@ -304,7 +339,7 @@ class G_synthesis_stylegan_revised(Network):
         self.add_var('lod', [], 'zeros')
         add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
-        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, clamp=kw.conv_clamp)
         self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)))
         for res in range(2, resolution_log2 + 1):
             size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
@@ -316,7 +351,7 @@ class G_synthesis_stylegan_revised(Network):
                 self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args),
                                image_shape(size, fmaps), w_shape)
             to_rgb = ModulatedConv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, demodulate=False,
-                                     noise=False)
+                                     noise=False, clamp=kw.conv_clamp)
             self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
         self.built = True
 
@@ -520,7 +555,7 @@ class D_stylegan2(Network):
     """Images and labels -> scores, which are higher for real images (Figure 7)."""
 
     settings = dict(
-        STYLEGAN2_SETTINGS, **DISCRIMINATOR_SETTINGS,
+        STYLEGAN2_SETTINGS, **SCORE_SETTINGS,
         architecture = 'resnet',  # 'orig', 'skip' or 'resnet'.
     )
     call_settings = IMAGE_CALL_SETTINGS
@@ -530,14 +565,17 @@ class D_stylegan2(Network):
     def build(self, input_shape=None):
         kw = self.kw
         check_image_kwargs(self, ('orig', 'skip', 'resnet'))
-        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, clamp=kw.conv_clamp)
+        build_label_layers(self)
         size = kw.resolution
         while size >= 4:
             stage = int(np.log2(size)) - 1
             fmaps, out_fmaps = num_fmaps(kw, stage), num_fmaps(kw, stage - 1)
             if kw.architecture == 'skip' or size == kw.resolution:
-                self.add_layer(Conv2D(f'{size}x{size}/FromRGB', fmaps, 1, act=kw.nonlinearity),
-                               image_shape(size, kw.num_channels))
+                # At 4x4, FromRGB belongs to the last layers, and StyleGAN2-ADA does not clamp it.
+                args = (dict(act=kw.nonlinearity, clamp=kw.conv_clamp) if size > 4 else
+                        dict(act=kw.epilogue_nonlinearity or kw.nonlinearity))
+                self.add_layer(Conv2D(f'{size}x{size}/FromRGB', fmaps, 1, **args), image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args),
@@ -581,26 +619,62 @@ class D_stylegan2(Network):
         return compute_scores(self, x, labels_in)
 
 
+def build_label_layers(net):
+    """Create the layers of a discriminator that embed the labels (see embed_labels), if it has any."""
+    kw = net.kw
+    if not (kw.label_size and kw.label_embed):
+        return
+    mapping_fmaps = kw.mapping_fmaps or num_fmaps(kw, 0)
+    size = kw.label_fmaps or mapping_fmaps
+    net.add_layer(Dense('LabelEmbed', size), (None, kw.label_size))
+    for idx in range(kw.mapping_layers):
+        fmaps = kw.cmap_dim or mapping_fmaps if idx == kw.mapping_layers - 1 else mapping_fmaps
+        net.add_layer(Dense(f'Mapping{idx}', fmaps, act=kw.mapping_nonlinearity, lrmul=kw.mapping_lrmul), (None, size))
+        size = fmaps
+
+
+def embed_labels(net, labels):
+    """Labels [N, label_size] -> [N, cmap_dim], by the layers of build_label_layers (Karras et al. 2020b, Appendix)."""
+    x = normalize_2nd_moment(net.layer('LabelEmbed')(labels))
+    for idx in range(net.kw.mapping_layers):
+        x = net.layer(f'Mapping{idx}')(x)
+    return x
+
+
 def build_score_layers(net, fmaps, out_fmaps):
     """Create the last layers of a discriminator, from features [N, fmaps, 4, 4] to scores."""
     kw = net.kw
-    in_fmaps = fmaps + (kw.mbstd_num_features if kw.mbstd_group_size > 1 else 0)
-    net.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=kw.nonlinearity), image_shape(4, in_fmaps))
-    net.add_layer(Dense('4x4/Dense0', out_fmaps, act=kw.nonlinearity), image_shape(4, fmaps))
-    net.add_layer(Dense('Output', max(kw.label_size, 1)), (None, out_fmaps))
+    in_fmaps = fmaps + (kw.mbstd_num_features if uses_mbstd(kw) else 0)
+    act, dense_fmaps, outputs = kw.epilogue_nonlinearity or kw.nonlinearity, kw.dense_fmaps or out_fmaps, 1
+    if kw.label_size:
+        outputs = (kw.cmap_dim or kw.mapping_fmaps or num_fmaps(kw, 0)) if kw.label_embed else kw.label_size
+    net.add_layer(Conv2D('4x4/Conv', fmaps, 3, act=act, clamp=kw.conv_clamp), image_shape(4, in_fmaps))
+    net.add_layer(Dense('4x4/Dense0', dense_fmaps, act=act), image_shape(4, fmaps))
+    net.add_layer(Dense('Output', outputs), (None, dense_fmaps))
+
+
+def uses_mbstd(kw) -> bool:
+    """True if a discriminator with these settings uses `minibatch_stddev`."""
+    return kw.mbstd_group_size is None or kw.mbstd_group_size > 1
 
 
 def compute_scores(net, x, labels):
     """Features [N, fmaps, 4, 4] in the internal layout -> scores [N, 1].
 
-    A conditional network has one output per class. The score is the sum of the outputs weighted by the labels.
+    A conditional network has one output per class. The score is the sum of the outputs weighted by the labels. With
+    label_embed the outputs are as many as `embed_labels` has, and the score is their scalar product divided by the
+    root of their number (Miyato and Koyama 2018, arXiv:1802.05637).
     """
     kw = net.kw
-    if kw.mbstd_group_size > 1:
+    if uses_mbstd(kw):
         x = record_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
     x = net.layer('4x4/Conv')(x)
     x = net.layer('4x4/Dense0')(x)
-    x = net.layer('Output')(x, labels if kw.label_size else None)
+    if kw.label_size and kw.label_embed:
+        x = net.layer('Output')(x)
+        x = tf.reduce_sum(x * embed_labels(net, labels), axis=1, keepdims=True) / np.sqrt(x.shape[1])
+    else:
+        x = net.layer('Output')(x, labels if kw.label_size else None)
     record_layer('scores_out', x.shape)
     return x
 
@@ -634,7 +708,7 @@ def compute_growing_features(net, kw, images_in, record):
 class D_stylegan(Network):
     """The layers of D_stylegan2 without skip connections, growing progressively (configurations B to D)."""
 
-    settings = dict(STYLEGAN2_SETTINGS, **DISCRIMINATOR_SETTINGS, **GROWING_SETTINGS)
+    settings = dict(STYLEGAN2_SETTINGS, **SCORE_SETTINGS, **GROWING_SETTINGS)
     call_settings = IMAGE_CALL_SETTINGS | set(GROWING_SETTINGS)
     input_names = ('images_in', 'labels_in')
     output_names = ('scores_out',)
@@ -645,12 +719,13 @@ class D_stylegan(Network):
         kw = self.kw
         check_image_kwargs(self)
         resolution_log2 = int(np.log2(kw.resolution))
-        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel)
+        conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, clamp=kw.conv_clamp)
         self.add_var('lod', [], 'zeros')
+        build_label_layers(self)
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
-            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity),
-                           image_shape(size, kw.num_channels))
+            from_rgb = Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity, clamp=kw.conv_clamp)
+            self.add_layer(from_rgb, image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args),

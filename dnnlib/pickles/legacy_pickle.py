@@ -1,6 +1,7 @@
-"""Reads and writes the network pickles of the original StyleGAN2, without running code from them or TensorFlow.
+"""Reads and writes network pickles without running code from them, and without TensorFlow or PyTorch.
 
-Reading uses `dnnlib.pickles.reader`, which supports only data. Writing emits the instructions of the pickle directly,
+Reading uses `dnnlib.pickles.reader`, which supports only data. Pickles of StyleGAN2's successors in PyTorch are
+translated (dnnlib/pickles/torch_networks.py). Writing emits the instructions of the pickle directly,
 because `pickle` would have to import the class of the original to name it. It uses no memo, so that equal objects give
 equal bytes.
 """
@@ -19,8 +20,9 @@ import numpy as np
 
 from dnnlib import storage
 from dnnlib.cli import UserError
-from dnnlib.pickles.network_state import DIGEST_KEY, MODULE_KEY, WRITE_VERSION, NetworkReader, NetworkState
+from dnnlib.pickles.network_state import DIGEST_KEY, MODULE_KEY, SHAPE_KEYS, WRITE_VERSION, NetworkState
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
+from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
 __all__ = ['NetworkState', 'load', 'dump']
 
@@ -45,6 +47,7 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
         None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str
         keys), OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are
         decoded as latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
+        A pickle of PyTorch gives the tuple (G, D, Gs) of `NetworkState`.
 
     Raises:
         UserError: The file cannot be read, is damaged, has another format, or contains something not listed above.
@@ -59,7 +62,9 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
     try:
         stream = BoundedStream(file if file.seekable() else io.BytesIO(file.read()))
         _refuse_other_formats(stream.head)
-        return NetworkReader(stream).load()
+        reader, size = SnapshotReader(stream), stream.left
+        value = reader.load()
+        return to_networks(value, 2 * size) if reader.has_modules else value
     except Refusal as err:
         fact, remedy = err.args
     except KeyError as err:  # From the memo, or the state of a network.
@@ -77,8 +82,8 @@ def dump(obj: Any, path: str | os.PathLike) -> None:
 
     Args:
         obj:  Any object that `load` returns. Subclasses of dict are written as plain dicts, arrays in C order and
-              little-endian, variables without dimensions as numpy scalars, networks as version 4 with a checksum. Numpy
-              scalars in static_kwargs become plain numbers.
+              little-endian, variables without dimensions as numpy scalars, networks as version 4 with a checksum, or
+              as version 5 if they have it and `shapes`. Numpy scalars in static_kwargs become plain numbers.
         path: File to write. It appears complete or not at all.
 
     Raises:
@@ -202,7 +207,8 @@ def _describe(value):
     """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
         written = dataclasses.replace(
-            value, version=WRITE_VERSION, static_kwargs=_plain(value.static_kwargs),
+            value, version=5 if value.version == 5 and value.shapes else WRITE_VERSION,
+            static_kwargs=_plain(value.static_kwargs),
             variables=[_variable(name, array) for name, array in value.variables])
         return 'dnnlib.tflib.network.Network', (), {
             'version':          written.version,
@@ -212,6 +218,7 @@ def _describe(value):
             'build_module_src': written.build_module_src,
             'build_func_name':  written.build_func_name,
             'variables':        written.variables,
+            **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
             **({MODULE_KEY: written.build_module} if written.build_module else {}),
             DIGEST_KEY:         written.digest(),
         }

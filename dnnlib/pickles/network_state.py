@@ -15,6 +15,9 @@ from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, BoundedStream, Read
 READ_VERSIONS = (2, 3, 4, 5)
 WRITE_VERSION = 4  # The version that the original writes, and the lowest that its successors accept.
 
+# What networks of version 5 have besides.
+SHAPE_KEYS = ('input_shapes', 'output_shapes', 'input_names', 'output_names')
+
 # Keys in the state of a network that only this project writes. The original and its successors read other keys by name.
 DIGEST_KEY = 'sha256'
 MODULE_KEY = 'build_module'
@@ -36,10 +39,12 @@ class NetworkState:
         build_func_name:  Name of the function that built it, without its module: 'G_main', 'D_stylegan2', ...
         variables:        List of (name, value) in the order of creation, without the variables of the components. Names
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
-        version:          Version of the format. 2 and 3 have no components; 4 and 5 do. Always written as 4.
+        version:          Version of the format. 2 and 3 have no components; 4 and 5 do. 2 and 3 are written as 4.
         build_module_src: Source code of the module that held the function. It is stored as text and never executed.
         build_module:     Name of that module, such as 'training.networks_stylegan2', which tells functions of one name
                           apart. '' = the file does not tell it.
+        shapes:           Names and shapes of inputs and outputs in version 5, with the keys SHAPE_KEYS. None = unknown.
+        origin:           What the file says about the training of the network, if it came from PyTorch; not written.
     """
     name: str
     static_kwargs: dict[str, Any]
@@ -49,6 +54,8 @@ class NetworkState:
     version: int = WRITE_VERSION
     build_module_src: str = ''
     build_module: str = ''
+    shapes: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
 
     def digest(self, max_bytes: float = math.inf) -> str:
         """SHA-256 of the settings, names and weights, as 64 hexadecimal digits.
@@ -122,6 +129,8 @@ class NetworkReader(Reader):
                 setattr(network, name, state[name])
             elif name not in _OPTIONAL_FIELDS and (name != 'components' or state['version'] > 3):
                 raise Refusal(f'holds a network without {name}', DAMAGED)
+        if all(key in state for key in SHAPE_KEYS):
+            network.shapes = {key: state[key] for key in SHAPE_KEYS}
         if DIGEST_KEY in state:
             self.digests[id(network)] = network, state[DIGEST_KEY]
 
@@ -141,7 +150,7 @@ class NetworkReader(Reader):
             if not isinstance(value, expected):
                 raise Refusal(f'holds a network whose {name} is a {type(value).__name__}, not a {expected.__name__}',
                               DAMAGED)
-        for part in (network.static_kwargs, network.components, network.variables):
+        for part in (network.static_kwargs, network.components, network.variables, network.shapes):
             self.check(part, depth + 1)
         if not all(isinstance(component, NetworkState) for component in network.components.values()):
             raise Refusal(f'holds a network ({show(network.name)}) with a component that is no network', DAMAGED)

@@ -4,7 +4,7 @@ A pickle is a small program: `pickle.load` imports and calls whatever the file n
 no unpickler is used. `pickletools` decodes the file into instructions, and `Reader` executes the few of them that
 describe data. `GLOBALS` lists the names that a file may mention; each stands for a method of `Reader` that makes an
 empty container or an array from bytes in the file. Any other name is refused. Subclasses of `Reader` allow further
-names: dnnlib/pickles/network_state.py and dnnlib/pickles/torch_weights.py.
+names: dnnlib/pickles/network_state.py, torch_networks.py and torch_weights.py.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Reader:
     """
 
     allowed = GLOBALS
+    max_opcodes = MAX_OPCODES
 
     def __init__(self, stream: BoundedStream):
         self.stream = stream
@@ -144,8 +145,8 @@ class Reader:
         """Execute the instructions up to the end of the pickle, and return the result without checking it."""
         stream: Any = self.stream  # genops needs only read and readline.
         for count, (opcode, arg, _pos) in enumerate(pickletools.genops(stream)):
-            if count >= MAX_OPCODES:
-                raise Refusal(f'has more than {MAX_OPCODES} instructions', FOREIGN)
+            if count >= self.max_opcodes:
+                raise Refusal(f'has more than {self.max_opcodes} instructions', FOREIGN)
             if opcode.name in _ARGUMENT_OPCODES:
                 self.stack.append(arg)
             elif not self.execute_data_opcode(opcode.name, arg):

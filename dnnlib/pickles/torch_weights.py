@@ -4,6 +4,8 @@ There are two formats. Since PyTorch 1.6 the file is a zip archive: `data.pkl` d
 holds the numbers of each storage, uncompressed. The old format is a sequence of three small pickles, the pickle that
 describes the tensors, a pickle with the keys of the storages, and the storages, each preceded by its length. The
 pickles are read by `dnnlib.pickles.reader`, with a table of the names that they may mention.
+
+The network pickles of StyleGAN2's successors hold their tensors in the old format: dnnlib/pickles/torch_networks.py.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.cli import UserError
-from dnnlib.pickles.reader import DAMAGED, GLOBALS, MAX_DIMS, BoundedStream, Global, Reader, Refusal
+from dnnlib.pickles.reader import DAMAGED, GLOBALS, MAX_DIMS, MAX_OPCODES, BoundedStream, Global, Reader, Refusal
 
 FOREIGN = ('Expected a dictionary of tensors as torch.save(model.state_dict(), path) writes. '
            'No code in the file was run.')
@@ -41,7 +43,7 @@ _GLOBALS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class Storage:
     """Numbers stored elsewhere in the file."""
     key: str
     dtype: str
@@ -49,9 +51,9 @@ class _Storage:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor:
+class Tensor:
     """A view of a storage; offset and strides are in numbers, not bytes."""
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -76,8 +78,9 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if not head:
                 raise Refusal('is empty', DAMAGED)
             data = np.memmap(path, np.uint8, 'r')
-            tensors, storages, order = (_read_zip if head == b'PK\x03\x04' else _read_old)(file, data)
-        return {name: _array(name, tensor, storages, order) for name, tensor in tensors.items()}
+            tensors, storages, order = (_read_zip if head == b'PK\x03\x04' else _read_file)(file, data)
+        return {name: view_of(tensor, storages.get(tensor.storage.key, data[:0]), order, ascii(name[:100]))
+                for name, tensor in tensors.items()}
     except OSError as err:
         raise UserError(f'{path}: cannot be read: {err.strerror}', 'Check the path of the weights.') from None
     except Refusal as err:
@@ -92,7 +95,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
 # ---- The two formats ----
 
 def _read_zip(file, data):
-    """Read the new format: (name -> _Tensor, key -> bytes of a storage, byte order '<' or '>')."""
+    """Read the new format: (name -> Tensor, key -> bytes of a storage, byte order '<' or '>')."""
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         described = [name for name in entries if name.count('/') == 1 and name.endswith('/data.pkl')]
@@ -122,30 +125,73 @@ def _begin(info, file):
     return info.header_offset + 30 + sum(struct.unpack('<HH', header[26:30]))
 
 
-def _read_old(file, data):
+def _read_file(file, data):
     """Read the format before PyTorch 1.6; returns the same as `_read_zip`."""
     if data[257:262].tobytes() == b'ustar':
         raise Refusal('is of the form that PyTorch wrote before version 0.2',
                       'Load it and save it again with a later PyTorch.')
     stream = _stream(file, 0, len(data))
-    if Reader(stream).run() != _MAGIC or Reader(stream).run() != _PROTOCOL:
+    order = read_order(stream)
+    tensors, storages, _end = read_old(stream, data, order, _Unpickler)
+    return tensors, storages, order
+
+
+def read_order(stream: BoundedStream, max_opcodes: int = MAX_OPCODES) -> str:
+    """Read the beginning of the format before PyTorch 1.6, and return the byte order of the numbers, '<' or '>'.
+
+    Raises:
+        Refusal:   The data has another format.
+        Exception: It is damaged: whatever pickletools, numpy or an empty stack raise.
+    """
+    magic, protocol, info = (_run(_PlainReader(stream), max_opcodes) for _ in range(3))
+    if magic != _MAGIC or protocol != _PROTOCOL:
         raise Refusal('is no PyTorch file', FOREIGN)
-    order = '<' if Reader(stream).run()['little_endian'] is True else '>'
-    unpickler = _Unpickler(stream)
-    tensors = unpickler.run()
-    unpickler.check(tensors)
-    keys = Reader(stream).run()
+    return '<' if info['little_endian'] is True else '>'
+
+
+def read_old(stream: BoundedStream, data: np.ndarray, order: str, reader: type[StorageReader],
+             max_opcodes: int = MAX_OPCODES) -> tuple[Any, dict[str, np.ndarray], int]:
+    """Read what follows `read_order`.
+
+    Args:
+        stream:      The file, after its beginning.
+        data:        The whole file as uint8 array.
+        order:       Byte order.
+        reader:      Class that reads the pickle with the contents.
+        max_opcodes: Largest number of instructions of each of its pickles.
+
+    Returns:
+        contents: What the pickle of the contents holds, checked by the `check` of its reader.
+        storages: Key -> bytes of a storage, uint8.
+        end:      Offset of the first byte after the storages.
+
+    Raises:
+        Refusal:   The data contains something that is not allowed.
+        Exception: It is damaged: whatever pickletools, numpy or an empty stack raise.
+    """
+    unpickler = reader(stream)
+    contents = _run(unpickler, max_opcodes)
+    unpickler.check(contents)
+    keys = _run(_PlainReader(stream), max_opcodes)
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise TypeError('keys of the storages are no list of strings')
     storages, begin = {}, len(data) - stream.left
     for key in keys:
-        length, = struct.unpack(order + 'q', data[begin:begin + 8].tobytes())
+        header = data[begin:begin + 8].tobytes()
+        if len(header) < 8:
+            raise Refusal('ends before the numbers of its storages', DAMAGED)
+        length, = struct.unpack(order + 'q', header)
         if key not in unpickler.storages or length != unpickler.storages[key].length:
             raise Refusal(f'has a storage of {length} numbers that no tensor knows', DAMAGED)
         begin, end = begin + 8, begin + 8 + length * np.dtype(unpickler.storages[key].dtype).itemsize
         storages[key] = data[begin:end]
         begin = end
-    return tensors, storages, order
+    return contents, storages, begin
+
+
+def _run(reader, max_opcodes):
+    reader.max_opcodes = max_opcodes
+    return reader.run()
 
 
 def _stream(file, begin, size):
@@ -156,11 +202,21 @@ def _stream(file, begin, size):
     return stream
 
 
-def _array(name, tensor, storages, order):
-    """View of the numbers of a tensor as an array."""
-    name, storage = ascii(name[:100]), tensor.storage
-    dtype = np.dtype(storage.dtype).newbyteorder(order)
-    data = storages.get(storage.key, b'')[:storage.length * dtype.itemsize]
+def view_of(tensor: Tensor, data: np.ndarray, order: str, name: str) -> np.ndarray:
+    """Read-only view of the numbers of a tensor.
+
+    Args:
+        tensor: Tensor.
+        data:   Bytes of its storage, uint8.
+        order:  Byte order of the numbers, '<' or '>'.
+        name:   Name of the tensor for messages.
+
+    Raises:
+        Refusal: The tensor reaches beyond its numbers, or its numbers overlap.
+    """
+    storage = tensor.storage
+    dtype = np.dtype(order + storage.dtype)
+    data = data[:storage.length * dtype.itemsize]
     if len(data) < storage.length * dtype.itemsize:
         raise Refusal(f'lacks numbers of {name}', DAMAGED)
     # The numbers of a tensor do not overlap, so that there are no more of them than in the storage.
@@ -175,22 +231,31 @@ def _array(name, tensor, storages, order):
     return np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides, writeable=False)
 
 
-class _Unpickler(Reader):
-    """Reader of the pickle that describes the tensors."""
+def make_tensor(storage: Storage, offset: Any, shape: Any, strides: Any) -> Tensor:
+    """The tensor that a pickle describes. Raises an error unless shape and strides are tuples of sizes."""
+    if type(shape) is not tuple or type(strides) is not tuple:
+        raise TypeError('tensor without shape or strides')
+    if len(shape) > MAX_DIMS or len(strides) != len(shape) or not all(map(_is_size, (offset, *shape, *strides))):
+        raise ValueError(f'shape and strides of a tensor are not two tuples of up to {MAX_DIMS} sizes')
+    return Tensor(storage, offset, shape, strides)
 
-    allowed = _GLOBALS
+
+class _PlainReader(Reader):
+    """Reader of a pickle that mentions no names at all."""
+
+    allowed = {}
+
+
+class StorageReader(Reader):
+    """Reader of a pickle that refers to storages by persistent ids.
+
+    Attributes:
+        storages: Key -> Storage that the pickle refers to.
+    """
 
     def __init__(self, stream: BoundedStream):
         super().__init__(stream)
-        self.storages: dict[str, _Storage] = {}  # By key.
-
-    def check(self, value: Any, depth: int = 0) -> None:
-        """Refuse results other than a dict of tensors."""
-        if not isinstance(value, dict) or not value:
-            raise Refusal(f'holds a {type(value).__name__}, not a dictionary of tensors', FOREIGN)
-        for name, tensor in value.items():
-            if not isinstance(tensor, _Tensor):
-                raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} among its tensors', FOREIGN)
+        self.storages: dict[str, Storage] = {}
 
     def execute_object_opcode(self, name: str, arg: Any) -> None:
         """As in `Reader`, with the persistent ids that refer to storages."""
@@ -199,14 +264,7 @@ class _Unpickler(Reader):
         else:
             super().execute_object_opcode(name, arg)
 
-    def set_state(self, target: Any, state: Any) -> None:
-        """As in `Reader`, but ignore the attribute of the dictionary that holds the versions of PyTorch's modules."""
-        if not isinstance(target, dict):
-            super().set_state(target, state)
-
-    # ---- Meaning of the allowed names ----
-
-    def find_storage(self, description: Any) -> _Storage:
+    def find_storage(self, description: Any) -> Storage:
         """Return the storage that a persistent id describes."""
         if type(description) is not tuple or len(description) not in (5, 6) or description[0] != 'storage':
             raise Refusal('refers to something that is no storage of numbers', FOREIGN)
@@ -217,20 +275,39 @@ class _Unpickler(Reader):
         dtype = _DTYPES.get(kind or '')
         if dtype is None or type(key) is not str or not _is_size(length):
             raise TypeError('storage without type, key or length')
-        storage = _Storage(key, dtype, length)
+        storage = Storage(key, dtype, length)
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError('storage described twice')
         return storage
 
-    def make_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_options: Any) -> _Tensor:
-        if not isinstance(storage, _Storage) or type(shape) is not tuple or type(strides) is not tuple:
-            raise TypeError('tensor without storage, shape or strides')
-        if len(shape) > MAX_DIMS or len(strides) != len(shape) or not all(map(_is_size, (offset, *shape, *strides))):
-            raise ValueError(f'shape and strides of a tensor are not two tuples of up to {MAX_DIMS} sizes')
-        return _Tensor(storage, offset, shape, strides)
 
-    def make_parameter(self, tensor: Any, *_options: Any) -> _Tensor:
-        if not isinstance(tensor, _Tensor):
+class _Unpickler(StorageReader):
+    """Reader of the pickle that describes the tensors."""
+
+    allowed = _GLOBALS
+
+    def check(self, value: Any, depth: int = 0) -> None:
+        """Refuse results other than a dict of tensors."""
+        if not isinstance(value, dict) or not value:
+            raise Refusal(f'holds a {type(value).__name__}, not a dictionary of tensors', FOREIGN)
+        for name, tensor in value.items():
+            if not isinstance(tensor, Tensor):
+                raise Refusal(f'has {ascii(name[:100])} of type {type(tensor).__name__} among its tensors', FOREIGN)
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """As in `Reader`, but ignore the attribute of the dictionary that holds the versions of PyTorch's modules."""
+        if not isinstance(target, dict):
+            super().set_state(target, state)
+
+    # ---- Meaning of the allowed names ----
+
+    def make_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_options: Any) -> Tensor:
+        if not isinstance(storage, Storage):
+            raise TypeError('tensor without storage')
+        return make_tensor(storage, offset, shape, strides)
+
+    def make_parameter(self, tensor: Any, *_options: Any) -> Tensor:
+        if not isinstance(tensor, Tensor):
             raise TypeError('parameter without tensor')
         return tensor
 

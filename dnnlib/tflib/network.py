@@ -172,7 +172,8 @@ class Network(keras.Model):
         self.may_freeze = True  # May `run` switch to constant weights by itself? See dnnlib/tflib/frozen.py.
         # Keras replaces plain containers among the attributes of a layer by its own. A namespace protects them.
         self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(),
-                                    components=EasyDict(), functions={}, is_component=ignore_unknown)
+                                    components=EasyDict(), functions={}, is_component=ignore_unknown,
+                                    origin=None)
         if not ignore_unknown:
             self.check_kwargs(static_kwargs, self.known_kwargs())
         self.kw = SimpleNamespace(**{**self.settings, **{k: v for k, v in static_kwargs.items() if k in self.settings}})
@@ -243,6 +244,19 @@ class Network(keras.Model):
         return self._net.layers[scope]
 
     # ---- Settings and variables ----
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """Settings of the training that the network comes from, if it was read from a pickle of PyTorch; or None.
+
+        training_set_kwargs: settings of the training set. augment_pipe: those of the augmentation, with its probability
+        p; None = there was none.
+        """
+        return self._net.origin
+
+    @origin.setter
+    def origin(self, value: dict[str, Any] | None):
+        self._net.origin = value
 
     @property
     def static_kwargs(self) -> EasyDict:

@@ -61,8 +61,6 @@ FOREIGN_CODE = {  # Bytes, and the name that the message must contain.
     'other numpy':        (b'cnumpy\nload\n.', 'numpy.load'),
     'numpy.testing':      (b'cnumpy.testing._private.utils\nrunstring\n.', 'runstring'),
     'other dnnlib':       (b'cdnnlib.util\nopen_url\n.', 'dnnlib.util.open_url'),
-    'PyTorch successor':  (b'\x80\x04ctorch_utils.persistence\n_reconstruct_persistent_obj\n}\x85R.',
-                           'torch_utils.persistence'),
     'in a network':       (pickled_state(static_kwargs={'a': [Calls(os.system, COMMAND)]}), SYSTEM),
     'as network state':   (pickled_state(variables=Calls(os.system, COMMAND)), SYSTEM),
     'as a variable':      (pickled_state(variables=[('lod', Calls(os.system, COMMAND))]), SYSTEM),

@@ -54,6 +54,14 @@ def test_other_names_are_left_alone(name):
     assert pretrained_networks.get_path_or_url(name) == name
 
 
+def test_official_names_of_stylegan2_ada():
+    assert pretrained_networks.get_path_or_url('ada:metfaces') == \
+        'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metfaces.pkl'
+    with pytest.raises(UserError, match='ada:afhqcats: there is no official network') as caught:
+        pretrained_networks.load_networks('ada:afhqcats')
+    assert 'ada:afhqcat,' in caught.value.remedy
+
+
 def test_unknown_official_name_brings_the_nearest():
     with pytest.raises(UserError, match='fhq-config-g') as caught:
         pretrained_networks.load_networks('gdrive:networks/stylegan2-fhq-config-g.pkl')

@@ -14,12 +14,15 @@ import custom_ops
 import pretrained_networks
 import run_generator
 from dnnlib import cli, memory, tflib
+from dnnlib.pickles import legacy_pickle
 from dnnlib.util import EasyDict
 from latents.dlatents import Dlatents
 from tests import ROOT
 from tests.full_disk import disk_full_for
 from tests.golden import GOLDEN
 from tests.light_help import help_of
+from training import misc
+from training.nets import registry
 
 
 def open_picture(path):
@@ -383,3 +386,29 @@ def test_no_subcommand_says_so_and_exits_with_2():
 @pytest.mark.parametrize('argv', [[], ['generate-images'], ['style-mixing-example']])
 def test_help_imports_little(argv):
     assert 'usage: run_generator.py' in help_of(str(ROOT / 'run_generator.py'), *argv)
+
+
+# ---- convert ----
+
+def test_convert_goes_through_all_formats_and_back(tmp_path, capsys):
+    G = registry.create_network('G', 'G_main', resolution=8, fmap_base=32, fmap_max=4, latent_size=5, dlatent_size=5,
+                                mapping_layers=1)
+    D = registry.create_network('D', 'D_stylegan2', resolution=8, fmap_base=32, fmap_max=4)
+    misc.save_pkl((G, D, G.clone('Gs')), tmp_path / '0.pkl')
+    files = ['0.pkl', '1.safetensors', '2.npz', '3.pkl', '4.safetensors', '5.pkl']
+    for source, target in zip(files, files[1:]):
+        run_generator.main(['convert', f'--network={tmp_path / source}', f'--out={tmp_path / target}'])
+    assert f'Wrote the networks G, D, Gs to {tmp_path / "5.pkl"}.' in capsys.readouterr().out
+    assert (tmp_path / '0.pkl').read_bytes() == (tmp_path / '3.pkl').read_bytes() == (tmp_path / '5.pkl').read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == files  # No run folder.
+    run_generator.main(['convert', f'--network={tmp_path / "2.npz"}', f'--out={tmp_path / "6.pkl"}',
+                        '--pickle-version=5'])
+    assert {state.version for state in legacy_pickle.load(tmp_path / '6.pkl')} == {5}
+
+
+def test_convert_to_an_unknown_format_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_generator.main(['convert', '--network=a.pkl', '--out=a.onnx'])
+    assert "'a.onnx': expected a name that ends with .pkl, .npz, .safetensors" in capsys.readouterr().err
+    with pytest.raises(cli.UserError, match='--pickle-version=5: a.npz is no pickle'):
+        run_generator.main(['convert', '--network=a.pkl', '--out=a.npz', '--pickle-version=5'])

@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 import google_crc32c
 import numpy as np
 
-from dnnlib.pickles import legacy_pickle, torch_weights
+from dnnlib.pickles import legacy_pickle, network_files, torch_weights
 from dnnlib.pickles.network_state import NetworkState
+from dnnlib.pickles.torch_networks import SnapshotReader
 from latents import detection, dlatents
 from tests import ROOT
-from tests.attacks import npz, pickles
+from tests.attacks import npz, pickles, torch_networks
 from training import misc
 from training.data import image_labels, tfrecords
 from training.run import checkpoint
@@ -53,6 +54,10 @@ def targets(folder: pathlib.Path) -> dict[str, Target]:
     return {
         'network pickle':    Target(_read_pickle, [_network_pickle(folder), *pickles.NONSENSE.values()],
                                     _pickle_fragments()),
+        'PyTorch networks':  Target(_read_pickle, [torch_networks.snapshot(), *torch_networks.REFUSED.values()],
+                                    _pickle_fragments()),
+        **{f'networks as {ending}': Target(_reader_of_networks(ending), [_networks(folder / f'seed{ending}')], _JSON)
+           for ending in ('.npz', '.safetensors')},
         'PyTorch weights':   Target(_read_torch, [(ROOT / 'tests/data' / name).read_bytes()
                                                   for name in ('model.pth', 'model-old.pth')], _pickle_fragments()),
         'TFRecord file':     Target(_read_tfrecords, [_tfrecords()]),
@@ -105,7 +110,7 @@ def _pickle_fragments():
     numbers = [b'K\x00', b'K\x04', b'J\xff\xff\xff\x7f', b'\x8a\x09' + 8 * b'\xff' + b'\0', b'G\x7f\xf0' + bytes(6)]
     names = [pickles.short(name) for name in ('a', 'version', 'variables', 'sha256', 'latin1', 'f4')]
     calls = [b'c' + name.rsplit('.', 1)[0].encode() + b'\n' + name.rsplit('.', 1)[1].encode() + b'\n'
-             for name in {**legacy_pickle.NetworkReader.allowed}]
+             for name in SnapshotReader.allowed]
     marks = [bytes([code]) for code in b'(.012NQR\x81\x85\x86\x87\x88\x89\x90\x93\x94)]}adestub']
     memo = [b'q\x00', b'h\x00', b'q\x01', b'h\x01']
     return [*numbers, *names, *calls, *marks, *memo, pickles.ARRAY, pickles.DTYPE, b'C\x04abcd', b'\x80\x04']
@@ -114,6 +119,19 @@ def _pickle_fragments():
 def _read_pickle(data, folder):
     (folder / 'net.pkl').write_bytes(data)
     legacy_pickle.load(folder / 'net.pkl')
+
+
+def _networks(path):
+    network_files.dump([NetworkState('G', {'resolution': 4}, {}, 'G_main', [('lod', np.float32(0)),
+                                                                           ('w', np.ones([2, 3], np.float32))])], path)
+    return path.read_bytes()
+
+
+def _reader_of_networks(ending):
+    def read(data, folder):
+        (folder / f'net{ending}').write_bytes(data)
+        network_files.load(folder / f'net{ending}')
+    return read
 
 
 def _read_torch(data, folder):

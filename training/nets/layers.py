@@ -106,7 +106,7 @@ def image_shape(size, channels):
 CONV_CLAMP = 256.0
 
 
-def bias_act(x, b, act, gain=None, scale=None, noise=None):
+def bias_act(x, b, act, gain=None, scale=None, noise=None, clamp=None):
     """`styled_bias_act` for images in the internal layout, clamped to CONV_CLAMP in half precision.
 
     Args:
@@ -114,8 +114,9 @@ def bias_act(x, b, act, gain=None, scale=None, noise=None):
         b:     Bias [C]. None = no bias.
         act:   Activation. None = neither bias nor activation.
         gain, scale, noise: As in `styled_bias_act`.
+        clamp: Largest magnitude of the result. None = unlimited, or CONV_CLAMP in half precision.
     """
-    clamp = None if x.dtype.size > 2 else CONV_CLAMP
+    clamp = CONV_CLAMP if clamp is None and x.dtype.size <= 2 else clamp
     if scale is None and noise is None and clamp is None:
         return x if act is None else fused_bias_act(x, b, conv.channel_axis(), act, gain=gain)
     return styled_bias_act(x, b, scale, noise, act or 'linear', gain, clamp, conv.image_format())
@@ -167,17 +168,18 @@ class Conv2D(ScopedLayer):
         act:             Activation, a key of custom_ops.ACTIVATIONS. None = neither bias nor activation.
         resample_kernel: Filter for resampling. None = box.
         up:              Upsample by 2 before the convolution.
+        clamp:           Largest magnitude of the result: see `bias_act`.
     """
 
-    def __init__(self, scope, fmaps, kernel, down=False, act=None, resample_kernel=None, up=False):
+    def __init__(self, scope, fmaps, kernel, down=False, act=None, resample_kernel=None, up=False, clamp=None):
         super().__init__(scope)
         assert not (up and down)
-        self.fmaps, self.kernel, self.down, self.act, self.up = fmaps, kernel, down, act, up
+        self.fmaps, self.kernel, self.down, self.act, self.up, self.clamp = fmaps, kernel, down, act, up, clamp
         self.resample_kernel = None if resample_kernel is None else tuple(resample_kernel)
 
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'down': self.down, 'act': self.act,
-                'resample_kernel': self.resample_kernel, 'up': self.up}
+                'resample_kernel': self.resample_kernel, 'up': self.up, 'clamp': self.clamp}
 
     def build(self, input_shape):
         shape = [self.kernel, self.kernel, input_shape[conv.channel_axis()], self.fmaps]
@@ -194,7 +196,7 @@ class Conv2D(ScopedLayer):
             x = conv_downsample_2d(x, w, k=self.resample_kernel, data_format=conv.image_format())
         else:
             x = conv.conv2d(x, w)
-        return self.record(bias_act(x, None if self.act is None else self.bias, self.act))
+        return self.record(bias_act(x, None if self.act is None else self.bias, self.act, clamp=self.clamp))
 
 
 class ModulatedConv2D(ScopedLayer):
@@ -216,18 +218,20 @@ class ModulatedConv2D(ScopedLayer):
         noise:           Add noise, scaled by a learned strength.
         act:             Activation, a key of custom_ops.ACTIVATIONS.
         resample_kernel: Filter for upsampling. None = box.
+        clamp:           Largest magnitude of the result: see `bias_act`.
     """
 
-    def __init__(self, scope, fmaps, kernel, up=False, demodulate=True, noise=True, act='linear', resample_kernel=None):
+    def __init__(self, scope, fmaps, kernel, up=False, demodulate=True, noise=True, act='linear', resample_kernel=None,
+                 clamp=None):
         super().__init__(scope)
-        self.fmaps, self.kernel, self.up, self.act = fmaps, kernel, up, act
+        self.fmaps, self.kernel, self.up, self.act, self.clamp = fmaps, kernel, up, act, clamp
         self.demodulate, self.use_noise = demodulate, noise
         self.resample_kernel = None if resample_kernel is None else tuple(resample_kernel)
 
     def get_config(self):
         return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'up': self.up,
                 'demodulate': self.demodulate, 'noise': self.use_noise, 'act': self.act,
-                'resample_kernel': self.resample_kernel}
+                'resample_kernel': self.resample_kernel, 'clamp': self.clamp}
 
     def build(self, input_shape, dlatent_shape):
         in_fmaps = input_shape[conv.channel_axis()]
@@ -257,7 +261,7 @@ class ModulatedConv2D(ScopedLayer):
             scale = tf.math.rsqrt(squares + 1e-8)
         if noise is not None:
             noise = conv.from_nchw(noise) * self.noise_strength
-        return self.record(bias_act(x, self.bias, self.act, scale=scale, noise=noise))
+        return self.record(bias_act(x, self.bias, self.act, scale=scale, noise=noise, clamp=self.clamp))
 
 
 def _by_maximum(x, axes):
@@ -292,13 +296,13 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
     Args:
         x:                [N, H, W, C].
         group_size:       Number of images per group. Image i is in group i mod (N / group_size). A smaller batch is one
-                          group.
+                          group. None = the batch is one group.
         num_new_features: Number of feature maps to append. Each is the mean over an equal share of the C channels.
 
     Returns:
         [N, H, W, C + num_new_features].
     """
-    group_size = tf.minimum(group_size, tf.shape(x)[0])
+    group_size = tf.shape(x)[0] if group_size is None else tf.minimum(group_size, tf.shape(x)[0])
     y = conv.to_nchw(x)
     _, c, h, w = y.shape
     y = tf.reshape(y, [group_size, -1, num_new_features, c // num_new_features, h, w])

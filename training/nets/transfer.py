@@ -37,6 +37,8 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
     if resume_pkl is not None:
         print(f'Loading networks from "{resume_pkl}"...')
         networks = misc.load_networks(resume_pkl)
+        if networks[0].origin is not None:
+            print(_describe_origin(networks[0].origin))
         fits = networks[1].input_shapes == [[None, *training_set.shape], [None, training_set.label_size]]
         return networks if fits else _adapt(networks, shape)
     print('Constructing networks...')
@@ -47,6 +49,16 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
     except ValueError as err:
         raise UserError(f'cannot create the networks: {err}', 'Change the settings of the networks.') from err
     return G, D, G.clone('Gs')
+
+
+def _describe_origin(origin):
+    """Sentence on the training of networks from PyTorch: `Network.origin`. Values of the file are shown as ASCII."""
+    dataset = (origin['training_set_kwargs'] or {}).get('path')
+    pipe = origin['augment_pipe']
+    p = pipe and pipe['p']
+    return (f'They were trained with PyTorch, on {ascii(str(dataset)[:200]) if dataset else "an unknown dataset"}, '
+            + ('without augmentation.' if pipe is None else
+               'with augmentation.' if p is None else f'with augmentation at p = {p:.3f}.'))
 
 
 def _require_memory(shape, G_args, D_args):

@@ -67,7 +67,8 @@ class TrainStep(tf.Module):
         self.lazy = lazy_regularization
         self.reg_intervals = {'G': G_reg_interval, 'D': D_reg_interval}
         layers = {layer: variables for layer, variables in D.variables_by_layer().items()
-                  if any(var.trainable for var in variables.values())}
+                  if any(var.trainable for var in variables.values())
+                  and not layer.startswith(('LabelEmbed', 'Mapping'))}  # These do not see the image.
         if freeze_d > len(layers):
             raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
         self.frozen_layers = list(layers)[:freeze_d]

@@ -11,6 +11,7 @@ from dnnlib import memory
 from dnnlib.cli import UserError
 from dnnlib.tflib.network import count_variables
 from tests.attacks.limits import traced_memory
+from tests.attacks.torch_networks import snapshot
 from tests.golden import GOLDEN
 from tests.training.test_misc import small_networks
 from training import misc
@@ -219,3 +220,15 @@ def test_memory_is_counted_without_making_variables():
         variables = registry.create_network('N', name, **settings).named_variables()
         assert count.number == len(variables)
         assert count.num_bytes == sum(4 * var.shape.num_elements() for var in variables.values())
+
+
+def test_networks_from_pytorch_can_be_resumed_and_adapted(tmp_path, capsys):
+    (tmp_path / 'ada.pkl').write_bytes(snapshot())
+    G, D, Gs = make_networks(training_set(4), {}, {}, tmp_path / 'ada.pkl')
+    out = capsys.readouterr().out
+    assert "They were trained with PyTorch, on 'cats.zip', with augmentation at p = 0.250." in out
+    assert Gs.origin['augment_pipe']['p'] == 0.25 and 'copied' not in out
+    for net, other in zip((G, D, Gs), make_networks(training_set(8, labels=3), {}, {}, tmp_path / 'ada.pkl')):
+        assert 'mapping' not in net.name and len(copied(net, other)) > 5
+    new = lines(capsys.readouterr().out)
+    assert 'G_mapping/LabelEmbed' in new['Gs'][1] and {'LabelEmbed', 'Mapping7', 'Output'} <= new['D'][1]
