@@ -89,7 +89,7 @@ def recover(path: str, level_files: Mapping[str, Sequence[int]], settings: Mappi
         header, data = file.readline(_MAX_HEADER), file.read()
     try:
         found = dict(json.loads(header))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f'{path} is damaged: it does not say how far the interrupted run came', _BEGIN_AGAIN) from None
     for key, difference in _DIFFERENCES.items():
         if found.get(key) != settings[key]:

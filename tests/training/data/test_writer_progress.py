@@ -143,9 +143,10 @@ def test_another_command_or_source_is_refused_and_nothing_is_lost(tmp_path, shor
         name: len(content) for name, content in before.items()}
 
 
-def test_damaged_progress_is_refused(tmp_path, short_chunks):
+@pytest.mark.parametrize('content', [b'\0' * 100, b'', b'[' * 60000, b'[1]\n', b'{"version": '])
+def test_damaged_progress_is_refused(tmp_path, short_chunks, content):
     partial = interrupt(tmp_path / 'data', 25)
-    (partial / 'data.progress').write_bytes(b'\0' * 100)
+    (partial / 'data.progress').write_bytes(content)
     with pytest.raises(UserError, match='data.progress is damaged'):
         write(tmp_path / 'data')
 
