@@ -32,7 +32,8 @@ def main() -> None:
     if page not in PAGES:
         asked = page in ('-h', '--help')
         pages = '\n'.join(f'  {name:<10}  {what}' for name, what in PAGES.items())
-        print(f'usage: python -m bench PAGE [--tf32] [--help]\n\npages:\n{pages}', file=sys.stdout if asked else sys.stderr)
+        print(f'usage: python -m bench PAGE [--tf32] [--help]\n\npages:\n{pages}',
+              file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # Keeps TensorFlow's log out of the page.
     argv = [arg for arg in sys.argv[2:] if arg != '--tf32']
