@@ -162,7 +162,7 @@ def test_networks_written_as_pytorch_does_are_read(args, tmp_path):
 
 
 def test_opening_takes_about_as_long_as_a_pickle_of_tensorflow(tmp_path, monkeypatch):
-    """Of the same networks, without a checksum, as the files of others are."""
+    """Of the same networks, without a checksum, as the files of others are. The weights have to be transposed."""
     monkeypatch.setattr(NetworkState, 'digest', lambda self, max_bytes=0: '')
     nets = ada_networks(resolution=64, fmap_base=4096, fmap_max=96, label_size=0)
     misc.save_pkl(nets, tmp_path / 'tf.pkl')
