@@ -55,5 +55,19 @@ class AugmentPipe:
 
     def __call__(self, images: tf.Tensor, p: float | tf.Tensor, rng: Any,
                  debug_percentile: float | None = None) -> tf.Tensor:
-        """Augment images [N, C, H, W]."""
-        raise NotImplementedError
+        """Augment images.
+
+        Args:
+            images:           [N, C, H, W] float32 in [-1, 1], with 1 or 3 channels.
+            p:                Probability of each operation, before its multiplier. It may exceed 1.
+            rng:              Random of dnnlib.tflib, from which all random values are drawn by name, such as 'hue/value'.
+            debug_percentile: Use this percentile, 0 to 1, of each random value for all images, and ignore p.
+
+        Returns:
+            [N, C, H, W] float32, not limited to [-1, 1]. Differentiable to any order with respect to the images.
+
+        Raises:
+            ValueError: Another number of channels; or 'imgfilter' and a side shorter than 22 pixels.
+        """
+        from training.step.augmentations import augment
+        return augment(images, p, rng, self.settings, debug_percentile)
