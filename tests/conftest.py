@@ -12,7 +12,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.golden import GOLDEN  # noqa: E402
+from tests.golden import FOLDERS  # noqa: E402
 
 # What `make test-versions` runs on each version of TensorFlow and Python: {test file: pattern of its tests}.
 QUICK = {
@@ -48,14 +48,15 @@ def pytest_configure(config):
     missing = {*QUICK, *OTHER_KERNELS, *INNER, *LONGEST} - test_files
     if missing:
         raise pytest.UsageError(f'tests/conftest.py lists test files that do not exist: {", ".join(sorted(missing))}')
-    if 'STYLEGAN2_GOLDEN' in os.environ and not GOLDEN.is_dir():
-        raise pytest.UsageError(f'STYLEGAN2_GOLDEN names {GOLDEN}, which is not a folder')
+    for variable, folder in FOLDERS.items():
+        if variable in os.environ and not folder.is_dir():
+            raise pytest.UsageError(f'{variable} names {folder}, which is not a folder')
 
 
 def pytest_report_header(config):
-    if GOLDEN.is_dir():
-        return f'golden numbers: {GOLDEN}'
-    return 'golden numbers: NOT FOUND; all golden tests are skipped (set STYLEGAN2_GOLDEN)'
+    return [f'golden numbers: {folder}' if folder.is_dir() else
+            f'golden numbers: NOT FOUND; the golden tests that need them are skipped (set {variable})'
+            for variable, folder in FOLDERS.items()]
 
 
 def pytest_collection_modifyitems(items):
@@ -67,12 +68,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.other_kernels)
         if name in INNER:
             item.add_marker(pytest.mark.inner)
+        if (marker := item.get_closest_marker('golden')) is not None:
+            variable = marker.args[0] if marker.args else 'STYLEGAN2_GOLDEN'
+            if not FOLDERS[variable].is_dir():
+                item.add_marker(pytest.mark.skip(
+                    reason=f'the golden numbers are not at {FOLDERS[variable]}; set {variable}'))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    if not GOLDEN.is_dir():
-        skip = pytest.mark.skip(reason=f'the golden numbers are not at {GOLDEN}; set STYLEGAN2_GOLDEN')
-        for item in items:
-            if item.get_closest_marker('golden'):
-                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

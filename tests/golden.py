@@ -1,4 +1,4 @@
-"""Where the golden numbers lie and how they are compared (their README explains the files and the tolerances)."""
+"""Where the golden numbers lie and how they are compared (their READMEs explain the files and the tolerances)."""
 
 import json
 import os
@@ -6,29 +6,34 @@ import pathlib
 
 import numpy as np
 
-GOLDEN = pathlib.Path(
-    os.environ.get('STYLEGAN2_GOLDEN', pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'golden')
-).resolve()
+_SHARED = pathlib.Path(__file__).parents[1] / '..' / 'shared'
+
+# Environment variable -> folder of a set of golden numbers. Tests are marked with `golden`, or `golden(variable)` if
+# they need another set than the first.
+FOLDERS = {
+    variable: pathlib.Path(os.environ.get(variable, _SHARED / name)).resolve()
+    for variable, name in (('STYLEGAN2_GOLDEN', 'golden'), ('STYLEGAN2_GOLDEN_ADA', 'golden-ada'))
+}
+GOLDEN, GOLDEN_ADA = FOLDERS.values()
 
 
-def load_json(name):
+def load_json(name, folder=GOLDEN):
     """Contents of the JSON file `name` (path relative to the golden folder); {} where there is no such folder at all.
 
     Without the folder there are no cases, and conftest.py marks the golden tests as skipped for that reason.
     """
-    path = GOLDEN / name
-    if not GOLDEN.is_dir():
+    path = folder / name
+    if not folder.is_dir():
         return {}
     if not path.is_file():
-        raise FileNotFoundError(
-            f'golden file {path} is missing; set STYLEGAN2_GOLDEN to the folder of the golden numbers'
-        )
+        variable = next(variable for variable, of_variable in FOLDERS.items() if of_variable == folder)
+        raise FileNotFoundError(f'golden file {path} is missing; set {variable} to the folder of the golden numbers')
     return json.loads(path.read_text())
 
 
-def load_npz(name):
+def load_npz(name, folder=GOLDEN):
     """Arrays of the npz file `name` as a dict."""
-    with np.load(GOLDEN / name, allow_pickle=False) as data:
+    with np.load(folder / name, allow_pickle=False) as data:
         return dict(data)
 
 
