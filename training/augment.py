@@ -131,6 +131,7 @@ def draw_sheet(images: Sequence[PIL.Image.Image], size: int, seed: int) -> PIL.I
 
     chosen = list(itertools.islice(itertools.cycle(images), _IMAGES_PER_CELL))
     squares = np.stack([np.asarray(PIL.ImageOps.fit(image, (size, size))) for image in chosen])
+    rng = tflib.Random(tf.random.Generator.from_seed(seed))
     originals = tf.constant(squares.transpose(0, 3, 1, 2) / np.float32(127.5) - 1, tf.float32)
     rows = {op: {op: 1.0} for op in AUGPIPES['bgcfnc']}
     rows.update({name: ops for name, ops in AUGPIPES.items() if len(ops) > 1})
@@ -145,7 +146,6 @@ def draw_sheet(images: Sequence[PIL.Image.Image], size: int, seed: int) -> PIL.I
         sheet.paste(block(originals), (left, y))
         pipe = AugmentPipe(**ops)
         for column, p in enumerate(_PROBABILITIES, 1):
-            rng = tflib.KeyedRandom(tf.constant([seed, row], tf.int64)).at(column)
             sheet.paste(block(pipe(originals, p, rng)), (left + column * cell, y))
     return sheet
 
