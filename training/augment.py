@@ -30,12 +30,12 @@ _GROUPS = {
     'cutout': ('cutout',),
 }
 
-def _pipe(*groups: str) -> dict[str, float]:
+def _pipe(*groups: str) -> dict[str, Any]:
     return {op: 1.0 for group in groups for op in _GROUPS[group]}
 
 
 # --augpipe -> multipliers of the operations.
-AUGPIPES: dict[str, dict[str, float]] = {
+AUGPIPES: dict[str, dict[str, Any]] = {
     **{group: _pipe(group) for group in _GROUPS},
     'bg': _pipe('blit', 'geom'),
     'bgc': _pipe('blit', 'geom', 'color'),
@@ -62,7 +62,8 @@ class AugmentPipe:
         contrast, contrast_std: Multiply all channels; standard deviation of log2 of the factor.
         lumaflip:         Invert the luminance, not the hue.
         hue, hue_max:     Rotate hues, by up to hue_max * 180 degrees. Not for 1 channel.
-        saturation, saturation_std: Multiply the saturation; standard deviation of log2 of the factor. Not for 1 channel.
+        saturation, saturation_std: Multiply the saturation; standard deviation of log2 of the factor. Not for 1
+                          channel.
         imgfilter, imgfilter_std: Amplify or weaken frequency bands; standard deviation of log2 of the factors.
         imgfilter_bands:  Multipliers of the four bands, from low to high frequencies.
         noise, noise_std: Add white noise; standard deviation of its own standard deviation.
@@ -88,7 +89,7 @@ class AugmentPipe:
         Args:
             images:           [N, C, H, W] float32 in [-1, 1], with 1 or 3 channels.
             p:                Probability of each operation, before its multiplier. It may exceed 1.
-            rng:              Random of dnnlib.tflib, from which all random values are drawn by name, such as 'hue/value'.
+            rng:              Random of dnnlib.tflib. The names of the draws are 'hue/value', 'hue/gate' and so on.
             debug_percentile: Use this percentile, 0 to 1, of each random value for all images, and ignore p.
 
         Returns:

@@ -5,7 +5,7 @@ They are differentiable to any order with respect to the images, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,8 +153,8 @@ def _color(draw, s, channels):
                              s['contrast'] * draw.p, 1.0)
         alpha, saturation = alpha * contrast, saturation * contrast
     if s['lumaflip'] > 0:
-        flipped = draw.gate('lumaflip', tf.floor(draw.uniform('lumaflip', [1, 1]) * 2), s['lumaflip'] * draw.p, 0.0, [1, 1])
-        alpha *= 1 - 2 * flipped[:, 0, 0]
+        flipped = tf.floor(draw.uniform('lumaflip', [1, 1]) * 2)
+        alpha *= 1 - 2 * draw.gate('lumaflip', flipped, s['lumaflip'] * draw.p, 0.0, [1, 1])[:, 0, 0]
     if s['hue'] > 0 and channels == 3:
         angle = _angle(draw, 'hue', s['hue_max'], s['hue'] * draw.p)
     if s['saturation'] > 0 and channels == 3:
@@ -169,7 +169,7 @@ def _apply_color(x, alpha, beta, gamma, offset):
     alpha, beta, gamma, offset = (value[:, tf.newaxis, tf.newaxis] for value in (alpha, beta, gamma, offset))
     if x.shape[3] == 1:
         return x * alpha[..., tf.newaxis] + offset[..., tf.newaxis]
-    cross = np.float32([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(np.float32(3))
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / np.sqrt(np.float32(3))
     matrix = (alpha - beta) / 3 + beta * np.eye(3, dtype=np.float32) + gamma * cross
     height, width = x.shape[1:3]
     y = tf.matmul(tf.reshape(x, [-1, height * width, 3]), matrix, transpose_b=True) + offset
@@ -178,8 +178,8 @@ def _apply_color(x, alpha, beta, gamma, offset):
 
 # ---- Image filter ----
 
-def filter_bank() -> np.ndarray:
-    """Filters of four frequency bands, from low to high, [4, 43] float32. Their sum leaves an image as it is."""
+def _filter_bank():
+    """Filters of four frequency bands, from low to high, [4, 43] float32. Their sum is the filter [0, ..., 1, ..., 0]."""
     low = np.array([-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025])  # sym2.
     high = low * [1, -1, 1, -1]
     low2, high2 = (np.convolve(taps, taps[::-1]) / 2 for taps in (low, high))
@@ -193,8 +193,9 @@ def filter_bank() -> np.ndarray:
     return bank.astype(np.float32)
 
 
-HZ_FBANK = filter_bank()
-_BAND_POWER = np.float32([10, 1, 1, 1]) / 13  # Share of each band in the power of natural images (1/f spectrum).
+HZ_FBANK = _filter_bank()
+# Share of each band in the power of natural images, whose spectrum is about 1/f.
+_BAND_POWER = np.array([10, 1, 1, 1], np.float32) / 13
 
 
 def _band_gains(draw, s):

@@ -1,8 +1,8 @@
-"""Affine warps of images by StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676, Appendix B): resampled with a wavelet filter.
+"""Affine warps of images, as in StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676, Appendix B).
 
-An image is extended by reflection, upsampled by 2, sampled bilinearly, and downsampled by 2. Everything is linear in
-the images, and differentiable to any order. Images are [N, H, W, C] here, because all channels of a pixel are read
-together.
+An image is extended by reflection, upsampled by 2 with a lowpass filter, sampled bilinearly, and downsampled by 2. All
+of this is linear in the images, and differentiable to any order. Images are [N, H, W, C] here on all devices, because
+the channels of a pixel are read together.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import tensorflow as tf
 from custom_ops import upfirdn_2d
 
 # The lowpass filter of the wavelet sym6 (Daubechies 1992), with sum 1.
-HZ_GEOM = np.float32([
+HZ_GEOM = np.array([
     0.0108923502, 0.0024683062, -0.0834316077, -0.0341615608, 0.3472289865, 0.5569463920,
-    0.2389521857, -0.0513624849, -0.0148918756, 0.0316252813, 0.0012499610, -0.0055159338])
+    0.2389521857, -0.0513624849, -0.0148918756, 0.0316252813, 0.0012499610, -0.0055159338], np.float32)
 _MARGIN = HZ_GEOM.size // 2  # Pixels that the filters of both directions reach beyond the border of the image.
 
 
@@ -59,7 +59,7 @@ def warp(images: tf.Tensor, inverse: Affine) -> tf.Tensor:
 
     Args:
         images:  [N, H, W, C] float32.
-        inverse: Maps from pixels of the result to pixels of the image that they show. The origin is the centre.
+        inverse: Maps from pixels of the result to pixels of the image that they show. The origin is the center.
 
     Returns:
         [N, H, W, C]. What lies outside of the image is its reflection, up to the width of the image, and beyond that 0.
@@ -68,14 +68,14 @@ def warp(images: tf.Tensor, inverse: Affine) -> tf.Tensor:
     margins = _margins(inverse, height, width)
     x0, y0, x1, y1 = tf.unstack(margins)
     x = tf.pad(images, [[0, 0], [y0, y1], [x0, x1], [0, 0]], 'REFLECT')
-    # The centre of the extended image is elsewhere.
+    # The center of the extended image is elsewhere.
     offset = inverse.offset + tf.cast(margins[:2] - margins[2:], tf.float32) / 2
 
     k = np.outer(HZ_GEOM, HZ_GEOM)
     before, after = _MARGIN, _MARGIN - 1
     x = upfirdn_2d(x, k * 4, upx=2, upy=2, padx0=before, padx1=after, pady0=before, pady1=after)
     # The grid of twice the resolution: each pixel is replaced by two, of which the first is at its place. Therefore the
-    # centres of the two grids are half a pixel of the finer one apart.
+    # centers of the two grids are half a pixel of the finer one apart.
     inverse = inverse._replace(offset=offset * 2).translate(0.5, 0.5)
     inverse = inverse._replace(offset=inverse.offset - 0.5)
     x = _sample(x, inverse, 2 * (height + _MARGIN), 2 * (width + _MARGIN))
@@ -91,8 +91,8 @@ def _margins(inverse, height, width):
     x, y = inverse.x_axis * cx, inverse.y_axis * cy
     corners = tf.concat([inverse.offset + a + b for a in (x, -x) for b in (y, -y)], axis=0)
     beyond = tf.concat([-tf.reduce_min(corners, axis=0), tf.reduce_max(corners, axis=0)], axis=0)
-    beyond += _MARGIN - np.float32([cx, cy, cx, cy])
-    limits = np.float32([width - 1, height - 1, width - 1, height - 1])
+    beyond += _MARGIN - np.array([cx, cy, cx, cy], np.float32)
+    limits = np.array([width - 1, height - 1] * 2, np.float32)  # A reflection is not wider than the image.
     return tf.cast(tf.math.ceil(tf.clip_by_value(beyond, 0, limits)), tf.int32)
 
 
@@ -128,7 +128,7 @@ def _taps(inverse, shape, out_height, out_width):
     """The four pixels that each sample is interpolated from.
 
     Args:
-        inverse:    From the grid of samples to the pixels of the source, around both centres.
+        inverse:    From the grid of samples to the pixels of the source, around both centers.
         shape:      Of the source, int32 [4].
         out_height: Number of rows of samples.
         out_width:  Number of columns of samples.
@@ -154,8 +154,11 @@ def _taps(inverse, shape, out_height, out_width):
 
 
 def _taps_of_axis(position, size):
-    """[(index, weight), (index, weight)] along an axis with an even number of pixels, for positions around its centre."""
-    # The centre lies between two pixels. It is added as an integer, which keeps the fraction accurate.
+    """[(index, weight), (index, weight)] along an axis, for positions relative to its center.
+
+    `size`, the number of pixels, is even. So the center lies between two pixels, and can be added as an integer after
+    the fraction has been separated, which keeps the fraction accurate.
+    """
     position = position - 0.5
     first = tf.floor(position)
     fraction = position - first
