@@ -15,8 +15,8 @@ from bench import costs, networks, timing
 COLUMNS = {'name': 's', 'iteration_ms': '.1f', 'augment_ms': '.1f', 'share': '.1%'}
 CASES = 'config-e/64/mb8,demo/32/mb8'
 # The networks of `make demo`, as in DEMO_SETTINGS of the Makefile.
-DEMO = dict(fmap_base=512, fmap_max=64, latent_size=64, mapping_layers=2, resample_kernel=[1, 1],
-            g_loss='G_logistic_ns')
+DEMO: dict[str, Any] = dict(fmap_base=512, fmap_max=64, latent_size=64, mapping_layers=2, resample_kernel=[1, 1],
+                            G_loss='G_logistic_ns')
 
 
 def main(argv: Sequence[str], prog: str) -> None:

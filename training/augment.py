@@ -134,7 +134,7 @@ def draw_sheet(images: Sequence[PIL.Image.Image], size: int, seed: int) -> PIL.I
     squares = np.stack([np.asarray(PIL.ImageOps.fit(image, (size, size))) for image in chosen])
     rng = tflib.Random(tf.random.Generator.from_seed(seed))
     originals = tf.constant(squares.transpose(0, 3, 1, 2) / np.float32(127.5) - 1, tf.float32)
-    rows = {op: {op: 1.0} for op in AUGPIPES['bgcfnc']}
+    rows: dict[str, dict[str, Any]] = {op: {op: 1.0} for op in AUGPIPES['bgcfnc']}
     rows.update({name: ops for name, ops in AUGPIPES.items() if len(ops) > 1})
     font, cell, left, top = PIL.ImageFont.load_default(14), 2 * size + 8, 100, 28
     sheet = PIL.Image.new('RGB', (left + cell * (1 + len(_PROBABILITIES)), top + cell * len(rows)), 'white')

@@ -179,7 +179,7 @@ def _apply_color(x, alpha, beta, gamma, offset):
 # ---- Image filter ----
 
 def _filter_bank():
-    """Filters of four frequency bands, from low to high, [4, 43] float32. Their sum is the filter [0, ..., 1, ..., 0]."""
+    """Filters of four frequency bands, from low to high, [4, 43] float32. Together they leave an image as it is."""
     low = np.array([-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025])  # sym2.
     high = low * [1, -1, 1, -1]
     low2, high2 = (np.convolve(taps, taps[::-1]) / 2 for taps in (low, high))
