@@ -114,12 +114,13 @@ def _sample(x, inverse, out_height, out_width):
     @tf.custom_gradient
     def spread(dy):
         dy = tf.reshape(dy, [-1, channels])
-        # The transposed matrix of interpolation. On a CPU this is ten times as fast as a sum over segments.
-        samples = tf.range(tf.shape(dy)[0])
-        indices = tf.stack([tf.tile(samples, [4]), tf.concat(rows, axis=0)], axis=1)
-        matrix = tf.SparseTensor(tf.cast(indices, tf.int64), tf.reshape(tf.concat(weights, axis=0), [-1]),
-                                 tf.cast(tf.stack([tf.shape(dy)[0], shape[0] * shape[1] * shape[2]]), tf.int64))
-        return tf.reshape(tf.sparse.sparse_dense_matmul(matrix, dy, adjoint_a=True), shape), sample
+        samples = tf.shape(dy)[0]
+        # The transposed matrix of interpolation. On a CPU this is several times as fast as tf.math.unsorted_segment_sum.
+        dx = tf.raw_ops.SparseTensorDenseMatMul(
+            a_indices=tf.stack([tf.tile(tf.range(samples), [4]), tf.concat(rows, axis=0)], axis=1),
+            a_values=tf.reshape(tf.concat(weights, axis=0), [-1]),
+            a_shape=tf.cast([samples, shape[0] * shape[1] * shape[2]], tf.int64), b=dy, adjoint_a=True)
+        return tf.reshape(dx, shape), sample
 
     return sample(x)
 
