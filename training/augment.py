@@ -117,14 +117,15 @@ def draw_sheet(images: Sequence[PIL.Image.Image], size: int, seed: int) -> PIL.I
         size:   Side of the images in the sheet, in pixels.
         seed:   Seed of the augmentations.
     """
+    from dnnlib import tflib  # First, for a quiet start of TensorFlow.
+
+    # isort: split
     import numpy as np
     import PIL.Image
     import PIL.ImageDraw
     import PIL.ImageFont
     import PIL.ImageOps
     import tensorflow as tf
-
-    from dnnlib import tflib
 
     def block(images):
         pixels = tflib.convert_images_to_uint8(images, nchw_to_nhwc=True).numpy()
