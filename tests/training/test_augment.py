@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+import custom_ops
 from dnnlib.cli import UserError
 from dnnlib.tflib import KeyedRandom
 from tests.golden import GOLDEN_ADA, assert_close, load_json, load_npz
@@ -57,8 +58,12 @@ def evaluate(case, arrays):
     return {'y': y, 'grad': grad, 'grad2_ct': outer.gradient(squares, ct) if second else None}, rng.log
 
 
+def name_of(case):
+    return f'{case["key"]}-{"x".join(map(str, case["shape"]))}'
+
+
 @golden_ada
-@pytest.mark.parametrize('case', CASES, ids=[f'{case["key"]}-{"x".join(map(str, case["shape"]))}' for case in CASES])
+@pytest.mark.parametrize('case', CASES, ids=name_of)
 def test_golden_cases(case):
     arrays = load_arrays(case['file'])
     results, log = evaluate(case, arrays)
@@ -70,6 +75,12 @@ def test_golden_cases(case):
 
 
 @golden_ada
+@pytest.mark.parametrize('case', [case for case in CASES if case['debug_percentile'] is None], ids=name_of)
+def test_golden_cases_with_the_reference_form_of_the_ops(case, reference_form):
+    test_golden_cases(case)
+
+
+@golden_ada
 def test_golden_constants():
     constants = load_json('augment/constants.json', GOLDEN_ADA)
     assert {name: list(ops) for name, ops in AUGPIPES.items()} == constants['groups']
@@ -77,6 +88,13 @@ def test_golden_constants():
     assert {**settings, 'imgfilter_bands': list(settings['imgfilter_bands'])} == constants['defaults']
     assert_close(warp.HZ_GEOM, constants['Hz_geom'], 1e-7)
     assert_close(augmentations.HZ_FBANK, constants['Hz_fbank'], 1e-7)
+
+
+@pytest.fixture
+def reference_form():
+    custom_ops.set_impl('ref')
+    yield
+    custom_ops.set_impl(None)
 
 
 # The share of images on which an operation has an effect if it acts: for some of its values it has none.

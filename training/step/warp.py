@@ -101,7 +101,8 @@ def _margins(inverse, height, width):
 
 def _sample(x, inverse, out_height, out_width):
     """Sample x [N, H, W, C] bilinearly at a grid of pixels that `inverse` maps to x; 0 outside of x."""
-    shape = tf.shape(x)
+    # TensorFlow computes with 64-bit integers on the GPU. It moves those of 32 bits to the CPU.
+    shape = tf.shape(x, tf.int64)
     n, channels = x.shape[0], x.shape[3]
     rows, weights = _taps(inverse, shape, out_height, out_width)
 
@@ -109,17 +110,17 @@ def _sample(x, inverse, out_height, out_width):
     def sample(x):
         pixels = tf.reshape(x, [-1, channels])
         y = tf.add_n([tf.gather(pixels, row) * weight for row, weight in zip(rows, weights, strict=True)])
-        return tf.reshape(y, [n or shape[0], out_height, out_width, channels]), spread
+        return tf.reshape(y, [shape[0] if n is None else n, out_height, out_width, channels]), spread
 
     @tf.custom_gradient
     def spread(dy):
         dy = tf.reshape(dy, [-1, channels])
-        samples = tf.shape(dy)[0]
-        # The transposed matrix of interpolation. On a CPU this is several times as fast as tf.math.unsorted_segment_sum.
+        samples = tf.shape(dy, tf.int64)[0]
+        # The transposed matrix of interpolation. On a CPU this is ten times as fast as tf.math.unsorted_segment_sum.
         dx = tf.raw_ops.SparseTensorDenseMatMul(
             a_indices=tf.stack([tf.tile(tf.range(samples), [4]), tf.concat(rows, axis=0)], axis=1),
             a_values=tf.reshape(tf.concat(weights, axis=0), [-1]),
-            a_shape=tf.cast([samples, shape[0] * shape[1] * shape[2]], tf.int64), b=dy, adjoint_a=True)
+            a_shape=[samples, shape[0] * shape[1] * shape[2]], b=dy, adjoint_a=True)
         return tf.reshape(dx, shape), sample
 
     return sample(x)
@@ -130,13 +131,13 @@ def _taps(inverse, shape, out_height, out_width):
 
     Args:
         inverse:    From the grid of samples to the pixels of the source, around both centers.
-        shape:      Of the source, int32 [4].
+        shape:      Of the source, int64 [4].
         out_height: Number of rows of samples.
         out_width:  Number of columns of samples.
 
     Returns:
-        Four index tensors [N * out_height * out_width] into the pixels [N * H * W] of the source, and their weights
-        [N * out_height * out_width, 1].
+        Four int64 tensors [N * out_height * out_width], indices into the pixels [N * H * W] of the source, and their
+        weights [N * out_height * out_width, 1].
     """
     columns = np.arange(out_width, dtype=np.float32) - (out_width - 1) / 2
     lines = np.arange(out_height, dtype=np.float32)[:, np.newaxis] - (out_height - 1) / 2
@@ -160,12 +161,13 @@ def _taps_of_axis(position, size):
     `size`, the number of pixels, is even. So the center lies between two pixels, and can be added as an integer after
     the fraction has been separated, which keeps the fraction accurate.
     """
+    size = tf.cast(size, tf.float32)
     position = position - 0.5
     first = tf.floor(position)
     fraction = position - first
-    first = tf.cast(first, tf.int32) + size // 2
+    first += size / 2
     taps = []
     for index, weight in ((first, 1 - fraction), (first + 1, fraction)):
         inside = tf.clip_by_value(index, 0, size - 1)
-        taps.append((inside, tf.where(inside == index, weight, 0.0)))
+        taps.append((tf.cast(inside, tf.int64), tf.where(inside == index, weight, 0.0)))
     return taps
