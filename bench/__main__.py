@@ -12,6 +12,7 @@ PAGES = {
     'kernels': "TensorFlow's own CPU kernels and oneDNN's side by side, for each kind of work",
     'generator': 'the generator against its convolutions at the rate of matrix products',
     'training': 'the phases of a training step against the same limit, its memory, and the forms of the ops',
+    'augment': 'what augmentation adds to the time of a training iteration',
     'startup': 'how soon the commands respond: --help, the first image, the first step of training',
     'growth': 'cost of training over resolution, width and minibatch, compared with the growth of the work',
     'precision': 'the metric that training reaches in bfloat16 and in float32: the runs of make demo-precision',

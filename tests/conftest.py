@@ -20,7 +20,7 @@ QUICK = {
     'test_network_verbs': '', 'test_networks': r'\[config-[af](\]|-native|-ref)',
     'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
     'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '',
-    'test_feature_networks': 'fc2',
+    'test_feature_networks': 'fc2', 'test_augment': r'test_golden_cases\[bgcfnc|trace',
 }
 
 # What `make test-kernels` runs with the CPU kernels that are not the default on this machine: golden numbers, and what

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bench import (
+    augment,
     costs,
     demo,
     generator,
@@ -275,6 +276,25 @@ def test_what_the_page_of_kernels_times(capsys, narrow, short_limit):
     kernels.print_times('generator/config-e/16/b1', '1')
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found['best_ms']) == set(found['gflop']) == {'', '/traced'} and found['rate'] > 1
+
+
+def test_the_page_of_augmentation(tmp_path, narrow):
+    path = tmp_path / 'rows.json'
+    augment.main(['--cases=config-e/8/mb4', '--augpipe=blit', '--rounds=1', f'--json={path}'], 'bench')
+    rows = {row['name'].removeprefix('augment/config-e/8/mb4/blit/'): row for row in json.loads(path.read_text())}
+    assert list(rows) == ['G_train', 'D_reg', 'D_train', 'iteration']
+    for row in rows.values():
+        assert row['share'] == row['augment_ms'] / row['iteration_ms'] > 0
+    added = {phase: row['augment_ms'] for phase, row in rows.items() if phase != 'iteration'}
+    assert rows['iteration']['augment_ms'] == pytest.approx(costs.average(added))
+    assert rows['iteration']['iteration_ms'] > rows['G_train']['iteration_ms'] + rows['D_train']['iteration_ms']
+
+
+def test_the_page_of_augmentation_measures_the_networks_of_the_demo():
+    settings = (ROOT / 'Makefile').read_text()
+    for name, value in augment.DEMO.items():
+        text = ','.join(map(str, value)) if isinstance(value, list) else value
+        assert f'--{name.lower().replace("_", "-")}={text} ' in settings
 
 
 @pytest.mark.slow
