@@ -153,6 +153,8 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
     if values['gamma'] is not None and D_loss not in ('D_logistic_r1', 'D_logistic_r2'):
         raise cli.UserError(f'--gamma={values["gamma"]:g}: {D_loss} has no such weight',
                             'Leave --gamma out, or use D_logistic_r1 or D_logistic_r2.')
+    if kwargs.get('ada_rules') and kwargs.D_loss_args.get('gamma') == 0:
+        kwargs.D_loss_args = dict(func_name='training.loss.D_logistic')  # StyleGAN2-ADA leaves D_reg out.
     num_gpus = values['num_gpus']
     needs_two = kwargs.G_loss_args['func_name'].endswith('pathreg') and not kwargs.get('ada_rules')
     _check_minibatch(kwargs.sched_args, num_gpus, 2 if needs_two else 1, mbstd_group(kwargs.D_args))
@@ -194,8 +196,6 @@ def _adjust_preset(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
             kwargs[name]['conv_clamp'] = 256
     if values['resume_pkl'] is not None:
         kwargs['G_smoothing_rampup'] = None  # The networks have seen many images.
-    if kwargs['D_loss_args'] == dict(func_name='training.loss.D_logistic_r1', gamma=0):
-        kwargs['D_loss_args'] = dict(func_name='training.loss.D_logistic')  # Leaves D_reg out.
 
 
 def _set_augmentation(kwargs: dict[str, Any], values: dict[str, Any]) -> None:

@@ -263,7 +263,7 @@ def markdown_tables() -> str:
                   '| --- | --- | --- | --- |']
         for option in options:
             meaning = re.sub(r'docs/([\w-]+\.md)', r'[\1](\1)', option.help)
-            meaning = re.sub(r'(?<!\w)(--[a-z-]+)', r'`\1`', meaning)
+            meaning = re.sub(r'(?<!\w)(--[a-z-]+(?:=\w+)?)', r'`\1`', meaning)
             cells = (f'`{option.flag}`', meaning, option.default_text, 'yes' if option.may_change else 'no')
             lines.append(f'| {" | ".join(cells)} |')
         lines.append('')

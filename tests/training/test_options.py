@@ -55,8 +55,8 @@ def test_every_flag_arrives_under_the_name_of_its_option():
     values = vars(parser.parse_args([]))
     assert set(values) == {option.dest for option in options.OPTIONS}
     assert {name: value for name, value in values.items() if value is not None} == dict(
-        data_dir='datasets', result_dir='results', config='config-f', mirror_augment=False, total_kimg=25000,
-        num_gpus=1, seed=1000, cond=False, image_snapshot_ticks=10, network_snapshot_ticks=10)
+        data_dir='datasets', result_dir='results', config='config-f', mirror_augment=False, num_gpus=1, seed=1000,
+        cond=False, image_snapshot_ticks=10, network_snapshot_ticks=10)
 
 
 def test_an_option_that_is_not_in_the_table_is_refused():
