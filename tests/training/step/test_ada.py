@@ -1,4 +1,4 @@
-"""The strength of the augmentation: the controller's steps, what it counts, and that a resumed run goes on with them."""
+"""The strength of the augmentation: the steps of its controller, and what it counts."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_golden_steps_from_the_scores_of_each_phase():
 
 
 def test_it_stays_within_reason():
-    """Never below zero; scores that are not finite, and no scores at all, change nothing; a constant p has no updates."""
+    """Never below zero; scores that are not finite or not there change nothing; a constant p has no updates."""
     controller = augmentation(p=0.1, target=0.6, interval=4, kimg=0.1)
     controller.collect(moments([-1, -1]))
     controller.update(1000)
