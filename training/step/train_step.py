@@ -35,6 +35,7 @@ class TrainStep(tf.Module):
     - Gradients that are not finite do not skip an update: NaN becomes 0, and infinity 1e5 with its sign. There is no
       loss scaling.
     - Adam adds epsilon to the corrected root: see `Adam`.
+    - Freeze-D never freezes the layers at 4x4.
 
     Every device has a copy of all variables. The updates are the same on all devices, with two exceptions: dlatent_avg
     follows the latents of its device, and the copy of the first device is saved, as in the original. The moving average
@@ -80,6 +81,10 @@ class TrainStep(tf.Module):
         layers = {layer: variables for layer, variables in D.variables_by_layer().items()
                   if any(var.trainable for var in variables.values())
                   and not layer.startswith(('LabelEmbed', 'Mapping'))}  # These do not see the image.
+        if ada_rules:  # The last layers, which see no image any more, are always trained.
+            layers = {layer: variables for layer, variables in layers.items()
+                      if not layer.startswith(('4x4/', 'Output'))}
+            freeze_d = min(freeze_d, len(layers))
         if freeze_d > len(layers):
             raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
         self.frozen_layers = list(layers)[:freeze_d]

@@ -69,7 +69,8 @@ def test_golden_what_their_tool_makes_of_images(name, capsys):
     source = GOLDEN_ADA / 'dataset' / case['argv'][0].removeprefix('--source=')
     has_labels = case['labels'] is not None
     labels = [f'--labels={source / "dataset.json" if source.is_dir() else "dataset.json"}'] if has_labels else []
-    dataset_tool.main(['create_from_images', 'data', str(source), '--shuffle=0', *labels, *FLAGS[tuple(case['argv'][2:])]])
+    flags = [*labels, *FLAGS[tuple(case['argv'][2:])]]
+    dataset_tool.main(['create_from_images', 'data', str(source), '--shuffle=0', *flags])
     as_zip = name.endswith('.zip')
     dataset_tool.main(['extract', 'data', name, '--zip' if as_zip else '--dataset-json'])
     images, labels = contents(name)
