@@ -205,6 +205,8 @@ class TrainStep(tf.Module):
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
                 total = scaling.apply_loss_scaling(total)
             grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
+            for grad, var in zip(grads, optimizer.variables_to_train, strict=True):
+                grad.set_shape(var.shape)  # TensorFlow may not know it of what is behind an augmentation.
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
         # From here on all devices have the same values. If one of them has a gradient that is not finite, all do the
