@@ -103,7 +103,7 @@ def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_
         if files.channels not in (1, 3):
             raise UserError(f'{tfrecord_dir}: expected images of 1 or 3 channels, found {files.channels}',
                             'Leave out --zip and --dataset-json.')
-        labels = files.label_file and tfrecords.load_labels(files.label_file, files.num_images)
+        labels = tfrecords.load_labels(files.label_file, files.num_images) if files.label_file else None
         image_archive.write(output_dir, images, labels, zip, force)
     else:
         with storage.new_folder(output_dir, r'img\d{8,}\.png', force) as folder:

@@ -52,7 +52,7 @@ _IN_WORDS = [
     ('half-life of Gs, the average of G', ['G_smoothing_kimg'], '{} kimg'),
     ('augmentation', ['augpipe'], '{}'),
     ('strength of the augmentation', ['augment_p'], '{}'),
-    ('strength follows r_t, target', ['ada_target'], '{}'),
+    ('target of r_t', ['ada_target'], '{}'),
     ('losses', ['G_loss_args.func_name', 'D_loss_args.func_name'], '{}, {}'),
     ('feature maps', ['G_args.fmap_base', 'G_args.fmap_max'], '2 * {} / resolution, {} at most'),
     ('size of Z and W', ['G_args.latent_size'], '{}'),
