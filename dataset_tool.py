@@ -20,7 +20,15 @@ import tqdm
 from dnnlib import cli, storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
-from training.data import dataset_writer, image_folder, known_datasets, pil_ops, tfrecords, writer_progress
+from training.data import (
+    dataset_writer,
+    image_archive,
+    image_folder,
+    known_datasets,
+    pil_ops,
+    tfrecords,
+    writer_progress,
+)
 
 _MAX_REASONS = 10             # This many of the images that are left out are named; the others are only counted.
 _SHEET_PIXELS = (1920, 1080)  # Size that the picture of `display` fits into, if one image does.
@@ -72,13 +80,35 @@ def display(tfrecord_dir: str) -> None:
     print(f'No window to show them in; see {path}')
 
 
-def extract(tfrecord_dir: str, output_dir: str, force: bool) -> None:
-    """Store the images at full resolution as output_dir/img00000000.png and so on."""
+def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_json: bool) -> None:
+    """Store the images at full resolution as output_dir/img00000000.png and so on.
+
+    Args:
+        tfrecord_dir: Folder of the dataset.
+        output_dir:   Folder to make; with `zip` a file.
+        force:        Replace what is there?
+        zip:          Write a .zip in the format of StyleGAN2-ADA, with the labels.
+        dataset_json: Write a folder in that format.
+    """
+    if zip and dataset_json:
+        raise UserError('--zip and --dataset-json: expected one of them', 'A .zip has a dataset.json in any case.')
+    if zip != output_dir.lower().endswith('.zip'):
+        raise UserError(f'{output_dir}: expected a file that ends in .zip with --zip, and a folder without it',
+                        'Give another name, or both.')
     files = _open_dataset(tfrecord_dir)
     print(f'Extracting images to "{output_dir}"', flush=True)
-    with storage.new_folder(output_dir, r'img\d{8,}\.png', force) as folder:
-        for index, image in enumerate(_progress(tfrecords.read_images(files.largest), files.num_images)):
-            _to_pil(image, tfrecord_dir).save(os.path.join(folder, f'img{index:08d}.png'))
+    images = (_to_pil(image, tfrecord_dir)
+              for image in _progress(tfrecords.read_images(files.largest), files.num_images))
+    if zip or dataset_json:
+        if files.channels not in (1, 3):
+            raise UserError(f'{tfrecord_dir}: expected images of 1 or 3 channels, found {files.channels}',
+                            'Leave out --zip and --dataset-json.')
+        labels = tfrecords.load_labels(files.label_file, files.num_images) if files.label_file else None
+        image_archive.write(output_dir, images, labels, zip, force)
+    else:
+        with storage.new_folder(output_dir, r'img\d{8,}\.png', force) as folder:
+            for index, image in enumerate(images):
+                image.save(os.path.join(folder, f'img{index:08d}.png'))
     print(f'Extracted {files.num_images} images.')
 
 
@@ -306,7 +336,11 @@ _COMMANDS = {
     'display': _Command(display, 'show the first images of a dataset', _DATASET, []),
     'extract': _Command(
         extract, 'store the images of a dataset as PNG files',
-        _DATASET | {'output_dir': 'folder to make for the images'}, [_FORCE]),
+        _DATASET | {'output_dir': 'folder to make for the images; with --zip a file that ends in .zip'},
+        [_FORCE,
+         ('zip', {'action': 'store_true', 'help': 'write a .zip that StyleGAN2-ADA and its successors train with, '
+                                                  'labels included'}),
+         ('dataset_json', {'action': 'store_true', 'help': 'write the same as a folder'})]),
     'compare': _Command(
         compare, 'compare two datasets',
         {'tfrecord_dir_a': 'folder of a dataset', 'tfrecord_dir_b': 'folder of a dataset'},
@@ -327,7 +361,8 @@ _COMMANDS = {
                'cut wide images to this size, in a square with black above and below', 'WIDTHxHEIGHT'),
          _flag('channels', int, None, 'convert to 1 = grayscale, 3 = RGB', choices=[1, 3]),
          _flag('alpha', str, None, 'what becomes of transparency', choices=['drop', 'white', 'black']),
-         _flag('labels', str, None, 'classes by the names of the folders, or labels from a .json or .csv file',
+         _flag('labels', str, None, 'classes by the names of the folders, or labels from a .json or .csv file, '
+                                    'which may be inside the .zip',
                'folders|FILE'),
          ('skip_bad', {'action': 'store_true', 'help': 'leave out images that cannot be used'})]),
     'create_mnist': _Command(

@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -48,10 +49,14 @@ _EXAMPLES = '''examples:
   # Compare the curves of runs, finished or not, on one page: results/training-curves.html
   python run_training.py --plot results/00000-stylegan2-ffhq-1gpu-config-f results/00001-stylegan2-ffhq-1gpu-config-e
 
+  # Few images, 100 to 10,000: StyleGAN2-ADA, which keeps the discriminator from learning them by heart
+  python run_training.py --dataset=mine --config=auto --mirror-augment=true
+
 valid configurations:
   config-f = StyleGAN2, config-e = the same with half the feature maps;
   config-a to config-d = the steps from StyleGAN to StyleGAN2;
-  config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network.
+  config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network;
+  auto, stylegan2, paper256, paper512, paper1024, cifar = the presets of StyleGAN2-ADA, see docs/small-data.md.
 '''
 
 _DEFAULT_METRICS = ['fid50k']
@@ -90,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         cli.refuse_flags({'--resume-kimg'}, 'without --resume-pkl')
     run, settings = _configure(args)
     _check_dataset(args.data_dir, args.dataset)
-    found = _find_checkpoint(args, run.run_desc, settings)
+    found = _find_checkpoint(args, run, settings)
     note = found.note if found else ''
     if found is None:
         _check_resume_pkl(args)
@@ -129,7 +134,12 @@ def _configure(args: argparse.Namespace) -> tuple[EasyDict, dict[str, Any]]:
     flags = {option.dest: getattr(args, option.dest) for option in options.OPTIONS}
     values = {option.name: flags[option.dest] for option in options.OPTIONS}
     names = _DEFAULT_METRICS if args.metrics is None else args.metrics
-    run = configs.training_run(**values, metric_arg_list=[metric_args(name) for name in names])
+    resolution = None
+    if args.config == 'auto':
+        _check_dataset(args.data_dir, args.dataset)
+        resolution = _resolution(os.path.join(args.data_dir, args.dataset))
+    run = configs.training_run(
+        **values, metric_arg_list=[metric_args(name) for name in names], resolution=resolution)
     if args.metrics is None:
         run.run_func_kwargs.require_metrics = False
     return run, checkpoint.settings_of(flags, run.run_func_kwargs)
@@ -166,6 +176,16 @@ def _train(run: EasyDict, run_dir: str | None, found: checkpoint.Found | None, s
         make_evaluation=MetricGroup, **more, **loop_args)
 
 
+def _resolution(tfrecord_dir: str) -> int:
+    """Resolution of a dataset according to the names of its files."""
+    levels = [int(match[1]) for match in (re.search(r'-r(\d\d)\.tfrecords$', name) for name in os.listdir(tfrecord_dir))
+              if match]
+    if not levels:
+        raise cli.UserError(f'--config=auto: expected files NAME-rNN.tfrecords in {tfrecord_dir}, found none',
+                            'Make the dataset with dataset_tool.py, or choose another configuration.')
+    return 2 ** max(levels)
+
+
 # ---- Checks before the run ----
 
 def _check_dataset(data_dir: str, dataset: str) -> None:
@@ -195,17 +215,18 @@ def _check_dataset(data_dir: str, dataset: str) -> None:
             f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
 
 
-def _find_checkpoint(args: argparse.Namespace, run_desc: str, settings: dict[str, Any]) -> checkpoint.Found | None:
+def _find_checkpoint(args: argparse.Namespace, run: EasyDict, settings: dict[str, Any]) -> checkpoint.Found | None:
     """The checkpoint that --resume names, after checking that the run can continue from it. None = there is none."""
-    found = checkpoint.find(args.resume, args.result_dir, run_desc) if args.resume else None
+    found = checkpoint.find(args.resume, args.result_dir, run.run_desc) if args.resume else None
     if found is None:
         return None
     checkpoint.check_settings(found, settings)
     kimg = found.state['progress']['cur_nimg'] / 1000
     # A run that reached its end but was killed before it wrote its last files continues, to write them.
     finished = found.run_dir is None or os.path.exists(os.path.join(found.run_dir, '_finished.txt'))
-    if kimg >= args.total_kimg and finished:
-        raise cli.UserError(f'--total-kimg={args.total_kimg:g} is reached already: {found.path}',
+    total_kimg = run.run_func_kwargs.total_kimg
+    if kimg >= total_kimg and finished:
+        raise cli.UserError(f'--total-kimg={total_kimg:g} is reached already: {found.path}',
                             'Raise --total-kimg to train on.')
     return found
 

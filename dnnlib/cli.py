@@ -381,3 +381,11 @@ def non_negative_float(text: str) -> float:
     if not 0 <= value < float('inf'):
         raise argparse.ArgumentTypeError(f'expected a number, zero or above, got {text!r}')
     return value
+
+
+def fraction(text: str) -> float:
+    """'0.6' -> 0.6; numbers below 0 or above 1 are refused."""
+    value = finite_float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'expected a number from 0 to 1, got {text!r}')
+    return value

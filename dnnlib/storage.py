@@ -223,7 +223,7 @@ def new_folder(target: str | os.PathLike, files: str, force: bool = False, resum
 
     Args:
         target: Folder to make; an existing one must be empty.
-        files:  Regular expression of the names that will be in it.
+        files:  Regular expression of the names that will be in it, and in folders below it.
         force:  Replace files with such names in an existing folder? Otherwise it must be empty.
         resume: Begin with what an earlier run has left in the temporary folder, and after an error keep it?
 
@@ -274,7 +274,8 @@ def _check_target(target, place, files, force):
         raise UserError(f'{target} exists and is not a folder', 'Give another name.')
     if os.path.ismount(place):
         raise UserError(f'{target} is a mount point, which cannot be replaced', 'Name a folder inside it.')
-    _check_replaceable(target, list_folder(place) if os.path.isdir(place) else [], files, force)
+    names = [name for _, folders, others in os.walk(place) for name in (*folders, *others)]
+    _check_replaceable(target, sorted(names), files, force)
 
 
 def _check_replaceable(target, names, files, force):
@@ -329,8 +330,11 @@ def _clear_remains(place, partial, replaced, files, keep_partial):
 def _delete_folder(folder, files, keep_folder=False):
     """Delete the files in `folder` whose names match, and then the folder if it is empty and not `keep_folder`."""
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if re.fullmatch(files, name):
-            os.remove(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            _delete_folder(path, files)
+        elif re.fullmatch(files, name):
+            os.remove(path)
     if not keep_folder:
         with contextlib.suppress(OSError):
             os.rmdir(folder)

@@ -23,6 +23,7 @@ from tests.training.run.test_resume import data_dir as data_dir  # noqa: E402, P
 from tests.training.test_misc import small_networks  # noqa: E402
 from training.data import dataset_writer  # noqa: E402
 from training.dataset import TFRecordDataset  # noqa: E402
+from training.step.ada import Augmentation  # noqa: E402
 from training.step.devices import Devices  # noqa: E402
 from training.step.iteration import Iterations  # noqa: E402
 from training.step.train_step import TrainStep  # noqa: E402
@@ -258,6 +259,28 @@ def test_a_gradient_that_is_not_finite_on_one_device_skips_the_update_on_both(gi
             np.testing.assert_array_equal(value, given[0][1].get_var(name), err_msg=name)
     assert copies(devices, trainer.D_opt.skipped) == [1, 1]
     assert stats['D_train']['TrainD/overflow_frequency'].numpy().tolist() == [1, 1, 1]  # One update, skipped.
+
+
+def test_the_strength_of_the_augmentation_is_the_same_on_both(given, devices):
+    """It follows the scores for the reals of both. Each draws augmentations of its own."""
+    def brighten(images, p, rng):
+        shift = p * rng.normal('shift', [])
+        drawn.assign(shift)
+        return images + shift
+    with devices.scope():
+        drawn = tf.Variable(0.0, trainable=False)
+        augmentation = Augmentation(brighten, 0.5, target=-1.5, interval=1, kimg=0.1)
+    trainer = make_trainer(given, None, devices, augmentation=augmentation, ada_rules=True, lazy_regularization=False)
+    assert trainer.phases(0) == ['G_train', 'D_train', 'Gs_update', 'p_update']
+    reals = devices.split(tf.constant(given[1]), tf.zeros([4 * PART, 0]))
+    trainer.run('D_train', PART, 2, LRATE, *reals, seed=(5, 0))
+    here, there = copies(devices, drawn)
+    assert here != there
+    for signs in copies(devices, augmentation.state()['signs']):
+        assert signs[0] == 4 * PART and -4 * PART <= signs[1] <= 4 * PART
+    trainer.update_p(4 * PART)
+    np.testing.assert_allclose(copies(devices, augmentation.p), [0.58] * 2, rtol=1e-6)
+    np.testing.assert_array_equal(copies(devices, augmentation.state()['signs']), np.zeros([2, 2]))
 
 
 # ---- Random numbers and data ----

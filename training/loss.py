@@ -12,6 +12,9 @@ import tensorflow as tf
 from dnnlib.tflib import lerp
 from training.step.regularizers import NO_SCALING, gradient_penalty, path_length, scaled_gradient
 
+# Tag of the signs of D's scores for reals. Their mean, r_t, tells how much D overfits (training/step/ada.py).
+REAL_SIGNS = 'Loss/signs/real'
+
 
 class LossContext(NamedTuple):
     """The input of a loss function."""
@@ -26,6 +29,8 @@ class LossContext(NamedTuple):
     stage: int | None = None   # Images have 1/2^stage of the full resolution. None = full resolution, no growing.
     dtype: str = 'float32'     # Type that G and D compute in.
     scaling: Any = NO_SCALING  # LossScaling.
+    augment: Any = None        # Function (images, rng) -> images, applied to all that D sees. None = no augmentation.
+    random_fake_labels: bool = False  # Do fakes in D's losses have random labels, instead of those of the reals?
 
     def latents(self, name, n):
         """Draw n latents, [n, latent_size]."""
@@ -35,14 +40,20 @@ class LossContext(NamedTuple):
         """Draw n labels from those of the training set, [n, label_size]."""
         return self.rng.rows(name, self.label_table, n)
 
+    def labels_of_fakes(self):
+        """Labels of the fakes in D's losses, [minibatch_size, label_size]."""
+        return self.random_labels('labels0', self.minibatch_size) if self.random_fake_labels else self.labels
+
     def fakes(self, name, latents, labels, **kwargs):
         """Images of G in training. `name`, 'G0' or 'G1', identifies the random numbers of this evaluation."""
         if self.stage is not None:
             kwargs.update(lod_stage=self.stage, full_resolution=False)
         return self.G(latents, labels, is_training=True, rng=self.rng.child(name), dtype=self.dtype, **kwargs)
 
-    def scores(self, images, labels):
-        """Scores of D for images, [N, 1]."""
+    def scores(self, name, images, labels):
+        """Scores of D for images, [N, 1], augmented first. `name` identifies the random numbers of the augmentation."""
+        if self.augment is not None:
+            images = self.augment(images, self.rng.child(name))
         return self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
 
     @property
@@ -66,7 +77,7 @@ class Terms(NamedTuple):
 def _G_loss(context, func):
     labels = context.random_labels('labels0', context.minibatch_size)
     fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
-    scores = context.scores(fakes, labels)
+    scores = context.scores('aug_fake', fakes, labels)
     return Terms(loss=func(scores), stats={'Loss/scores/fake': scores})
 
 
@@ -89,8 +100,8 @@ def G_logistic_ns_pathreg(context, parts, pl_minibatch_shrink=2, pl_decay=0.01, 
     """G_logistic_ns with path length regularization (StyleGAN2, Section 3.2).
 
     Args:
-        pl_minibatch_shrink: The regularizer uses 1/pl_minibatch_shrink of the minibatch size. 1 = the images of
-                             the loss.
+        pl_minibatch_shrink: The regularizer uses 1/pl_minibatch_shrink of the minibatch size, at least one image.
+                             1 = the images of the loss.
         pl_decay:            Step size of the moving average of path lengths.
         pl_weight:           Weight of the regularizer.
     """
@@ -103,7 +114,7 @@ def G_logistic_ns_pathreg(context, parts, pl_minibatch_shrink=2, pl_decay=0.01, 
             tape.watch(latents)
             images, dlatents = context.fakes('G0', latents, labels, return_dlatents=True)
         if 'reg' in parts and not share_images:
-            n = context.minibatch_size // pl_minibatch_shrink
+            n = max(context.minibatch_size // pl_minibatch_shrink, 1)
             latents1, labels1 = context.latents('pl_latents', n), context.random_labels('labels1', n)
             tape.watch(latents1)
             images1, dlatents1 = context.fakes('G1', latents1, labels1, return_dlatents=True)
@@ -115,7 +126,7 @@ def G_logistic_ns_pathreg(context, parts, pl_minibatch_shrink=2, pl_decay=0.01, 
         pl_mean = tf.convert_to_tensor(context.pl_mean)
         stats.update({'Loss/pl_lengths': lengths, 'Loss/pl_mean': pl_mean, 'Loss/pl_penalty': reg})
     if 'loss' in parts:
-        scores = context.scores(images, labels)
+        scores = context.scores('aug_fake', images, labels)
         loss = tf.nn.softplus(-scores)
         stats['Loss/scores/fake'] = scores
     return Terms(loss, reg, stats)
@@ -136,14 +147,16 @@ def _D_terms(context, parts, func, gamma=None, on_reals=True):
     need_fakes = 'loss' in parts or ('reg' in parts and not on_reals)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         if need_fakes:
-            fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), context.labels)
+            labels = context.labels_of_fakes()
+            fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
             if not on_reals:
                 tape.watch(fakes)
-            fake_scores = context.scores(fakes, context.labels)
+            fake_scores = context.scores('aug_fake', fakes, labels)
         if need_reals:
             if on_reals and gamma is not None:
                 tape.watch(context.reals)
-            real_scores = context.scores(context.reals, context.labels)
+            real_scores = context.scores('aug_real', context.reals, context.labels)
+            stats[REAL_SIGNS] = tf.sign(real_scores)
     if 'reg' in parts and gamma is not None:
         scores, images = (real_scores, context.reals) if on_reals else (fake_scores, fakes)
         reg, squares = gradient_penalty(tape, scores, images, context.pixel_weight, gamma, context.scaling)
@@ -189,18 +202,20 @@ def D_wgan_gp(context, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=
         wgan_epsilon: Weight of the squared scores of reals.
         wgan_target:  Target of the norm of gradients.
     """
-    fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), context.labels)
+    labels = context.labels_of_fakes()
+    fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
     loss, reg, stats = None, None, {}
     if 'loss' in parts:
-        fake_scores, real_scores = context.scores(fakes, context.labels), context.scores(context.reals, context.labels)
+        fake_scores = context.scores('aug_fake', fakes, labels)
+        real_scores = context.scores('aug_real', context.reals, context.labels)
         loss = fake_scores - real_scores + wgan_epsilon * tf.square(real_scores)
         stats.update({'Loss/scores/fake': fake_scores, 'Loss/scores/real': real_scores,
-                      'Loss/epsilon_penalty': tf.square(real_scores)})
+                      REAL_SIGNS: tf.sign(real_scores), 'Loss/epsilon_penalty': tf.square(real_scores)})
     if 'reg' in parts:
         mixed = lerp(context.reals, fakes, context.rng.uniform('mixing_factors', [context.minibatch_size, 1, 1, 1]))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(mixed)
-            mixed_scores = context.scores(mixed, context.labels)
+            mixed_scores = context.scores('aug_mixed', mixed, context.labels)
         grads = scaled_gradient(tape, mixed_scores, mixed, tf.ones_like(mixed_scores), context.scaling)
         norms = tf.sqrt(tf.reduce_sum(tf.square(grads), axis=[1, 2, 3]) * context.pixel_weight)
         reg = tf.square(norms - wgan_target) * (wgan_lambda / wgan_target ** 2)

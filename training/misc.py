@@ -144,6 +144,7 @@ def _network_from_state(state, path):
                 'The file is damaged or was made by a modified network.')
         variables[name].assign(_contiguous(value.astype(np.float32, copy=False)))
     net.origin = state.origin
+    net.augment_p = state.augment_p
     return net
 
 
@@ -206,7 +207,7 @@ def _state_from_network(net):
     return legacy_pickle.NetworkState(
         name=net.name, static_kwargs=kwargs, build_func_name=func_name, build_module=type(net).__module__,
         components={key: _state_from_network(component) for key, component in net.components.items()},
-        variables=[(name, var.numpy()) for name, var in net.own_vars.items()],
+        variables=[(name, var.numpy()) for name, var in net.own_vars.items()], augment_p=net.augment_p,
         shapes=dict(input_shapes=net.input_shapes, output_shapes=net.output_shapes,
                     input_names=list(net.input_names), output_names=list(net.output_names)))
 

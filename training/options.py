@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dnnlib import cli
+from training.augment import AUGPIPES
 
 # --precision -> dtype that the networks' highest resolutions compute in. The rest is float32, see docs/precision.md.
 PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'float16'}
@@ -22,6 +23,9 @@ PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'fl
 # Names of losses in training/loss.py, which imports TensorFlow.
 G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
 D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
+
+# --aug: the strength of the augmentation follows D's overfitting, is constant, or there is no augmentation.
+AUGMENTATIONS = ('ada', 'fixed', 'none')
 
 
 class Option(NamedTuple):
@@ -77,7 +81,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                'dataset to train on, a folder in --data-dir (required)'),
         Option('data_dir', cli.path, 'datasets', ('data_dir',), 'DIR', 'where the datasets are', may_change=True),
         Option('result_dir', cli.path, 'results', (), 'DIR', 'where runs make their folders', may_change=True),
-        Option('config', str, 'config-f', (), 'NAME', 'configuration, see below'),
+        Option('config', str, 'config-f', (), 'NAME', 'configuration or preset, see below'),
         Option('mirror_augment', cli.boolean, False, ('mirror_augment',), 'BOOL', 'flip images at random'),
     ),
     'resuming and starting from trained networks': (
@@ -100,7 +104,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                'Freeze-D: the N layers of the discriminator nearest to the image stay as they are in --resume-pkl'),
     ),
     'length and speed (1 kimg = a thousand images shown)': (
-        Option('total_kimg', cli.positive_float, 25000, ('total_kimg',), 'KIMG', 'kimg to train for', may_change=True),
+        Option('total_kimg', cli.positive_float, None, ('total_kimg',), 'KIMG', 'kimg to train for',
+               shown='25000; cifar: 100000', may_change=True),
         Option('max_minutes', cli.positive_float, None, ('max_minutes',), 'N',
                'end the whole run N minutes after its start, with all of its last reports, if it has not reached '
                '--total-kimg by then; at least one iteration is made, and --resume continues',
@@ -117,17 +122,32 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option('tf32', cli.boolean, False, ('tf32',), 'BOOL', f'{cli.TF32_HELP}; see docs/precision.md',
                may_change=True, as_argument=lambda enabled: enabled or None),
         Option('minibatch_size', cli.positive_int, None, ('sched_args.minibatch_size_base',), 'N', 'images per update',
-               shown='32; config-a to -d: by resolution'),
+               shown='32; config-a to -d: by resolution; presets: their own'),
         Option('minibatch_gpu', cli.positive_int, None, ('sched_args.minibatch_gpu_base',), 'N',
                'images that a GPU handles at a time; gradients of several such microbatches are accumulated',
-               shown='4; config-a to -d: by resolution', may_change=True),  # A GPU may be too small for the old value.
+               shown='4; config-a to -d: by resolution; presets: their own',
+               may_change=True),  # A GPU may be too small for the old value.
         Option('lrate', cli.positive_float, None, ('sched_args.G_lrate_base', 'sched_args.D_lrate_base'), 'RATE',
-               'learning rate of both networks', shown='0.002; config-a to -d: by resolution'),
+               'learning rate of both networks', shown='0.002; config-a to -d: by resolution; presets: their own'),
         Option('gamma', cli.non_negative_float, None, ('D_loss_args.gamma',), 'WEIGHT',
-               'weight of the R1 regularization', shown='10; config-e: 100'),
+               'weight of the R1 regularization', shown='10; config-e: 100; presets: their own'),
         Option('G_smoothing_kimg', cli.non_negative_float, None, ('G_smoothing_kimg',), 'KIMG',
-               "half-life of the generator's moving average Gs", shown='10'),
+               "half-life of the generator's moving average Gs", shown='10; presets: their own'),
         Option('seed', cli.seed, 1000, ('tf_config.rnd.np_random_seed',), 'N', 'seed of all random numbers'),
+    ),
+    'augmentation, for few images': (
+        Option('aug', AUGMENTATIONS, None, (), 'HOW',
+               'augmentation of the images that the discriminator sees: ada = as strong as needed against overfitting, '
+               'fixed = of strength --p, none; see docs/small-data.md',
+               shown='none; presets: ada'),
+        Option('augpipe', tuple(AUGPIPES), None, ('augpipe',), 'NAME', f'kinds of augmentation: {", ".join(AUGPIPES)}',
+               shown='bgc'),
+        Option('target', cli.fraction, None, ('ada_target',), 'R',
+               '--aug=ada: mean sign of the scores for reals above which the augmentation gets stronger', shown='0.6'),
+        Option('p', cli.fraction, None, ('augment_p',), 'P', '--aug=fixed: probability of each augmentation'),
+        Option('ada_kimg', cli.positive_float, None, ('ada_kimg',), 'KIMG',
+               '--aug=ada: kimg in which the probability rises from 0 to 1 at most',
+               shown='500; with --resume-pkl: 100'),
     ),
     'losses and growing': (
         Option('cond', cli.boolean, False, ('dataset_args.max_label_size',), 'BOOL', "train with the dataset's labels",
@@ -145,14 +165,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     'size of the networks': (
         Option('fmap_base', cli.positive_int, None, ('G_args.fmap_base', 'D_args.fmap_base'), 'N',
-               'feature maps of a layer = 2 * N / resolution, but at most --fmap-max', shown='16384; config-e: 8192'),
+               'feature maps of a layer = 2 * N / resolution, but at most --fmap-max',
+               shown='16384; config-e: 8192; presets: their own'),
         Option('fmap_max', cli.positive_int, None, ('G_args.fmap_max', 'D_args.fmap_max'), 'N',
                'most feature maps of a layer', shown='512'),
         Option('latent_size', cli.positive_int, None,
                ('G_args.latent_size', 'G_args.dlatent_size', 'G_args.mapping_fmaps'), 'N',
                'size of Z, W and the mapping layers', shown='512'),
         Option('mapping_layers', cli.positive_int, None, ('G_args.mapping_layers',), 'N',
-               'layers from Z to W', shown='8'),
+               'layers from Z to W', shown='8; auto and cifar: 2'),
         Option('resample_kernel', cli.positive_ints, None, ('G_args.resample_kernel', 'D_args.resample_kernel'), 'LIST',
                'filter of all resampling; 1,1 keeps the hard edges of pixel art and other flat drawings',
                shown='1,3,3,1'),
@@ -246,8 +267,8 @@ def markdown_tables() -> str:
         lines += [f'{title[0].upper()}{title[1:]}:', '', '| Flag | Meaning | Default | A resumed run may change it |',
                   '| --- | --- | --- | --- |']
         for option in options:
-            meaning = re.sub(r'docs/(\w+\.md)', r'[\1](\1)', option.help)
-            meaning = re.sub(r'(?<!\w)(--[a-z-]+)', r'`\1`', meaning)
+            meaning = re.sub(r'docs/([\w-]+\.md)', r'[\1](\1)', option.help)
+            meaning = re.sub(r'(?<!\w)(--[a-z-]+(?:=\w+)?)', r'`\1`', meaning)
             cells = (f'`{option.flag}`', meaning, option.default_text, 'yes' if option.may_change else 'no')
             lines.append(f'| {" | ".join(cells)} |')
         lines.append('')

@@ -20,6 +20,8 @@ from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu, seed_everything, set_tf32
 from dnnlib.util import EasyDict, get_obj_by_name
 from training import dataset, misc
+from training.augment import AUGPIPES, AugmentPipe
+from training.configs import mbstd_group
 from training.nets.dtypes import check_precision, describe_precision, note_slow_precision
 from training.nets.transfer import describe, make_networks
 from training.run.checkpoint import Checkpoints, RunProgress, format_kimg
@@ -31,6 +33,7 @@ from training.run.snapshot import Snapshots, tolerate_write_errors
 from training.run.tick import guess_durations, report_tick
 from training.schedule import training_schedule
 from training.step import memory
+from training.step.ada import Augmentation
 from training.step.devices import Devices, find_cluster, limit_inter_op_threads, require_devices
 from training.step.iteration import Iterations
 from training.step.train_step import StepResult, TrainStep
@@ -64,6 +67,7 @@ def training_loop(
         tf_config: dict | None             = None,       # 'rnd.np_random_seed': seed of all random numbers.
         num_gpus: int                      = 1,          # Devices of all workers together (training/step/devices.py).
         G_smoothing_kimg: float            = 10.0,       # Half-life of Gs, in thousands of images.
+        G_smoothing_rampup: float | None   = None,       # At most this fraction of the images shown. None = no rampup.
         minibatch_repeats: int             = 4,          # The schedule is updated every so many iterations.
         lazy_regularization: bool          = True,       # Regularize in separate passes?
         G_reg_interval: int                = 4,          # Iterations from one such pass of G to the next.
@@ -73,6 +77,12 @@ def training_loop(
         started: float | None              = None,       # time.monotonic() at which max_minutes begin. None = now.
         mirror_augment: bool               = False,      # Flip real images left to right at random?
         reset_opt_for_new_lod: bool        = True,       # Reset Adam when layers are added or begin to fade in?
+        augpipe: str | None                = None,       # Augmentation of D's images: key of AUGPIPES. None = no.
+        augment_p: float | None            = None,       # Its strength at the start. None = that of resume_pkl, or 0.
+        ada_target: float | None           = None,       # r_t to keep by changing the strength. None = it is constant.
+        ada_interval: int                  = 4,          # Iterations between two changes.
+        ada_kimg: float                    = 500,        # Thousands of images in which it rises or falls by 1.
+        ada_rules: bool                    = False,      # Make updates as StyleGAN2-ADA does: see TrainStep.
         drange_net: tuple                  = (-1, 1),    # Dynamic range of the images that the networks see.
         image_snapshot_ticks: int | None   = 50,         # Ticks between two fakes*.png. None = never.
         network_snapshot_ticks: int | None = 50,         # Ticks between two network-snapshot-*.pkl. None = never.
@@ -241,8 +251,9 @@ class Run:
                 G_opt_args=args.G_opt_args, D_opt_args=args.D_opt_args,
                 lazy_regularization=args.lazy_regularization, G_reg_interval=args.G_reg_interval,
                 D_reg_interval=args.D_reg_interval, label_table=self._training_set.labels, freeze_d=args.freeze_d,
-                precision=args.precision, devices=self._devices)
-        print(describe_precision(args.precision, self._networks[0]))
+                precision=args.precision, augmentation=self._make_augmentation(), ada_rules=args.ada_rules,
+                devices=self._devices)
+        print(describe_precision(args.precision, self._networks[0], loss_scaling=not args.ada_rules))
         if args.freeze_d:
             print(f'Layers of D that stay as they are: {", ".join(self._trainer.frozen_layers)}')
         first_nimg, self._total_nimg = round(args.resume_kimg * 1000), math.ceil(args.total_kimg * 1000)
@@ -255,7 +266,8 @@ class Run:
         self._first_nimg = self._progress.cur_nimg
         self._iterations = Iterations(
             self._trainer, self._training_set, self._progress, self._data_seed, args.sched_args, args.minibatch_repeats,
-            self._devices, args.G_smoothing_kimg, args.mirror_augment, args.drange_net, args.reset_opt_for_new_lod)
+            self._devices, args.G_smoothing_kimg, args.mirror_augment, args.drange_net, args.reset_opt_for_new_lod,
+            args.G_smoothing_rampup)
         self._report_memory()
         self._pending: list[StepResult] = []  # Results of iterations that `_collect_results` has not read yet.
 
@@ -269,6 +281,26 @@ class Run:
             G, D, _Gs = self._networks
             print(memory.describe(G, D, sched.minibatch_size // devices.number, sched.minibatch_gpu, min(memories),
                                   args.precision))
+
+    def _make_augmentation(self) -> Augmentation | None:
+        """The augmentation of what D sees. None = there is none."""
+        args, (channels, size, _) = self._args, self._training_set.shape
+        if args.augpipe is None:
+            return None
+        multipliers = AUGPIPES[args.augpipe]
+        if 'imgfilter' in multipliers and size < 32:
+            raise UserError(f'--augpipe={args.augpipe}: its filter needs images of 32x32 or more, '
+                            f'the dataset has {size}x{size}', 'Give --augpipe=bgc.')
+        if channels not in (1, 3):
+            raise UserError(f'--aug: expected images of 1 or 3 channels, the dataset has {channels}',
+                            'Give --aug=none.')
+        p = self._networks[1].augment_p if args.augment_p is None else args.augment_p
+        how = f'p = {p or 0.0:g}'
+        if args.ada_target is not None:
+            start = 'that of the checkpoint' if self._resumed else f'{p or 0.0:g}{" as in the pickle" if p else ""}'
+            how = f'adaptive, target {args.ada_target:g}, p starts at {start}'
+        print(f'Augmentation: {args.augpipe}, {how}.')
+        return Augmentation(AugmentPipe(**multipliers), p or 0.0, args.ada_target, args.ada_interval, args.ada_kimg)
 
     def _make_reports(self) -> None:
         args, data = self._args, self._training_set
@@ -351,7 +383,8 @@ class Run:
             if not is_out_of_memory(err):
                 raise
             sched = self._iterations.sched
-            raise out_of_memory(sched.minibatch_size // self._args.num_gpus, sched.minibatch_gpu, err) from err
+            raise out_of_memory(sched.minibatch_size // self._args.num_gpus, sched.minibatch_gpu,
+                                mbstd_group(self._args.D_args or {}), err) from err
 
     def _collect_results(self) -> None:
         """Read the results of the iterations since the last call.
@@ -454,8 +487,11 @@ class Run:
             return
         self._collect_results()
         left = self._clock.left(0 if due.end else self._total_nimg - progress.cur_nimg)
+        augmentation = self._trainer.augmentation
+        augment_p = None if augmentation is None else float(augmentation.p.numpy())
+        self._networks[1].augment_p = augment_p  # For the pickles.
         tqdm.write(report_tick(
-            self._summaries, self._clock, progress, tick_kimg, self._iterations.sched, self._skipped, left))
+            self._summaries, self._clock, progress, tick_kimg, self._iterations.sched, self._skipped, left, augment_p))
         # Reports draw random numbers too, which must not change what is learned.
         with random_state_kept():
             if due.pictures and (due.end or self._clock.time_to_go_on(['pictures', *self._last_reports()])):

@@ -221,6 +221,7 @@ def _describe(value):
             **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
             **({MODULE_KEY: written.build_module} if written.build_module else {}),
             DIGEST_KEY:         written.digest(),
+            **({} if written.augment_p is None else {'augment_p': float(written.augment_p)}),
         }
     if isinstance(value, np.dtype):
         byte_order = '|' if value.itemsize == 1 else '<'

@@ -45,6 +45,8 @@ class NetworkState:
                           apart. '' = the file does not tell it.
         shapes:           Names and shapes of inputs and outputs in version 5, with the keys SHAPE_KEYS. None = unknown.
         origin:           What the file says about the training of the network, if it came from PyTorch; not written.
+        augment_p:        Strength of the augmentation at the end of training, from 0 on, in the discriminator of a run
+                          with augmentation. None = not known. Other readers ignore it.
     """
     name: str
     static_kwargs: dict[str, Any]
@@ -56,6 +58,7 @@ class NetworkState:
     build_module: str = ''
     shapes: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    augment_p: float | None = None
 
     def digest(self, max_bytes: float = math.inf) -> str:
         """SHA-256 of the settings, names and weights, as 64 hexadecimal digits.
@@ -131,6 +134,7 @@ class NetworkReader(Reader):
                 raise Refusal(f'holds a network without {name}', DAMAGED)
         if all(key in state for key in SHAPE_KEYS):
             network.shapes = {key: state[key] for key in SHAPE_KEYS}
+        network.augment_p = state.get('augment_p')
         if DIGEST_KEY in state:
             self.digests[id(network)] = network, state[DIGEST_KEY]
 
@@ -150,6 +154,9 @@ class NetworkReader(Reader):
             if not isinstance(value, expected):
                 raise Refusal(f'holds a network whose {name} is a {type(value).__name__}, not a {expected.__name__}',
                               DAMAGED)
+        if network.augment_p is not None and not (
+                type(network.augment_p) is float and 0 <= network.augment_p < math.inf):
+            raise Refusal(f'holds a network ({show(network.name)}) whose augment_p is no number from 0 on', DAMAGED)
         for part in (network.static_kwargs, network.components, network.variables, network.shapes):
             self.check(part, depth + 1)
         if not all(isinstance(component, NetworkState) for component in network.components.values()):

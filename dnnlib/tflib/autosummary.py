@@ -53,6 +53,11 @@ class Summaries:
         if np.isfinite(moments).all():
             total += moments
 
+    def mean(self, name):
+        """Mean of the values of a tag since the last save; NaN if there are none that are finite."""
+        count, total, _ = self._moments.get(name, (0.0, 0.0, 0.0))
+        return float(total / count) if count else math.nan
+
     def save(self, step, **fields):
         """Write the means and reset them.
 
@@ -66,7 +71,7 @@ class Summaries:
         Raises:
             OSError: They cannot be written. They are reset all the same, and no incomplete line remains.
         """
-        means = {name: float(total / count) if count else math.nan for name, (count, total, _) in self._moments.items()}
+        means = {name: self.mean(name) for name in self._moments}
         self._moments.clear()
         line = {**fields, 'timestamp': time.time(), **means}
         line = json.dumps({key: _json_value(value) for key, value in line.items()}, allow_nan=False)

@@ -164,6 +164,9 @@ class Network(keras.Model):
     input_names = ()              # Names of the positional arguments of `call`.
     output_names = ()
 
+    # Of a discriminator: strength of the augmentation it was trained with last, kept in pickles. None = not known.
+    augment_p: float | None = None
+
     def __init__(self, name=None, ignore_unknown=False, **static_kwargs):
         super().__init__(name=name or type(self).__name__)
         # Keras 2 has overwritten these two with None.

@@ -84,6 +84,18 @@ def test_every_flag_reaches_the_training_loop(home):
     assert 0 <= time.monotonic() - call['started'] < 60
 
 
+def test_the_preset_auto_reads_the_resolution_from_the_dataset(home):
+    run_training.main(['--dataset=ds', '--config=auto', '--num-gpus=2', '--target=0.5'])
+    call, = home.calls
+    assert call['run_dir'] == os.path.join('results', '00000-stylegan2-ds-2gpu-auto')
+    assert call['D_loss_args']['gamma'] == pytest.approx(0.0002 * 32 ** 2 / 64)
+    assert (call['sched_args']['minibatch_size_base'], call['sched_args']['minibatch_gpu_base']) == (64, 32)
+    assert (call['augpipe'], call['ada_target'], call['total_kimg']) == ('bgc', 0.5, 25000)
+    os.rename('datasets/ds/ds-r05.tfrecords', 'datasets/ds/ds.tfrecords')
+    assert 'expected files NAME-rNN.tfrecords' in refused_after(home, '--config=auto').fact
+    assert 'there is no folder' in refused_after(home, '--config=auto', '--dataset=other').fact
+
+
 def test_an_unknown_precision_is_refused_with_those_there_are(home, capsys):
     with pytest.raises(SystemExit):
         run_training.main(['--dataset=ds', '--precision=float16'])
@@ -249,6 +261,9 @@ def test_a_note_about_damage_is_in_the_log(home, stopped):
     ([], ['--d-loss=D_logistic'], 'this command has --d-loss=D_logistic'),
     (['--resume-pkl=net.pkl'], ['--resume-pkl=net.pkl', '--freeze-d=2'],
      'was made with no --freeze-d, this command has --freeze-d=2'),
+    ([], ['--aug=ada'], 'was made with no --aug, this command has --aug=ada'),
+    (['--config=auto'], ['--config=auto', '--num-gpus=2'],  # It decides the minibatch and gamma.
+     'was made with --num-gpus=1, this command has --num-gpus=2'),
 ])
 def test_settings_that_do_not_agree_are_named(home, stopped, before, after, expected):
     (home.path / 'net.pkl').write_bytes(b'')

@@ -4,8 +4,11 @@ import re
 import pytest
 
 from dnnlib import cli
-from tests.golden import load_json
+from tests.golden import GOLDEN_ADA, load_json
+from training.augment import AUGPIPES
 from training.configs import CONFIGS, training_run
+
+PRESETS = ('auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar')  # Of StyleGAN2-ADA.
 
 
 def kwargs_of(**options):
@@ -15,7 +18,7 @@ def kwargs_of(**options):
 @pytest.mark.golden
 def test_every_configuration_asks_the_training_loop_for_the_same_as_the_original():
     cases = load_json('schedule/run_training_kwargs.json')
-    assert set(CONFIGS) <= set(cases)
+    assert set(CONFIGS) - set(PRESETS) <= set(cases)
     for case, expected in cases.items():
         config, gamma, mirror, _ = re.fullmatch(r'(config-.+?)(?:-gamma(\d+))?(-mirror)?(-\d+gpu)?', case).groups()
         run = training_run(
@@ -90,3 +93,131 @@ def test_minibatch_that_does_not_divide_is_refused_with_a_remedy_that_works(opti
     assert remedy in caught.value.remedy
     flags = re.findall(r'--(minibatch-\w+)=(\d+)', caught.value.remedy)
     training_run('ds', **{**options, **{flag.replace('-', '_'): int(value) for flag, value in flags}})
+
+
+# ---- Presets of StyleGAN2-ADA ----
+
+# Options of its training script that have no counterpart: how it computes, and a random part of the dataset.
+_ELSEWHERE = {'nhwc', 'nobench', 'allow_tf32', 'workers', 'subset'}
+
+
+def options_of(options):
+    """The options of the original's script as those of `training_run`."""
+    resume = options.get('resume')
+    names = dict(gpus='num_gpus', gamma='gamma', kimg='total_kimg', batch='minibatch_size', target='target', p='p',
+                 augpipe='augpipe', cond='cond', mirror='mirror_augment', freezed='freeze_d', seed='seed')
+    return dict(
+        {'config': options.get('cfg', 'auto'), 'aug': {'noaug': 'none', None: None}.get(
+            options.get('aug'), options.get('aug')), 'seed': 0, 'image_snapshot_ticks': options.get('snap', 50),
+         'network_snapshot_ticks': options.get('snap', 50), 'resume_pkl': None if resume == 'noresume' else resume,
+         'precision': 'float32' if options.get('fp32') else 'mixed_float16'},
+        **{names[name]: value for name, value in options.items() if name in names},
+        resolution=int(re.search(r'res(\d+)', options['data'])[1]))
+
+
+def arguments_of(run):
+    """The arguments of a run, under the original's names."""
+    args = run.run_func_kwargs
+    G, D, sched = args.G_args, args.D_args, args.sched_args
+    half = args.get('precision', 'float32') != 'float32'
+    optimizers = {f'{key}_opt': dict(args[f'{key}_opt_args'], lr=sched[f'{key}_lrate_base']) for key in 'GD'}
+    return dict(
+        num_gpus=run.num_gpus, image_snapshot_ticks=args.image_snapshot_ticks,
+        network_snapshot_ticks=args.network_snapshot_ticks, random_seed=args.tf_config['rnd.np_random_seed'],
+        use_labels='max_label_size' in args.dataset_args, xflip=args.mirror_augment,
+        num_layers=G['mapping_layers'], channel_base=(2 * G['fmap_base'], 2 * D['fmap_base']),
+        num_fp16_res=4 if half else 0, conv_clamp=(G.get('conv_clamp'), D.get('conv_clamp')),
+        mbstd_group_size=D['mbstd_group_size'], architecture=D.get('architecture', 'resnet'),
+        freeze_layers=args.get('freeze_d', 0), optimizers=optimizers, r1_gamma=args.D_loss_args.get('gamma', 0),
+        style_mixing_prob=G.get('style_mixing_prob', 0.9) or 0,
+        pl_weight=2 if args.G_loss_args['func_name'].endswith('pathreg') else 0,
+        total_kimg=args.total_kimg, batch_size=sched['minibatch_size_base'], batch_gpu=sched['minibatch_gpu_base'],
+        ema_kimg=args.G_smoothing_kimg, ema_rampup=args.G_smoothing_rampup, ada_target=args.get('ada_target'),
+        ada_kimg=args.get('ada_kimg', 500), augment_p=args.get('augment_p', 0),
+        augment=AUGPIPES[args.augpipe] if 'augpipe' in args else None, resumes='resume_pkl' in args)
+
+
+def expected_arguments(args):
+    """The same of the original's."""
+    def optimizer(kwargs):
+        return dict(beta1=kwargs['betas'][0], beta2=kwargs['betas'][1], epsilon=kwargs['eps'], lr=kwargs['lr'])
+    G, D, loss = args['G_kwargs'], args['D_kwargs'], args['loss_kwargs']
+    assert (G['z_dim'], G['w_dim'], G['synthesis_kwargs']['channel_max'], D['channel_max']) == (512,) * 4
+    assert D['mapping_kwargs'] == {} and D['num_fp16_res'] == G['synthesis_kwargs']['num_fp16_res']
+    augment = args.get('augment_kwargs')
+    return dict(
+        {name: args[name] for name in ('num_gpus', 'image_snapshot_ticks', 'network_snapshot_ticks', 'random_seed',
+                                       'total_kimg', 'batch_size', 'ema_kimg', 'ema_rampup')},
+        # The share of a GPU, if it is smaller: the original hands out no more.
+        batch_gpu=min(args['batch_gpu'], args['batch_size'] // args['num_gpus']),
+        use_labels=args['training_set_kwargs']['use_labels'], xflip=args['training_set_kwargs']['xflip'],
+        num_layers=G['mapping_kwargs']['num_layers'],
+        channel_base=(G['synthesis_kwargs']['channel_base'], D['channel_base']), num_fp16_res=D['num_fp16_res'],
+        conv_clamp=(G['synthesis_kwargs']['conv_clamp'], D['conv_clamp']),
+        mbstd_group_size=D['epilogue_kwargs']['mbstd_group_size'], architecture=D.get('architecture', 'resnet'),
+        freeze_layers=D['block_kwargs'].get('freeze_layers', 0),
+        optimizers={f'{key}_opt': optimizer(args[f'{key}_opt_kwargs']) for key in 'GD'},
+        r1_gamma=loss['r1_gamma'], style_mixing_prob=loss.get('style_mixing_prob', 0.9),
+        pl_weight=loss.get('pl_weight', 2), ada_target=args.get('ada_target'), ada_kimg=args.get('ada_kimg', 500),
+        augment_p=args.get('augment_p', 0), resumes=bool(args.get('resume_pkl')),
+        augment=augment and {name: value for name, value in augment.items() if name != 'class_name'})
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+def test_every_preset_asks_the_training_loop_for_the_same_as_the_original():
+    cases = load_json('schedule/train_args.json', GOLDEN_ADA)
+    seen = set()
+    for case in cases:
+        options = case['options']
+        if not case.get('error'):
+            run = training_run('ds', **options_of(options))
+            assert arguments_of(run) == expected_arguments(case['args']), options
+            assert run.run_func_kwargs.ada_rules
+            seen.add(options.get('cfg', 'auto'))
+        elif {'aug', 'p', 'target', 'augpipe', 'batch', 'gpus'} & set(options):
+            with pytest.raises(cli.UserError):
+                training_run('ds', **options_of(options))
+    assert seen == set(PRESETS)
+
+
+def test_a_preset_without_a_resolution_to_derive_from():
+    with pytest.raises(ValueError, match='expected the resolution'):
+        training_run('ds', config='auto')
+    assert training_run('ds', config='paper256').run_func_kwargs.D_loss_args['gamma'] == 1
+
+
+def test_half_precision_clamps_and_resuming_adapts_faster():
+    kwargs = kwargs_of(config='cifar')
+    assert 'conv_clamp' not in kwargs.G_args and kwargs.G_smoothing_rampup == 0.05 and 'ada_kimg' not in kwargs
+    kwargs = kwargs_of(config='cifar', precision='bfloat16', resume_pkl='x.pkl')
+    assert kwargs.G_args['conv_clamp'] == kwargs.D_args['conv_clamp'] == 256
+    assert kwargs.G_smoothing_rampup is None and kwargs.ada_kimg == 100
+    assert kwargs_of(config='cifar', ada_kimg=7, resume_pkl='x.pkl').ada_kimg == 7
+    assert kwargs_of(config='auto', resolution=64, gamma=0.0).D_loss_args == {'func_name': 'training.loss.D_logistic'}
+
+
+def test_augmentation_of_the_other_configurations():
+    assert not {'augpipe', 'ada_target', 'augment_p', 'ada_rules'} & set(kwargs_of())
+    kwargs = kwargs_of(aug='ada', config='config-b')
+    assert (kwargs.augpipe, kwargs.ada_target) == ('bgc', 0.6) and 'ada_rules' not in kwargs
+    kwargs = kwargs_of(aug='fixed', p=0.2, augpipe='blit')
+    assert (kwargs.augpipe, kwargs.augment_p) == ('blit', 0.2) and 'ada_target' not in kwargs
+    assert kwargs_of(aug='ada', ada_kimg=50, target=0.5, resume_pkl='x.pkl').ada_kimg == 50
+
+
+@pytest.mark.parametrize('options, fact, remedy', [
+    (dict(target=0.5), '--target: has no effect with --aug=none', '--aug=ada'),
+    (dict(ada_kimg=100), '--ada-kimg: has no effect with --aug=none', '--aug=ada'),
+    (dict(p=0.5), '--p: has no effect with --aug=none', '--aug=fixed'),
+    (dict(augpipe='bg'), '--augpipe: has no effect with --aug=none', '--aug=ada'),
+    (dict(aug='ada', p=0.5), '--p: has no effect with --aug=ada', '--aug=fixed'),
+    (dict(aug='fixed', p=0.5, target=0.5), '--target: has no effect with --aug=fixed', '--aug=ada'),
+    (dict(aug='fixed'), '--aug=fixed: expected the probability', '--p='),
+    (dict(aug='fixed', p=1.5), '--p=1.5: expected a number from 0 to 1', ''),
+    (dict(config='config-a', aug='ada', augpipe='bgcf'), 'grow from 8x8', '--augpipe=bgc'),
+    (dict(config='paper256', num_gpus=6), '--num-gpus=6: --config=paper256 needs a power of two', '--num-gpus=4'),
+])
+def test_options_of_the_augmentation_that_do_not_go_together(options, fact, remedy):
+    with pytest.raises(cli.UserError) as caught:
+        training_run('ds', **options)
+    assert fact in caught.value.fact and remedy in caught.value.remedy

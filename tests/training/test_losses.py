@@ -1,12 +1,17 @@
 """Losses and regularisers against the original's values and gradients, with its random numbers."""
 
+import functools
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.golden import GOLDEN, assert_close, load_json, load_npz
+from dnnlib.pickles import torch_networks
+from tests.golden import GOLDEN, GOLDEN_ADA, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from training import loss, misc
+from training.augment import AugmentPipe
 from training.nets import registry
 
 
@@ -85,6 +90,119 @@ def rounding_spread(variables, gradients):
     for var, value in zip(variables.values(), values, strict=True):
         var.assign(value)
     return spread
+
+
+# ---- StyleGAN2-ADA ----
+
+def numbers_of_ada(data, prefix=''):
+    """Random numbers recorded in a phase of StyleGAN2-ADA, under the names that the losses draw them by.
+
+    Args:
+        data:   Arrays 'gen_z', 'gen_c', 'rand/G/mix_z', ..., with `prefix` before the names.
+        prefix: Path of the phase.
+    """
+    draws = {name.removeprefix(f'{prefix}rand/'): value for name, value in data.items()
+             if name.startswith(f'{prefix}rand/')}
+    z, c = data[f'{prefix}gen_z'], data[f'{prefix}gen_c']
+    numbers = {'latents': z, 'labels0': c, 'pl_latents': z[:len(z) // 2], 'labels1': c[:len(z) // 2]}
+    # Greg evaluates the generator once, for path lengths.
+    regularizes = 'pl_noise' in draws and not any(name.startswith('pl_G/') for name in draws)
+    scopes = {'G': 'G1' if regularizes else 'G0', 'pl_G': 'G1'}
+    for name, value in draws.items():
+        scope, _, rest = name.partition('/')
+        rest = {'mix_z': 'latents2'}.get(rest, rest)
+        numbers[f'{scopes[scope]}/{rest}' if scope in scopes else name] = value
+    return numbers
+
+
+def translated(name, value, key):
+    """(name, value) of a variable of PyTorch's network `key`, 'G' or 'D', or of its gradient."""
+    if key == 'D':
+        return torch_networks._translate_discriminator(name, value)
+    _, name, value = torch_networks._translate_generator(name, value)
+    return name, value
+
+
+def generator_name(name):
+    """Name of a variable in the component of a generator that has it -> its name in the generator."""
+    return name if name in ('lod', 'dlatent_avg') else f'G_mapping/{name}' if re.match('LabelEmbed|Dense', name) else (
+        f'G_synthesis/{name}')
+
+
+ADA_CASES = {case['key']: case for case in load_json('loss/cases.json', GOLDEN_ADA) or []}
+
+
+@pytest.fixture(scope='module')
+def ada_networks():
+    """Function from the file name of a pickle to (G, D), loaded once."""
+    return functools.cache(lambda pkl: misc.load_pkl(GOLDEN_ADA / 'loss' / pkl)[:2])
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+@pytest.mark.parametrize('name', ADA_CASES)
+def test_golden_ada(name, ada_networks):
+    case, data = ADA_CASES[name], load_npz(f'loss/{name}.npz', GOLDEN_ADA)
+    (G, D), key = ada_networks(case['pkl']), case['grad_of']
+    G.kw.style_mixing_prob = case['loss_kwargs']['style_mixing_prob'] or None
+    if 'w_avg_before' in data:
+        G.set_var('dlatent_avg', data['w_avg_before'])
+    pipe, augment = AugmentPipe(**case['augment_kwargs'] or {}), None
+    if case['augment'] != 'none':
+        def augment(images, rng):
+            return pipe(images, case['augment_p'], rng, case['debug_percentile'])
+    pl_mean = tf.Variable(data.get('pl_mean_before', np.float32(0)))
+    context = loss.LossContext(
+        G, D, case['batch'], InjectedRandom(numbers_of_ada(data)), tf.zeros([1, D.input_shapes[1][1]]),
+        tf.constant(data['real_img']), tf.constant(data['real_c']), pl_mean, augment=augment, random_fake_labels=True)
+    parts = {'main': ('loss',), 'reg': ('reg',), 'both': ('loss', 'reg')}[case['phase'][1:]]
+    settings = case['loss_kwargs']
+    variables = (G if key == 'G' else D).named_variables(trainable=True)
+
+    def evaluate():
+        with tf.GradientTape() as tape:
+            if key == 'G':
+                terms = loss.G_logistic_ns_pathreg(context, parts, settings['pl_batch_shrink'], settings['pl_decay'],
+                                                   settings['pl_weight'])
+            else:
+                terms = loss.D_logistic_r1(context, parts, settings['r1_gamma'])
+            total = sum(tf.reduce_mean(term) for term in (terms.loss, terms.reg) if term is not None) * case['gain']
+        return terms, tape.gradient(total, list(variables.values()), unconnected_gradients='zero')
+
+    terms, grads = evaluate()
+    found = {f'Loss/{key}/loss': terms.loss, f'Loss/{key}/reg': terms.reg, **terms.stats,
+             'Loss/r1_penalty': terms.stats.get('Loss/gradient_penalty')}
+    compared = [tag for tag in case['values'] if found.get(tag) is not None and tag != 'Loss/pl_penalty']
+    assert compared
+    for tag in compared:
+        assert_close(found[tag], data[f'value/{tag}'], 0 if '/signs/' in tag else 1e-5, f'{name} {tag}')
+    if 'w_avg_after' in data and case['net'] != 'sg3':  # There the average moves in Dmain alone.
+        assert_close(G.get_var('dlatent_avg'), data['w_avg_after'], 1e-5, 'w_avg')
+    if 'pl_mean_after' in data and 'reg' in parts and key == 'G':
+        assert_close(pl_mean.numpy(), data['pl_mean_after'], 1e-5, 'pl_mean')
+    compare_with_ada(name, key, data, variables, grads, lambda: evaluate()[1])
+
+
+def compare_with_ada(name, key, data, variables, grads, gradients):
+    """Compare gradients by variable with recorded ones. `gradients` computes them again."""
+    expected = {}
+    for torch_name, value in data.items():
+        if torch_name.startswith('grad/'):
+            own_name, value = translated(torch_name.removeprefix('grad/'), value, key)
+            value = value + 1 if own_name.endswith('mod_bias') else value  # Only the variable is stored less 1.
+            expected[own_name if key == 'D' else generator_name(own_name)] = value
+    assert expected.keys() <= variables.keys()
+    unclear = []
+    for i, (own_name, grad) in enumerate(zip(variables, grads, strict=True)):
+        if own_name in expected:
+            assert grad.shape == expected[own_name].shape
+            if np.abs(grad - expected[own_name]).max() > 5e-5 * np.abs(expected[own_name]).max():
+                unclear.append((i, own_name))
+    if unclear:
+        spread, largest = rounding_spread(variables, gradients), max(np.abs(g).max() for g in grads)
+        for i, own_name in unclear:  # As above, what cancels is as exact as the rounding of the weights.
+            error = np.abs(grads[i] - expected[own_name]).max()
+            assert error <= 4 * max(spread[i], 2 ** -24) and error <= 1e-6 * largest, (
+                f'{name} grad of {own_name}: error {error:.3g}, rounding explains {spread[i]:.3g}')
 
 
 @pytest.mark.parametrize('name', sorted(loss.LOSSES))

@@ -107,6 +107,18 @@ def small_networks(G_func='G_main', D_func='D_stylegan2', D_kwargs=None, **G_kwa
     return G, D, G.clone('Gs')
 
 
+def test_the_strength_of_the_augmentation_goes_with_the_discriminator(tmp_path):
+    G, D, Gs = small_networks()
+    D.augment_p = 0.375
+    misc.save_pkl((G, D, Gs), tmp_path / 'net.pkl')
+    assert [net.augment_p for net in misc.load_networks(tmp_path / 'net.pkl')] == [None, 0.375, None]
+    for value in (-1.0, float('nan'), float('inf')):
+        D.augment_p = value
+        misc.save_pkl(D, tmp_path / 'net.pkl')
+        with pytest.raises(UserError, match='augment_p is no number'):
+            misc.load_pkl(tmp_path / 'net.pkl')
+
+
 def test_what_we_write_names_only_portable_settings(tmp_path):
     G, D, Gs = small_networks(fused_modconv=True, randomize_noise=False)
     misc.save_pkl((G, D, Gs), tmp_path / 'net.pkl')

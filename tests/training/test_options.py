@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 from tests import ROOT
+from tests.golden import GOLDEN_ADA, load_json
 from tests.light_help import help_of
 from training import options
 from training.configs import training_run
@@ -55,8 +56,8 @@ def test_every_flag_arrives_under_the_name_of_its_option():
     values = vars(parser.parse_args([]))
     assert set(values) == {option.dest for option in options.OPTIONS}
     assert {name: value for name, value in values.items() if value is not None} == dict(
-        data_dir='datasets', result_dir='results', config='config-f', mirror_augment=False, total_kimg=25000,
-        num_gpus=1, tf32=False, seed=1000, cond=False, image_snapshot_ticks=10, network_snapshot_ticks=10)
+        data_dir='datasets', result_dir='results', config='config-f', mirror_augment=False, num_gpus=1, tf32=False,
+        seed=1000, cond=False, image_snapshot_ticks=10, network_snapshot_ticks=10)
 
 
 def test_an_option_that_is_not_in_the_table_is_refused():
@@ -81,3 +82,16 @@ def test_what_a_resumed_run_may_change():
 def test_the_table_is_read_without_tensorflow():
     text = help_of(str(ROOT / 'run_training.py'))
     assert all(option.flag in text for option in options.OPTIONS)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+def test_golden_defaults_of_the_training_loop_of_ada():
+    """The file is in the first set of numbers only."""
+    from training.training_loop import training_loop
+    if not (GOLDEN_ADA / 'schedule' / 'training_loop_defaults.json').exists():
+        pytest.skip('no training_loop_defaults.json')
+    expected = load_json('schedule/training_loop_defaults.json', GOLDEN_ADA)
+    ours = {'ema_kimg': 'G_smoothing_kimg', 'ema_rampup': 'G_smoothing_rampup'}
+    for name in ('ema_kimg', 'ema_rampup', 'G_reg_interval', 'D_reg_interval', 'ada_target', 'ada_interval', 'ada_kimg',
+                 'total_kimg', 'image_snapshot_ticks', 'network_snapshot_ticks', 'num_gpus', 'resume_pkl'):
+        assert inspect.signature(training_loop).parameters[ours.get(name, name)].default == expected[name], name

@@ -24,6 +24,7 @@ from tests import ROOT
 from tests.stub_networks import stub_networks  # noqa: F401  A fixture.
 from tests.training.test_misc import small_networks
 from training import configs, misc
+from training.data import dataset_writer
 from training.dataset import TFRecordDataset
 from training.run import snapshot
 from training.step.adam import Adam
@@ -310,6 +311,56 @@ def test_which_pickles_are_kept(tmp_path, monkeypatch, keep, expected):
     snapshots.save_networks([], 'network-snapshot-000002_900.pkl', keep, str(tmp_path / 'network-snapshot-000001.pkl'))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*others, *(f'network-snapshot-{number}.pkl' for number in expected)}
+
+
+# ---- Presets of StyleGAN2-ADA ----
+
+@pytest.fixture(scope='module')
+def labelled(data_dir):
+    """Name of a dataset of 16x16 RGB images with labels of three classes."""
+    with dataset_writer.new_dataset(data_dir / 'labelled16') as writer:
+        for image in np.random.RandomState(0).randint(256, size=[12, 3, 16, 16]):
+            writer.add_image(image)
+        writer.add_labels(np.eye(3)[np.arange(12) % 3])
+    return 'labelled16'
+
+
+@pytest.mark.parametrize('preset, precision', [
+    ('auto', 'float32'), ('stylegan2', 'float32'), ('paper256', 'float32'), ('paper512', 'bfloat16'),
+    ('paper1024', 'mixed_float16'), ('cifar', 'float32')])
+def test_presets(preset, precision, data_dir, labelled, tmp_path, capsys):
+    """Two iterations, with labels. They run eagerly: compiling would take longer."""
+    run = configs.training_run(
+        labelled, data_dir=str(data_dir), config=preset, resolution=16, cond=preset != 'stylegan2', total_kimg=0.008,
+        minibatch_size=4, fmap_base=32, fmap_max=4, latent_size=8, mapping_layers=1, precision=precision,
+        augpipe='bgc' if preset == 'auto' else 'color', impl='ref')
+    tf.config.run_functions_eagerly(True)
+    try:
+        Gs = training_loop(run_dir=str(tmp_path), minibatch_repeats=1, ada_interval=1, **run.run_func_kwargs)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    _, D, saved = misc.load_networks(tmp_path / 'network-final.pkl')
+    clamp = None if precision == 'float32' else 256
+    assert Gs.static_kwargs.get('conv_clamp') == D.static_kwargs.get('conv_clamp') == clamp
+    assert D.static_kwargs.mbstd_group_size == run.run_func_kwargs.D_args['mbstd_group_size']
+    labels = 0 if preset == 'stylegan2' else 3
+    assert D.input_shapes[1] == saved.input_shapes[1] == [None, labels]
+    assert ('LabelEmbed/weight' in D.vars) == ('Mapping7/weight' in D.vars) == bool(labels)
+    for name, var in saved.vars.items():
+        assert np.isfinite(var.numpy()).all(), name
+    stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert stats[-1]['Progress/augment'] == D.augment_p >= 0 and -1 <= stats[-1]['Loss/signs/real'] <= 1
+    assert ('Loss/pl_mean' in stats[0]) == (preset != 'cifar')
+    assert stats[0]['TrainG/learning_rate'] == pytest.approx(run.run_func_kwargs.sched_args['G_lrate_base'] * 4 / 5)
+    out = capsys.readouterr().out
+    assert re.search(r'^tick 1 .* augment \d\.\d{3} +r_t -?\d\.\d{3} +left 0s$', out, re.MULTILINE)
+    assert 'loss scaling' not in out
+
+
+def test_images_that_cannot_be_augmented(data_dir, tmp_path):
+    run = configs.training_run('tiny', data_dir=str(data_dir), aug='ada', augpipe='bgcf', fmap_base=32, fmap_max=4)
+    with pytest.raises(UserError, match='--augpipe=bgcf: its filter needs images of 32x32 or more'):
+        training_loop(run_dir=str(tmp_path), **run.run_func_kwargs)
 
 
 # ---- Metrics at snapshots ----

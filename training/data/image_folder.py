@@ -61,7 +61,7 @@ def open_source(
         conversion: What is done to each image.
         shuffle:    Store the images in random order? Otherwise they are sorted by path, by code point.
         labels:     'folders' = the first folder in the path of an image is its class; or a label file as in
-                    training/data/image_labels.py. None = no labels.
+                    training/data/image_labels.py, which may be inside the .zip. None = no labels.
         max_images: Stop after this many images. None = take all.
         skip_bad:   Leave out the images that cannot be used? Otherwise the first one raises UserError.
         report:     Called with a line about the files that were ignored.
@@ -76,7 +76,8 @@ def open_source(
         side = conversion.letterbox[0] if conversion.letterbox else conversion.resolution
         if side:
             require_memory((conversion.channels or 1, side, side), min(len(names), max_images or len(names)))
-        table, class_names = image_labels.load(labels, names) if labels else (None, None)
+        read = files.read if labels in files.names else None
+        table, class_names = image_labels.load(labels, names, read) if labels else (None, None)
         shape, first_title = _shape_of_first(files, names, conversion, skip_bad)
         order = shuffled_order(len(names)) if shuffle else np.arange(len(names))
 

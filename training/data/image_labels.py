@@ -13,7 +13,8 @@ import collections
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import IO
 
 import numpy as np
 
@@ -25,12 +26,15 @@ _MAX_CLASSES = 10_000  # A larger number is more likely a mistake than a class.
 _LARGEST = 3e38        # About the largest number of float32.
 
 
-def load(labels: str, names: Sequence[str]) -> tuple[np.ndarray, list[str] | None]:
+def load(labels: str, names: Sequence[str], read: Callable[[str], IO[bytes]] | None = None,
+         ) -> tuple[np.ndarray, list[str] | None]:
     """Load the labels of images.
 
     Args:
         labels: 'folders', or a file that ends in .json or .csv.
         names:  Paths of the images, relative to the folder that was given, with slashes.
+        read:   Opens the file `labels` beside the images, if there is none in the working folder. None = there is no
+                such file.
 
     Returns:
         (float32 [len(names), label_size], names of the classes; None if they have no names).
@@ -40,7 +44,7 @@ def load(labels: str, names: Sequence[str]) -> tuple[np.ndarray, list[str] | Non
     """
     if labels == 'folders':
         return _labels_of_folders(names)
-    return _to_table(labels, names, _read_label_file(labels, names))
+    return _to_table(labels, names, _read_label_file(labels, names, read))
 
 
 def _labels_of_folders(names):
@@ -72,11 +76,13 @@ def _one_hot(numbers, num_classes):
 
 # ---- Files ----
 
-def _read_label_file(path, names):
+def _read_label_file(path, names, read):
     """A label file -> list of (name of an image, label: str, int, or list of numbers)."""
-    if not storage.is_file(path):
+    if storage.is_file(path):
+        read = storage.open_file
+    if read is None:
         raise UserError(f'label file {path} not found', 'Give --labels=folders, or the path of a .json or .csv file.')
-    with storage.open_file(path) as file:
+    with read(path) as file:
         content = file.read()
     try:
         text = content.decode('utf-8-sig')
@@ -98,6 +104,8 @@ def _pairs_of_json(path, content):
             raise UserError(f'{path}: expected "labels" to be a list of [name of the image, label]',
                             'Correct the file.')
         return [tuple(pair) for pair in pairs]
+    if isinstance(content, dict) and 'labels' in content and content['labels'] is None:
+        raise UserError(f'{path}: its "labels" are null: there are none', 'Leave --labels out.')
     if not isinstance(content, dict):
         raise UserError(f'{path}: expected an object of names and labels, found a {type(content).__name__}',
                         'Correct the file.')

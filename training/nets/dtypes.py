@@ -64,11 +64,17 @@ def note_slow_precision(precision: str, cpuinfo: str = '/proc/cpuinfo') -> str:
             '--precision=bfloat16 takes longer here than float32.')
 
 
-def describe_precision(precision: str, G) -> str:
-    """Return a line for the log that says which resolutions of G use which precision."""
+def describe_precision(precision: str, G, loss_scaling: bool = True) -> str:
+    """Return a line for the log that says which resolutions of G use which precision.
+
+    Args:
+        precision:    Key of configs.PRECISIONS.
+        G:            Generator.
+        loss_scaling: Are losses scaled where that is of use?
+    """
     kw = G.components.synthesis.settings_for({'dtype': PRECISIONS[precision]})
     sizes = [2 ** res for res in range(2, int(np.log2(kw.resolution)) + 1) if dtype_at(kw, 2 ** res) != 'float32']
     if not sizes:
         return 'Precision: float32.'
-    scaling = ', with loss scaling' if kw.dtype == 'float16' else ''
+    scaling = ', with loss scaling' if kw.dtype == 'float16' and loss_scaling else ''
     return f'Precision: {kw.dtype} from {sizes[0]}x{sizes[0]} to {sizes[-1]}x{sizes[-1]}, float32 elsewhere{scaling}.'

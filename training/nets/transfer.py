@@ -39,6 +39,9 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
         networks = misc.load_networks(resume_pkl)
         if networks[0].origin is not None:
             print(_describe_origin(networks[0].origin))
+        if 'style_mixing_prob' in G_args:  # It belongs to the training, not to the network.
+            prob = G_args['style_mixing_prob']
+            networks[0].kw.style_mixing_prob = networks[0]._net.static_kwargs['style_mixing_prob'] = prob
         fits = networks[1].input_shapes == [[None, *training_set.shape], [None, training_set.label_size]]
         return networks if fits else _adapt(networks, shape)
     print('Constructing networks...')

@@ -20,13 +20,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.util import file_sha256
-from training.options import Option, changeable_arguments, fixed_options
+from training.options import OPTIONS, Option, changeable_arguments, fixed_options
 
 _ON_WINDOWS = os.name == 'nt'
 _FORMAT = 1  # Number in state.json. A checkpoint with another number is refused.
@@ -207,14 +207,18 @@ def check_settings(found: Found, settings: dict[str, Any]) -> None:
     before = found.state['settings']
     if before is None or _fixed(before['loop_args']) == _fixed(settings['loop_args']):
         return
-    pairs = [(option, before['flags'].get(option.dest), settings['flags'].get(option.dest))
-             for option in fixed_options()]
-    different = [(option, old, new) for option, old, new in pairs if old != new]
+    def differing(options: Iterable[Option]) -> list[tuple[Option, Any, Any]]:
+        pairs = [(option, before['flags'].get(option.dest), settings['flags'].get(option.dest)) for option in options]
+        return [(option, old, new) for option, old, new in pairs if old != new]
+
+    remedy = 'Give the same flags to continue; or begin with its networks and other settings: --resume-pkl.'
+    different = differing(fixed_options())
+    if not different:  # Presets of StyleGAN2-ADA derive settings from these, which may otherwise change.
+        different = differing(option for option in OPTIONS if option.name in ('num_gpus', 'resume_pkl'))
+        remedy = f'Settings of --config={settings["flags"].get("config")} follow from them. {remedy}'
     if different:
         was, now = (', '.join(_flag_text(option, values[which]) for option, *values in different) for which in (0, 1))
-        raise UserError(
-            f'{found.path} was made with {was}, this command has {now}',
-            'Give the same flags to continue; or begin with its networks and other settings: --resume-pkl.')
+        raise UserError(f'{found.path} was made with {was}, this command has {now}', remedy)
     raise UserError(f'{found.path} was made by a version of this program whose flags mean something else',
                     'Continue with that version, or begin with its networks: --resume-pkl.')
 

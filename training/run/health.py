@@ -67,15 +67,16 @@ class SkippedUpdates:
         self._in_a_row, self._since_report = dict(state['in_a_row']), dict(state['since_report'])
 
 
-def out_of_memory(minibatch_size: int, minibatch_gpu: int, err: BaseException) -> UserError:
+def out_of_memory(minibatch_size: int, minibatch_gpu: int, group: int, err: BaseException) -> UserError:
     """The error to raise in place of one for which `cli.is_out_of_memory` is true.
 
     Args:
         minibatch_size: Images of a minibatch that one device handles.
         minibatch_gpu:  Images that it handles at a time.
+        group:          Images in a group of minibatch stddev.
         err:            The exception.
     """
-    smaller = [n for n in range(2, minibatch_gpu) if minibatch_size % n == 0 and microbatch_fits(n, smallest=2)]
+    smaller = [n for n in range(2, minibatch_gpu) if minibatch_size % n == 0 and microbatch_fits(n, 2, group)]
     remedy = 'Give --precision=bfloat16 or a smaller --fmap-base: both need less memory.'
     if smaller:
         remedy = (f'Give --minibatch-gpu={smaller[-1]}: it needs less memory. Each update still sees the same number '

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CHARTS = [
     ('Loss', 'loss', {'Loss/G/loss': 'generator', 'Loss/D/loss': 'discriminator'}),
     ('Scores', 'output of the discriminator', {'Loss/scores/real': 'reals', 'Loss/scores/fake': 'fakes'}),
+    ('Overfitting', 'strength p, mean sign r_t', {
+        'Progress/augment': 'augmentation p', 'Loss/signs/real': 'r_t, mean sign of the scores of reals'}),
     ('Path length', 'path length', {'Loss/pl_lengths': 'lengths', 'Loss/pl_mean': 'moving average'}),
     ('Regularisation', 'penalty', {'Loss/G/reg': 'path length', 'Loss/D/reg': 'R1'}),
     ('Speed', 'seconds per kimg', {'Timing/sec_per_kimg': 'training'}),
@@ -48,6 +50,9 @@ _IN_WORDS = [
     ('learning rate', ['sched_args.G_lrate_base'], '{}'),
     ('weight of R1 (gamma)', ['D_loss_args.gamma'], '{}'),
     ('half-life of Gs, the average of G', ['G_smoothing_kimg'], '{} kimg'),
+    ('augmentation', ['augpipe'], '{}'),
+    ('strength of the augmentation', ['augment_p'], '{}'),
+    ('target of r_t', ['ada_target'], '{}'),
     ('losses', ['G_loss_args.func_name', 'D_loss_args.func_name'], '{}, {}'),
     ('feature maps', ['G_args.fmap_base', 'G_args.fmap_max'], '2 * {} / resolution, {} at most'),
     ('size of Z and W', ['G_args.latent_size'], '{}'),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dnnlib.progress import format_time
 from dnnlib.tflib.tfutil import has_gpu
 from dnnlib.util import EasyDict
+from training.loss import REAL_SIGNS
 from training.run.checkpoint import format_kimg
 from training.run.clock import Clock
 from training.run.health import SkippedUpdates
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def report_tick(summaries: Summaries, clock: Clock, progress: RunProgress, tick_kimg: float, sched: EasyDict,
-                skipped: SkippedUpdates, left: float | None) -> str:
+                skipped: SkippedUpdates, left: float | None, augment_p: float | None = None) -> str:
     """Save the scalars of a tick.
 
     Args:
@@ -34,6 +35,7 @@ def report_tick(summaries: Summaries, clock: Clock, progress: RunProgress, tick_
         sched:     What training_schedule returned.
         skipped:   Updates skipped since the last tick.
         left:      Seconds that the run still takes. None = not known.
+        augment_p: Strength of the augmentation. None = there is none.
 
     Returns:
         The line to print, and a second one if updates were skipped.
@@ -46,6 +48,10 @@ def report_tick(summaries: Summaries, clock: Clock, progress: RunProgress, tick_
         'Timing/maintenance_sec': maintenance,
         'Timing/total_hours': total_time / 3600, 'Timing/total_days': total_time / 86400,
         'Resources/peak_gpu_mem_gb': peak_memory() / 2 ** 30, **({} if left is None else {'Timing/left_sec': left})}
+    augmentation = ''
+    if augment_p is not None:
+        fields['Progress/augment'] = augment_p
+        augmentation = f'augment {augment_p:<6.3f} r_t {summaries.mean(REAL_SIGNS):<6.3f} '
     for tag, value in fields.items():
         summaries.add(tag, value)
     with tolerate_write_errors('a line of stats.jsonl'):
@@ -53,7 +59,8 @@ def report_tick(summaries: Summaries, clock: Clock, progress: RunProgress, tick_
     line = (f'tick {progress.cur_tick:<5d} kimg {format_kimg(progress.kimg):<8s} lod {sched.lod:<5.2f} '
             f'minibatch {sched.minibatch_size:<4d} time {format_time(total_time):<12s} sec/tick {tick_time:<7.1f} '
             f'sec/kimg {tick_time / tick_kimg:<7.2f} maintenance {maintenance:<6.1f} '
-            f'gpumem {fields["Resources/peak_gpu_mem_gb"]:<5.1f} left {"?" if left is None else format_time(left)}')
+            f'gpumem {fields["Resources/peak_gpu_mem_gb"]:<5.1f} {augmentation}'
+            f'left {"?" if left is None else format_time(left)}')
     return '\n'.join(filter(None, [line, skipped.report()]))
 
 

@@ -39,6 +39,7 @@ class Iterations:
         minibatch_repeats:     The schedule is updated every so many iterations.
         devices:               Devices of the trainer. None = one device.
         G_smoothing_kimg:      Half-life of Gs, in thousands of images.
+        G_smoothing_rampup:    The half-life is at most this fraction of the images shown so far. None = no limit.
         mirror_augment:        Flip real images left to right at random?
         drange_net:            Dynamic range of the images that the networks see.
         reset_opt_for_new_lod: Reset Adam's moments when layers are added or begin to fade in?
@@ -50,10 +51,12 @@ class Iterations:
     def __init__(self, trainer: TrainStep, training_set: TFRecordDataset, progress: RunProgress, data_seed: int,
                  sched_args: dict[str, Any] | None = None, minibatch_repeats: int = 4, devices: Devices | None = None,
                  G_smoothing_kimg: float = 10.0, mirror_augment: bool = False,
-                 drange_net: tuple[float, float] = (-1, 1), reset_opt_for_new_lod: bool = True):
+                 drange_net: tuple[float, float] = (-1, 1), reset_opt_for_new_lod: bool = True,
+                 G_smoothing_rampup: float | None = None):
         self._trainer, self._training_set, self._progress, self._data_seed = trainer, training_set, progress, data_seed
         self._sched_args = sched_args or {}
-        self._repeats, self._devices, self._smoothing = minibatch_repeats, devices or Devices(), G_smoothing_kimg
+        self._repeats, self._devices = minibatch_repeats, devices or Devices()
+        self._smoothing, self._rampup = G_smoothing_kimg, G_smoothing_rampup
         self._mirror_augment, self._drange_net, self._reset_opt = mirror_augment, drange_net, reset_opt_for_new_lod
         self.sched = self._schedule(progress.sched_nimg)
         self._stage = trainer.set_lod(self.sched.lod)
@@ -106,7 +109,7 @@ class Iterations:
         sched, results = self.sched, []
         num_microbatches = sched.minibatch_size // (sched.minibatch_gpu * self._devices.number)  # of each device
         seed = self._data_seed, self._progress.iteration
-        Gs_beta = 0.5 ** (sched.minibatch_size / (self._smoothing * 1000.0)) if self._smoothing > 0.0 else 0.0
+        Gs_beta = smoothing_beta(sched.minibatch_size, self._smoothing, self._rampup, self._progress.cur_nimg)
         data = self._devices.split(*next(self._data))
         lod = tf.constant(sched.lod, tf.float32)
         reals, labels = self._prepare(self._stage)(*data, lod, tf.constant(seed, tf.int64))
@@ -114,6 +117,8 @@ class Iterations:
             sizes = sched.minibatch_gpu, num_microbatches
             if phase == 'Gs_update':
                 self._trainer.update_Gs(Gs_beta)
+            elif phase == 'p_update':
+                self._trainer.update_p(sched.minibatch_size)
             elif phase.startswith('G'):
                 results.append(self._trainer.run(phase, *sizes, sched.G_lrate, stage=self._stage, seed=seed))
             else:
@@ -141,6 +146,21 @@ class Iterations:
             if self._reset_opt and _levels(self.sched.lod) != _levels(before.lod):
                 self._trainer.G_opt.reset()
                 self._trainer.D_opt.reset()
+
+
+def smoothing_beta(minibatch_size: int, smoothing_kimg: float, rampup: float | None, cur_nimg: int) -> float:
+    """Weight of the old Gs when it is updated: 0.5 ** (minibatch_size / half-life).
+
+    Args:
+        minibatch_size: Images of the iteration.
+        smoothing_kimg: Half-life in thousands of images. 0 = Gs is a copy of G.
+        rampup:         The half-life is at most this fraction of the images shown. None = always smoothing_kimg.
+        cur_nimg:       Images shown before the iteration.
+    """
+    half_life = smoothing_kimg * 1000.0
+    if rampup is not None:
+        half_life = min(half_life, cur_nimg * rampup)
+    return 0.5 ** (minibatch_size / half_life) if half_life > 0.0 else 0.0
 
 
 def _levels(lod: float) -> tuple[int, int]:

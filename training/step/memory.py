@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from training.configs import PRECISIONS, microbatch_fits
+from training.configs import PRECISIONS, mbstd_group, microbatch_fits
 from training.nets.dtypes import dtype_at
 from training.nets.layers import ScopedLayer
 
@@ -41,7 +41,8 @@ def largest_part(G: Any, D: Any, minibatch: int, memory: float, precision: str =
     Returns:
         Number of images, 2 or more. None = no part is small enough.
     """
-    parts = [n for n in range(2, minibatch + 1) if minibatch % n == 0 and microbatch_fits(n, smallest=2)]
+    group = mbstd_group(D.static_kwargs)
+    parts = [n for n in range(2, minibatch + 1) if minibatch % n == 0 and microbatch_fits(n, 2, group)]
     return max((n for n in parts if needed_bytes(G, D, n, precision) <= memory), default=None)
 
 

@@ -19,13 +19,23 @@ class StepResult(NamedTuple):
     name: str                    # 'TrainG', 'RegG', 'TrainD' or 'RegD'.
     stats: dict[str, tf.Tensor]  # Tag -> moments [3] of a scalar over all devices: count, sum and sum of squares.
     skipped: tf.Tensor           # Scalar float32: 1 = a gradient was not finite, so the update was skipped; 0 = not.
+                                 # With ada_rules the update is made without the values that were not finite.
 
 
 class TrainStep(tf.Module):
     """The phases of a training iteration, each a function that is traced once.
 
     The order is G_train, G_reg, Gs_update, D_train, D_reg. Gradients are averaged over the microbatches of a minibatch,
-    each of which has `minibatch_gpu` images on each device.
+    each of which has `minibatch_gpu` images on each device. `ada_rules` changes this to what StyleGAN2-ADA does:
+
+    - The order is G_train, G_reg, D_train, D_reg, Gs_update, so that Gs gets the dlatent_avg of the whole iteration.
+    - Gradients of microbatches are added, not averaged. Those of devices are averaged.
+    - D_reg uses all reals of the minibatch, not only its last microbatch.
+    - In D's losses, fakes have random labels, not those of the reals.
+    - Gradients that are not finite do not skip an update: NaN becomes 0, and infinity 1e5 with its sign. There is no
+      loss scaling.
+    - Adam adds epsilon to the corrected root: see `Adam`.
+    - Freeze-D never freezes the layers at 4x4.
 
     Every device has a copy of all variables. The updates are the same on all devices, with two exceptions: dlatent_avg
     follows the latents of its device, and the copy of the first device is saved, as in the original. The moving average
@@ -47,6 +57,8 @@ class TrainStep(tf.Module):
                              image on in the order of `D.variables_by_layer()`. The attribute `frozen_layers` lists
                              them.
         precision:           Key of configs.PRECISIONS. 'mixed_float16' uses loss scaling, separately for each phase.
+        augmentation:        Augmentation of the images that D sees. None = they are not augmented.
+        ada_rules:           Update as StyleGAN2-ADA does, see above?
         devices:             Devices in whose scope this object and the networks are created. None = one device.
 
     Raises:
@@ -55,7 +67,7 @@ class TrainStep(tf.Module):
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
                  lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0,
-                 precision='float32', devices=None):
+                 precision='float32', augmentation=None, ada_rules=False, devices=None):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
@@ -69,6 +81,10 @@ class TrainStep(tf.Module):
         layers = {layer: variables for layer, variables in D.variables_by_layer().items()
                   if any(var.trainable for var in variables.values())
                   and not layer.startswith(('LabelEmbed', 'Mapping'))}  # These do not see the image.
+        if ada_rules:  # The last layers, which see no image any more, are always trained.
+            layers = {layer: variables for layer, variables in layers.items()
+                      if not layer.startswith(('4x4/', 'Output'))}
+            freeze_d = min(freeze_d, len(layers))
         if freeze_d > len(layers):
             raise UserError(f'--freeze-d={freeze_d}: D has {len(layers)} layers', 'Give a smaller number.')
         self.frozen_layers = list(layers)[:freeze_d]
@@ -80,11 +96,13 @@ class TrainStep(tf.Module):
             # As in the original, this does not depend on whether the loss of the network has a regularizer.
             interval = self.reg_intervals[key] if self.lazy else None
             ratio = 1.0 if interval is None else interval / (interval + 1)
-            self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, **(opt_args or {}))
+            self._optimizers[key] = Adam(list(self.trained[key].values()), mb_ratio=ratio, corrected_epsilon=ada_rules,
+                                         **(opt_args or {}))
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)
         self._dtype = PRECISIONS[precision]
-        self._scaling = {phase: LossScaling(self._dtype == 'float16')
+        self.augmentation, self._ada_rules = augmentation, ada_rules
+        self._scaling = {phase: LossScaling(self._dtype == 'float16' and not ada_rules)
                          for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
         self._functions = {}
 
@@ -97,7 +115,8 @@ class TrainStep(tf.Module):
         } for key, optimizer in self._optimizers.items()}
         scaling = {phase: scaling.log2 for phase, scaling in self._scaling.items() if scaling.log2 is not None}
         return {'G': self.G.named_variables(), 'D': self.D.named_variables(), 'Gs': self.Gs.named_variables(),
-                **optimizers, 'pl_mean': self.pl_mean, **({'loss_scaling_log2': scaling} if scaling else {})}
+                **optimizers, 'pl_mean': self.pl_mean, **({'loss_scaling_log2': scaling} if scaling else {}),
+                **({'augmentation': self.augmentation.state()} if self.augmentation else {})}
 
     def has_lazy_reg(self, key: str) -> bool:
         """True if the regularizer of the network `key`, 'G' or 'D', is minimized separately."""
@@ -117,8 +136,11 @@ class TrainStep(tf.Module):
 
     def phases(self, iteration: int) -> list[str]:
         """Names of the phases of an iteration, in order."""
-        names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg']
+        names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg', 'p_update']
+        if self._ada_rules:
+            names = ['G_train', 'G_reg', 'D_train', 'D_reg', 'Gs_update', 'p_update']
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
+        due['p_update'] = self.augmentation is not None and self.augmentation.is_due(iteration)
         return [name for name in names if due.get(name, True)]
 
     def run(self, phase: str, minibatch_gpu: int, microbatches: int, lrate: float | None = None, reals=None,
@@ -128,7 +150,7 @@ class TrainStep(tf.Module):
         Args:
             phase:         Its name.
             minibatch_gpu: Number of images per microbatch and device.
-            microbatches:  Number of microbatches per device whose gradients are averaged.
+            microbatches:  Number of microbatches per device whose gradients are averaged, or with ada_rules added.
             lrate:         Learning rate of the network, before the factor of lazy regularization.
             reals:         Images for D, [microbatches * minibatch_gpu, C, H, W] float32 in [-1, 1], of the stage's
                            resolution. With several devices, one tensor for each, as returned by `Devices.split` or
@@ -141,7 +163,7 @@ class TrainStep(tf.Module):
         Returns:
             StepResult.
         """
-        if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
+        if phase == 'D_reg' and self._losses['D'][0].reg == 'reals' and not self._ada_rules:
             microbatches = 1  # All of them would be equal: see `_phase`.
         spec = (phase, minibatch_gpu, microbatches, stage)
         if spec not in self._functions:
@@ -157,7 +179,7 @@ class TrainStep(tf.Module):
 
     def _phase(self, phase, minibatch_gpu, microbatches, stage, seed, lrate, reals: Any = None, labels: Any = None):
         key, part = phase.split('_')
-        if phase == 'D_reg':
+        if phase == 'D_reg' and not self._ada_rules:
             # The original fetches no new reals for this phase: all its microbatches are the last one of D_train.
             reals, labels = reals[-minibatch_gpu:], labels[-minibatch_gpu:]
         row, loss_args = self._losses[key]
@@ -170,7 +192,7 @@ class TrainStep(tf.Module):
             image_labels = None if labels is None else _microbatch_of(labels, index, minibatch_gpu)
             context = loss_table.LossContext(
                 self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images, image_labels, self.pl_mean,
-                stage, self._dtype, scaling)
+                stage, self._dtype, scaling, self.augmentation, random_fake_labels=self._ada_rules)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
                 terms = row.func(context, parts, **loss_args)
@@ -183,16 +205,25 @@ class TrainStep(tf.Module):
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
                 total = scaling.apply_loss_scaling(total)
             grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
+            for grad, var in zip(grads, optimizer.variables_to_train, strict=True):
+                grad.set_shape(var.shape)  # TensorFlow may not know it of what is behind an augmentation.
             return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
 
-        # From here on all devices have the same values. If one of them has a gradient that is not finite, all skip the
-        # update.
+        # From here on all devices have the same values. If one of them has a gradient that is not finite, all do the
+        # same about it.
         grads, stats = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
         if key == 'G' and 'reg' in parts and self._devices.number > 1:
             self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
         grads = [scaling.undo_loss_scaling(g) for g in grads]
-        num_terms = microbatches * self._devices.number
-        all_finite = optimizer.apply([g / num_terms for g in grads] if num_terms > 1 else grads, lrate)
+        num_terms = self._devices.number * (1 if self._ada_rules else microbatches)
+        grads = [g / num_terms for g in grads] if num_terms > 1 else grads
+        if self._ada_rules:
+            all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+            optimizer.apply([_finite(g) for g in grads], lrate)
+        else:
+            all_finite = optimizer.apply(grads, lrate)
+        if self.augmentation is not None and loss_table.REAL_SIGNS in stats:
+            self.augmentation.collect(stats[loss_table.REAL_SIGNS])
         name = _scope_of(phase)
         stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
                  f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
@@ -212,6 +243,14 @@ class TrainStep(tf.Module):
         for name, var in self.Gs.named_variables().items():
             var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
 
+    def update_p(self, minibatch_size: int):
+        """Update the strength of the augmentation after so many images per iteration, all devices together."""
+        if 'p' not in self._functions:
+            assert self.augmentation is not None
+            update = self.augmentation.update
+            self._functions['p'] = tf.function(lambda size: self._devices.run(update, size), autograph=False)
+        self._functions['p'](tf.constant(minibatch_size))
+
     def num_traces(self) -> dict:
         """Phase and sizes -> number of times its function was traced, which should be 1."""
         return {spec: function.experimental_get_tracing_count() for spec, function in self._functions.items()}
@@ -226,6 +265,12 @@ def _scope_of(phase):
 def _microbatch_of(x, index, size):
     """Microbatch `index` of `size` rows; if x has only one, every index gets it."""
     return x if x.shape[0] == size else x[index * size:(index + 1) * size]
+
+
+def _finite(x):
+    """x with NaN replaced by 0, and infinity by 1e5 with its sign."""
+    x = tf.where(tf.math.is_inf(x), tf.sign(x) * 1e5, x)
+    return tf.where(tf.math.is_nan(x), 0.0, x)
 
 
 def _moments(x):

@@ -119,7 +119,7 @@ def test_out_of_memory_names_the_flag(data_dir, tmp_path, monkeypatch, where, er
     (32, 32, '=16'), (24, 12, '=8'), (24, 24, '=12'), (32, 4, '=2'), (3, 3, '--fmap-base'), (32, 2, '--fmap-base'),
     (12, 4, '=3')])
 def test_the_size_that_is_proposed_is_one_that_works(size, part, expected):
-    remedy = health.out_of_memory(size, part, tf.errors.ResourceExhaustedError(None, None, 'OOM')).remedy
+    remedy = health.out_of_memory(size, part, 4, tf.errors.ResourceExhaustedError(None, None, 'OOM')).remedy
     assert expected in remedy
     # Another --minibatch-gpu does change what is learned.
     assert ('--minibatch-gpu' in remedy) == ('random numbers differ' in remedy) and 'learns the same' not in remedy

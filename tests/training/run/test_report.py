@@ -80,6 +80,15 @@ def test_values_are_points(tmp_path):
     assert 'kimg (thousands of images shown)</text>' in page
 
 
+def test_augmentation_and_overfitting_share_a_chart(tmp_path):
+    folder = make_run(tmp_path / 'run', [
+        tick(kimg, Progress__augment=kimg / 10, Loss__signs__real=0.6) for kimg in (0, 1, 2)],
+        settings={'run_func_kwargs': {'augpipe': 'bgc', 'ada_target': 0.6}})
+    page = saved(folder)
+    assert len(polylines(page, 'Overfitting')) == 2 and 'augmentation p 0.2</span>' in page
+    assert '<td>augmentation</td><td>bgc</td>' in page
+
+
 def test_round_numbers_stand_where_their_values_are():
     text = charts.chart([charts.Curve('c', [(0.0, 0.0), (50.0, 40.0), (100.0, 100.0)], 0)], 'kimg')
     ticks = {label: float(y) - 3.5 for y, label in re.findall(r'y="([\d.]+)" text-anchor="end">(.*?)<', text)}

@@ -1,5 +1,7 @@
 """A run that is killed anywhere and resumed ends with the same bits as a run that was never stopped."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -15,6 +17,7 @@ import tensorflow as tf
 
 from dnnlib.cli import EXIT_STOPPED, Stopped
 from tests import ROOT
+from training import misc
 from training.data import dataset_writer
 from training.run import checkpoint
 from training.run.snapshot import Snapshots
@@ -219,3 +222,46 @@ def test_a_longer_run_and_a_new_one_from_a_checkpoint(data_dir, growing, tmp_pat
     for name in ended:
         (before / name).unlink()
     assert_same_run(before, growing)
+
+
+# Without growing, with the rules of StyleGAN2-ADA. p rises at every update, but for scores that are all negative.
+ADA = dict(
+    G_args=dict(func_name='G_main', latent_size=8, dlatent_size=8, mapping_fmaps=8, mapping_layers=1, fmap_base=32,
+                fmap_max=4, label_embed=True),
+    D_args=dict(func_name='D_stylegan2', fmap_base=32, fmap_max=4, label_embed=True, mapping_layers=1),
+    sched_args=dict(minibatch_size_base=4, minibatch_gpu_base=2, tick_kimg_base=0.016, tick_kimg_dict={}),
+    minibatch_repeats=1, network_snapshot_ticks=1, total_kimg=0.040, augpipe='bgc', ada_target=-0.999, ada_kimg=0.1,
+    ada_rules=True, G_smoothing_rampup=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kwargs', [
+    dict(augpipe='bgc', augment_p=0.5, total_kimg=0.064), ADA], ids=['fixed-and-growing', 'ada'])
+def test_augmentation_goes_on(kwargs, data_dir, tmp_path):
+    """Stopped between two updates of p, whose scores until then are counted."""
+    never, stopped = tmp_path / 'never', tmp_path / 'stopped'
+    train(data_dir, never, resume=None, **kwargs)
+    with pytest.raises(Stopped):
+        train(data_dir, stopped, {(Iterations, 'run'): lambda count: signal.raise_signal(signal.SIGTERM)
+                                  if count == 6 else None}, resume=None, **kwargs)
+    train(data_dir, stopped, **kwargs)
+    assert_same_run(stopped, never)
+    ps = [json.loads(line)['Progress/augment'] for line in (never / 'stats.jsonl').read_text().splitlines()]
+    if 'ada_target' not in kwargs:
+        assert set(ps) == {0.5}
+        return
+    # Ticks after 4, 20, 36 and 40 images; 16 images between two updates.
+    np.testing.assert_allclose(ps, [0, 0.16, 0.32, 0.32], rtol=1e-6)
+    start_from_the_pickle(data_dir, never, tmp_path / 'next')
+
+
+def start_from_the_pickle(data_dir, run_dir, new_dir):
+    """A new run that begins with the networks of another begins with its p."""
+    networks = misc.load_networks(run_dir / 'network-final.pkl')
+    assert networks[1].augment_p == np.float32(0.32) and networks[0].augment_p is None
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        train(data_dir, new_dir, resume=None, **dict(ADA, total_kimg=0.004, D_loss_args=dict(func_name='D_logistic')),
+              resume_pkl=str(run_dir / 'network-final.pkl'))
+    assert 'Augmentation: bgc, adaptive, target -0.999, p starts at 0.32 as in the pickle.' in out.getvalue()
+    assert re.search('tick 0 .* augment 0.320 +r_t +[-.0-9]+ +left', out.getvalue())
+    assert misc.load_networks(new_dir / 'network-final.pkl')[1].augment_p == np.float32(0.32)

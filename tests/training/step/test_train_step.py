@@ -9,11 +9,15 @@ import pytest
 import tensorflow as tf
 
 from dnnlib import onednn
-from tests.golden import GOLDEN, assert_close, load_json, load_npz
+from tests.golden import GOLDEN, GOLDEN_ADA, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
+from tests.training.test_losses import generator_name, numbers_of_ada, translated
 from training import configs, misc
+from training.augment import AUGPIPES, AugmentPipe
 from training.nets import registry
-from training.step.train_step import TrainStep, _sum_over_microbatches
+from training.step.ada import Augmentation
+from training.step.iteration import smoothing_beta
+from training.step.train_step import TrainStep, _finite, _sum_over_microbatches
 
 
 def training_cases():
@@ -104,6 +108,102 @@ def assert_weights_close(actual, expected, lrate, what):
     assert outliers <= error.size / 1000, (
         f'{what}: {outliers} of {error.size} elements differ, by up to {error.max():.3g} learning rates'
     )
+
+
+# ---- StyleGAN2-ADA ----
+
+ADA_CASES = load_json('training/cases.json', GOLDEN_ADA)
+ADA_PHASES = {'G_train': ('Gmain', 'Gboth'), 'G_reg': ('Greg',), 'D_train': ('Dmain', 'Dboth'), 'D_reg': ('Dreg',)}
+
+
+def feed_of_ada(data, iteration, rounds, rng):
+    """Feed the recorded numbers of an iteration.
+
+    Returns:
+        ({phase: its name in the data}, reals, labels).
+    """
+    names, fed, reals, labels = {}, {}, [], []
+    for phase, choices in ADA_PHASES.items():
+        for name in choices:
+            for r in range(rounds):
+                prefix = f'it{iteration:02d}/{name}/r{r}/'
+                if f'{prefix}gen_z' in data:
+                    for key, value in numbers_of_ada(data, prefix).items():
+                        fed.setdefault(f'{phase}/{key}', []).append(value)
+                elif f'{prefix}real_img' in data:  # Dreg, which generates nothing.
+                    for key, value in data.items():
+                        if key.startswith(f'{prefix}rand/'):
+                            fed.setdefault(f'{phase}/{key.removeprefix(f"{prefix}rand/")}', []).append(value)
+                if phase == 'D_train' and f'{prefix}real_img' in data:
+                    reals.append(data[f'{prefix}real_img'])
+                    labels.append(data[f'{prefix}real_c'])
+                if any(key.startswith(prefix) for key in data):
+                    names[phase] = name
+    rng.feed(fed)
+    return names, tf.concat(reals, axis=0), tf.concat(labels, axis=0)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+@pytest.mark.parametrize('name', ADA_CASES)
+def test_golden_training_of_ada(name):
+    case, data = ADA_CASES[name], load_npz(f'training/{name}.npz', GOLDEN_ADA)
+    nets = misc.load_pkl(GOLDEN_ADA / 'training' / f'{name}-init.pkl')
+    rounds, settings, rng = case['batch_size'] // case['batch_gpu'], case['loss_kwargs'], InjectedRandom()
+    adam = dict(beta1=case['betas'][0], beta2=case['betas'][1], epsilon=case['eps'])
+    augmentation = None
+    if case['augment']:
+        augmentation = Augmentation(AugmentPipe(**AUGPIPES[case['augment']]), case['augment_p'])
+    trainer = TrainStep(
+        *nets, 'G_logistic_ns_pathreg', 'D_logistic_r1', D_loss_args={'gamma': settings['r1_gamma']},
+        G_loss_args={f'pl_{key}': settings[f'pl_{other}'] for key, other in (
+            ('weight', 'weight'), ('decay', 'decay'), ('minibatch_shrink', 'batch_shrink'))},
+        G_opt_args=adam, D_opt_args=adam, G_reg_interval=case['G_reg_interval'], D_reg_interval=case['D_reg_interval'],
+        label_table=np.zeros([1, case['net_c_dim']]), rng=rng, augmentation=augmentation, ada_rules=True)
+    for iteration in range(case['iterations']):
+        names, reals, labels = feed_of_ada(data, iteration, rounds, rng)
+        phases = trainer.phases(iteration)
+        assert phases == [*names, 'Gs_update'], iteration
+        for phase in phases[:-1]:
+            minibatch = [reals, labels] if phase[0] == 'D' else [None, None]
+            stats = trainer.run(phase, case['batch_gpu'], rounds, case['lr'], *minibatch).stats
+            for part in ('loss', 'reg'):
+                tag = f'Loss/{phase[0]}/{part}'
+                expected = [value for key, value in data.items()
+                            if key.startswith(f'it{iteration:02d}/{names[phase]}/') and key.endswith(f'value/{tag}')]
+                if expected:
+                    count, total, _ = stats[tag].numpy()
+                    assert_close(total / count, np.mean(expected), 2e-5, f'{name} it{iteration} {phase} {part}')
+        beta = smoothing_beta(case['batch_size'], case['ema_kimg'], case['ema_rampup'], iteration * case['batch_size'])
+        assert_close(beta, data[f'it{iteration:02d}/ema_beta'], 1e-6, 'beta')
+        trainer.update_Gs(beta)
+        compared = 0
+        for key, expected in data.items():
+            if key.startswith(f'after_it{iteration:02d}/') and '/' in key.split('/', 1)[1]:
+                _, net, torch_name = key.split('/', 2)
+                own_name, expected = translated(torch_name, expected, net[0])
+                which = nets[('G', 'D', 'G_ema').index(net)]
+                actual = which.get_var(own_name if net == 'D' else generator_name(own_name))
+                assert_weights_close(actual, expected, case['lr'], f'{name} it{iteration} {key}')
+                compared += 1
+        assert bool(compared) == (iteration in (0, case['iterations'] - 1))
+        if compared:
+            assert_close(trainer.pl_mean.numpy(), data[f'after_it{iteration:02d}/pl_mean'], 1e-5, 'pl_mean')
+    for key, optimizer in (('G', trainer.G_opt), ('D', trainer.D_opt)):
+        slots = dict(zip(trainer.trained[key], optimizer.v, strict=True))
+        for torch_name, expected in data.items():
+            if torch_name.startswith(f'adam/{key}/v/'):
+                own_name, expected = translated(torch_name.removeprefix(f'adam/{key}/v/'), expected, key)
+                expected = expected + 1 if own_name.endswith('mod_bias') else expected
+                actual = slots[own_name if key == 'D' else generator_name(own_name)].numpy()
+                assert_close(actual, expected, 1e-3, f'{name} second moments of {own_name}')
+        steps = data[f'adam/{key}/step'] + 1  # The power for the next update.
+        assert_close(optimizer.beta2_power.numpy(), optimizer.beta2 ** steps, 1e-5, 'beta2_power')
+    assert set(trainer.num_traces().values()) == {1}
+
+
+def test_ada_rules_replace_what_is_not_finite():
+    x = tf.constant([np.nan, np.inf, -np.inf, 3.0, -1e30])
+    np.testing.assert_array_equal(_finite(x), np.float32([0, 1e5, -1e5, 3, -1e30]))
 
 
 def memory_of_rounds():
