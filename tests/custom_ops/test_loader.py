@@ -18,7 +18,8 @@ from custom_ops import build, loader
 from dnnlib.cli import UserError
 from tests import ROOT
 
-OPS = ('stylegan2_upfirdn2d', 'stylegan2_bias_act', 'stylegan2_bias_act_grad')
+OPS = ('stylegan2_upfirdn2d', 'stylegan2_bias_act', 'stylegan2_bias_act_grad', 'stylegan2_styled_bias_act',
+       'stylegan2_styled_bias_act_grad')
 
 
 @pytest.fixture(autouse=True)
