@@ -22,6 +22,11 @@ PY = .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
 
+comma = ,
+
+# GPU=1: CUDA and cuDNN too.
+INSTALLED = .venv/.installed$(if $(filter-out 0,$(GPU)),-gpu)
+
 .PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
 .PHONY: test test-quick nightly test-kernels test-layout test-versions lint fuzz cuda-check reference-check bench clean
 
@@ -38,12 +43,17 @@ help: ## list the targets
 	@$(PY) $(PIP_INSTALL) --editable '.[dev,demo,offline-metrics]'
 	@touch $@
 
+.venv/.installed-gpu: .venv/.installed
+	@echo 'Installing CUDA and cuDNN into .venv (once; 2 to 3 GB to download)'
+	@$(PY) $(PIP_INSTALL) --editable '.[gpu]'
+	@touch $@
+
 # ---- The demo: pictures -> dataset -> trained networks -> pictures ----
 
 # The latest folder of results whose name contains $(1).
 latest = $(shell ls -d $(DEMO_DIR)/results/*-$(1)* 2>/dev/null | tail -n 1)
 
-$(DEMO_DIR)/datasets/faces32: | .venv/.installed
+$(DEMO_DIR)/datasets/faces32: | $(INSTALLED)
 	$(PY) dataset_tool.py create_from_images $@ demo/faces32.zip
 
 # `make demo` sets DEMO_END (seconds since 1970); without it there is no limit. Training gets the time from its start
@@ -54,7 +64,7 @@ DEMO_LIMIT = $(if $(DEMO_END),--max-minutes=$$(LC_ALL=C awk -v end=$(DEMO_END) -
 
 # The native operations are built before the limit is computed, so that the build does not use up the time for training. If the build fails,
 # training uses the reference form.
-demo-train: | $(DEMO_DIR)/datasets/faces32
+demo-train: | $(INSTALLED) $(DEMO_DIR)/datasets/faces32
 	@$(PY) -m custom_ops.build || echo 'Continuing with the reference form of the operations, which is slower.'
 	@limit="$(DEMO_LIMIT)"; set -x; \
 	$(PY) run_training.py --data-dir=$(DEMO_DIR)/datasets --dataset=faces32 --result-dir=$(DEMO_RESULTS) \
@@ -77,9 +87,9 @@ demo-page: demo-pictures
 	@echo '  $(PY) run_training.py --dataset=mine'
 
 demo: DEMO_START := $(shell date +%s)
-demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUTES=30 draws better faces
+demo: ## train on 1,000 small faces and draw new ones, in 10 minutes; DEMO_MINUTES=30 draws better faces; GPU=1 uses the GPU
 	@echo 'This trains a small StyleGAN2 on 1,000 faces of 32x32 pixels and draws new ones, in about $(DEMO_MINUTES) minutes:'
-	@echo '  1. Install TensorFlow and the rest into .venv:   $(if $(wildcard .venv/.installed),done before,1 to 3 minutes)'
+	@echo '  1. Install TensorFlow and the rest into .venv:   $(if $(wildcard $(INSTALLED)),done before,1 to 3 minutes$(if $(findstring gpu,$(INSTALLED)),$(comma) and CUDA))'
 	@echo '  2. Convert the faces to a dataset:               $(if $(wildcard $(DEMO_DIR)/datasets/faces32),done before,a few seconds)'
 	@echo '  3. Compile the native operations:                half a minute the first time, later a few seconds'
 	@echo '  4. Train:                                        the time that is left, at least 2 minutes'
@@ -105,7 +115,7 @@ demo-precision: | .venv/.installed ## the same training in float32 and bfloat16,
 
 # ---- The native operations, which are otherwise built when they are first used ----
 
-ops: .venv/.installed ## build the native operations and print the commands
+ops: $(INSTALLED) ## build the native operations and print the commands
 	$(PY) -m custom_ops.build --verbose
 
 # ---- The checks ----
@@ -172,8 +182,8 @@ FUZZ_SEED ?=
 fuzz: .venv/.installed ## let every reader of files open damaged and random files (10 minutes): docs/security.md
 	$(PY) -m tests.fuzz --minutes=$(FUZZ_MINUTES) $(if $(FUZZ_SEED),--seed=$(FUZZ_SEED))
 
-cuda-check: .venv/.installed ## compile the CUDA kernels for every architecture (no GPU needed)
-	@command -v nvcc >/dev/null || $(PY) $(PIP_INSTALL) --editable '.[cuda-build]'
+cuda-check: .venv/.installed ## compile and link everything that has to do with CUDA (no GPU needed)
+	@$(PY) $(PIP_INSTALL) --editable '.[cuda-build]'
 	$(PY) -m tests.cuda_check
 
 .venv-torch/.installed: tests/reference/requirements.txt

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from custom_ops import cpu_features
 from dnnlib import cli
 
 SOURCES = pathlib.Path(__file__).parent / 'native'
@@ -38,6 +39,49 @@ class Wanted(NamedTuple):
     cuda: str | None  # Hash of what its CUDA part depends on except the architectures, or of the reason why it cannot
     #                   be built. None = no CUDA part is wanted.
     archs: list[str]  # GPU architectures.
+
+
+class Here(NamedTuple):
+    """What a finished build must fit: this checkout, this TensorFlow, this machine."""
+    sources: str            # Hash of the sources and of the flags that do not depend on the machine.
+    tensorflow: str         # Version.
+    machine: str            # 'x86_64', 'aarch64'.
+    built_on: str           # Hash of the CPU's features. A build that was made on such a CPU is the best one.
+    gpus: list[int] | None  # Compute capabilities of the GPUs, such as [75, 90]. None = unknown.
+
+    def in_build_json(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if name != 'gpus'}
+
+    def misfit(self, info: dict[str, Any]) -> str | None:
+        """Why a build, of which this is the build.json, cannot be used here; None if it can."""
+        if 'error' in info:
+            return 'it failed'
+        if info.get('sources') != self.sources:
+            return 'it was built from other sources than those of this version of stylegan2-tf2'
+        if info['tensorflow'] != self.tensorflow:
+            return f'it was built for TensorFlow {info["tensorflow"]}, this is TensorFlow {self.tensorflow}'
+        if info['machine'] != self.machine:
+            return f'it was built for {info["machine"]}, this is {self.machine}'
+        missing = cpu_features.missing(info['instructions']) if info['built_on'] != self.built_on else []
+        if missing:
+            return f'it needs a CPU with {", ".join(missing)}'
+        if self.gpus is None:
+            return 'the GPU here does not tell its architecture'
+        if self.gpus and not info['archs']:
+            return 'it has no CUDA kernels, and there is a GPU'
+        other = [gpu for gpu in self.gpus if not _covers(info['archs'], gpu)]
+        if other:
+            return f'it has CUDA kernels for {", ".join(info["archs"])}, and the GPU here has {other[0]}'
+        return None
+
+
+def _covers(archs: list[str], gpu: int) -> bool:
+    """Do CUDA kernels for `archs` run on a GPU? Code runs on its generation from its number on, the PTX of the last one
+    on all newer GPUs; what ends in a letter on that architecture alone."""
+    numbers = [int(arch) for arch in archs if arch.isdigit()]
+    return (gpu in [int(arch.rstrip('af')) for arch in archs] or
+            any(number // 10 == gpu // 10 and number <= gpu for number in numbers) or
+            bool(archs) and archs[-1].isdigit() and int(archs[-1]) <= gpu)
 
 
 def _chosen_root() -> pathlib.Path | None:
@@ -123,6 +167,57 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
             if err.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
         yield
+
+
+def chosen_library(here: Here) -> pathlib.Path | None:
+    """The library that STYLEGAN2_OPS_LIBRARY names, or None if it is not set.
+
+    Args:
+        here: What it must fit.
+
+    Raises:
+        BuildError: It is not there, or does not fit.
+    """
+    chosen = os.environ.get('STYLEGAN2_OPS_LIBRARY')
+    if not chosen:
+        return None
+    path = pathlib.Path(chosen).expanduser().absolute()
+    remedy = ('Name a library that python -m custom_ops.build has made for this machine, or unset '
+              'STYLEGAN2_OPS_LIBRARY, so that one is found or built.')
+    if not path.is_file():
+        raise BuildError(f'STYLEGAN2_OPS_LIBRARY={chosen}: expected a library such as {LIBRARY}; there is no such file',
+                         remedy)
+    info = _info(path.parent)
+    if info is None:
+        raise BuildError(f'STYLEGAN2_OPS_LIBRARY={chosen}: there is no readable build.json beside it, which says what '
+                         'it was built for', f'Copy the whole folder of the build. {remedy}')
+    why = here._replace(gpus=here.gpus or []).misfit(info)
+    if why:
+        raise BuildError(f'STYLEGAN2_OPS_LIBRARY={chosen}: {why}', remedy)
+    return path
+
+
+def find(here: Here) -> pathlib.Path | None:
+    """Look in all cache folders for a finished build that fits, whatever made it.
+
+    Args:
+        here: What it must fit.
+
+    Returns:
+        Path of its library: of the latest one, but rather of one that was made on such a CPU; None if there is none.
+    """
+    best, path = None, None
+    for root in _roots():
+        for folder in _builds(root):
+            info = _info(folder)
+            if info and here.misfit(info) is None and (folder / LIBRARY).is_file():
+                rank = info['built_on'] == here.built_on, info['time']
+                if best is None or rank > best:
+                    best, path = rank, folder / LIBRARY
+    if path:
+        with contextlib.suppress(OSError):
+            os.utime(path.parent)  # Marks the build as used, so that remove_old keeps it.
+    return path
 
 
 def look_up(wanted: Wanted, retry: bool) -> pathlib.Path | None:

@@ -19,6 +19,18 @@ from custom_ops.build_cache import BuildError
 RETRY_COMMAND = 'python -m custom_ops.build'
 
 
+def output(command: list[str]) -> str:
+    """What a short command prints. Raises BuildError if it fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, errors='replace', timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise BuildError(f'{shlex.join(command)} does not run: {err}', f'Repair or reinstall {command[0]}.') from err
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines() or ['no output']
+        raise BuildError(f'{shlex.join(command)} fails: {lines[-1]}', f'Repair or reinstall {command[0]}.')
+    return result.stdout + result.stderr
+
+
 def run(command: Sequence[str], log: TextIO, verbose: bool) -> str | None:
     """Run one command and append its output to the log.
 
@@ -123,8 +135,10 @@ _KNOWN_CAUSES = [  # Pattern in the compiler's output, fact, remedy.
      'the compiler ran out of memory', 'Free some memory'),
     (r'fatal error: (tensorflow|absl|tsl|xla|unsupported/Eigen|Eigen|google/protobuf)\S*: No such file',
      "some of TensorFlow's headers are missing", 'Install TensorFlow again: pip install --force-reinstall tensorflow'),
-    (r'fatal error: (cuda|cublas|cudnn|crt/|nv/)\S*: No such file|cannot find -lcudart_static',
-     'the CUDA toolkit is incomplete', 'Install the whole toolkit, or set CUDA_HOME to a complete one'),
+    (r'fatal error: (cuda|cublas|cudnn|crt/|nv/)\S*: No such file|cannot open source file "(cuda|crt/)|nvrtc-builtins',
+     'the CUDA toolkit is incomplete',
+     "Install TensorFlow's CUDA wheels (pip install 'tensorflow[and-cuda]') or the whole toolkit, and unset CUDA_HOME "
+     'or set it to a complete one'),
     (r'fatal error: [a-z_]+: No such file|cannot find -lstdc\+\+|cannot find crt',
      "the compiler's own headers or libraries are missing",
      'Install the whole compiler'),

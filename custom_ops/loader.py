@@ -32,7 +32,8 @@ def set_impl(impl: str | None):
     Args:
         impl: 'native' = the native ops, or an error if they cannot be built or do not work;
               'ref' = the reference forms, composed of TensorFlow's own operations;
-              'auto' = native if possible, otherwise the reference forms with a warning;
+              'auto' = native if possible, otherwise the reference forms with a warning; but like 'native' if
+                       STYLEGAN2_OPS_LIBRARY names the library to use;
               None = the environment variable STYLEGAN2_OPS, or 'auto' if it is unset.
 
     Raises:
@@ -75,7 +76,7 @@ def impl_report() -> str:
 
 def must_be_native() -> bool:
     """Return whether `library` would raise an error rather than fall back to the reference forms."""
-    return (_impl or _impl_of_environment()) == 'native'
+    return _wanted_impl() == 'native'
 
 
 # ---- The decision ----
@@ -86,17 +87,19 @@ def _decided():
     if choice is None:
         with _lock:
             if _choice is None:
-                _choice, warning = _decide(_impl or _impl_of_environment())
+                _choice, warning = _decide(_wanted_impl())
                 if warning:
                     warnings.warn(warning, RuntimeWarning, stacklevel=1)
             choice = _choice
     return choice
 
 
-def _impl_of_environment():
-    impl = os.environ.get('STYLEGAN2_OPS') or 'auto'
+def _wanted_impl():
+    impl = _impl or os.environ.get('STYLEGAN2_OPS') or 'auto'
     if impl not in OPS_IMPLS:
         raise UserError(f'STYLEGAN2_OPS={impl}: expected {", ".join(OPS_IMPLS)}', 'Correct it, or unset it for auto.')
+    if impl == 'auto' and os.environ.get('STYLEGAN2_OPS_LIBRARY'):
+        return 'native'  # Who names a library wants that one, or to know why not.
     return impl
 
 
@@ -124,10 +127,14 @@ def _load():
     path = build.build()
     info = build.describe(path)
     if has_gpu() and not info['archs']:
-        no_nvcc = 'there was no nvcc', 'Install the CUDA toolkit, then python -m custom_ops.build'
-        fact, remedy = info['cuda_error'] or no_nvcc
+        no_compiler = ('there was neither NVRTC nor nvcc',
+                       "Install NVRTC with TensorFlow's CUDA wheels: pip install 'tensorflow[and-cuda]', then "
+                       'python -m custom_ops.build')
+        fact, remedy = info['cuda_error'] or no_compiler
         raise UserError(f'there is a GPU, but the ops were built without CUDA kernels: {fact}', remedy)
     rebuild = 'python -m custom_ops.build --clean, then python -m custom_ops.build --verbose'
+    if os.environ.get('STYLEGAN2_OPS_LIBRARY'):
+        rebuild = 'python -m custom_ops.build, and name what it makes with STYLEGAN2_OPS_LIBRARY, or unset that'
     kept_before = _keeps_denormals()
     try:
         native = tf.load_op_library(path)

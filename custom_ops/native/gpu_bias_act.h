@@ -4,8 +4,7 @@
 
 #include "gpu_common.h"
 
-namespace stylegan2 {
-namespace {
+namespace stylegan2::gpu {
 
 // BiasActParams::coef and coef2, converted to the type of the arithmetic.
 template <class A>
@@ -263,5 +262,4 @@ int launch_bias_act(const BiasActParams& p, void* workspace, void* stream) {
   return launch_bias_act_vectors<T, 1>(p, workspace, stream);
 }
 
-}  // namespace
-}  // namespace stylegan2
+}  // namespace stylegan2::gpu

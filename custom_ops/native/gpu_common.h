@@ -1,23 +1,12 @@
 // What the CUDA kernels share: element types, vectors of elements, sums over a block, and launches.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
+#include "gpu_platform.h"
 #include "params.h"
-
-// The tests run the kernels on a CPU (tests/cuda_shim). Their cuda_runtime.h defines launches and limits of its own.
-#ifndef CUDA_LAUNCH
-#define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
-#define CUDA_MAX_GRID_X 2147483647
-#define CUDA_MAX_GRID_Y 65535
-#endif
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-namespace stylegan2 {
-namespace {
+namespace stylegan2::gpu {
 
 constexpr int kThreads = 256;                // Threads of a block.
 constexpr int64_t kSharedBytes = 48 * 1024;  // Shared memory that a block has on every GPU without opting in to more.
@@ -125,5 +114,4 @@ inline int power_of_two(int64_t n, int max) {
 inline unsigned grid_x(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_X ? n : CUDA_MAX_GRID_X); }
 inline unsigned grid_y(int64_t n) { return static_cast<unsigned>(n < CUDA_MAX_GRID_Y ? n : CUDA_MAX_GRID_Y); }
 
-}  // namespace
-}  // namespace stylegan2
+}  // namespace stylegan2::gpu

@@ -5,6 +5,7 @@
 #include "gpu_upfirdn.h"
 
 using namespace stylegan2;
+using namespace stylegan2::gpu;
 
 extern "C" {
 

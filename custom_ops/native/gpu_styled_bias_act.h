@@ -5,8 +5,7 @@
 
 #include "gpu_common.h"
 
-namespace stylegan2 {
-namespace {
+namespace stylegan2::gpu {
 
 // V numbers: values[0 .. V) if they are `along` the columns, else V times values[0]; or `otherwise` if values is null.
 template <int V, class A>
@@ -260,5 +259,4 @@ int launch_styled_bias_act_grad(const StyledBiasActGradParams& p, void* workspac
                : launch_styled_bias_act_grad_vectors<T, 1, false>(p, workspace, stream);
 }
 
-}  // namespace
-}  // namespace stylegan2
+}  // namespace stylegan2::gpu

@@ -6,8 +6,7 @@
 
 #include "gpu_common.h"
 
-namespace stylegan2 {
-namespace {
+namespace stylegan2::gpu {
 
 // Adjacent outputs that a thread of the two fast kernels computes together, because they read many of the same samples.
 constexpr int kStrip = 4;
@@ -247,9 +246,8 @@ int launch_upfirdn(const UpfirdnParams& p, void* stream) {
 }
 
 template <>
-int launch_upfirdn<double>(const UpfirdnParams& p, void* stream) {
+inline int launch_upfirdn<double>(const UpfirdnParams& p, void* stream) {
   return launch_any<double>(p, stream);  // Only gradient checks use float64, so its speed does not matter.
 }
 
-}  // namespace
-}  // namespace stylegan2
+}  // namespace stylegan2::gpu

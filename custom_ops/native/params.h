@@ -3,7 +3,12 @@
 // plain C++ and includes no other header of ours.
 #pragma once
 
+#ifdef __CUDACC_RTC__  // NVRTC has no standard library.
+using int64_t = long;
+using uintptr_t = unsigned long;
+#else
 #include <cstdint>
+#endif
 
 namespace stylegan2 {
 

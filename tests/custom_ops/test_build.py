@@ -15,26 +15,26 @@ import types
 import pytest
 import tensorflow as tf
 
-from custom_ops import build, build_cache, compilers
+from custom_ops import build, build_cache, compilers, cpu_features, cuda_compilers, nvrtc
 from dnnlib import cli
 from tests import ROOT
 
 SOURCE = 'extern "C" int twice(int x) { return 2 * x; }\n'
 CXX = '''#!/bin/sh
-case "$*" in *--version*) ;; *) echo "$*" >> "{calls}" ;; esac
+case "$*" in *--version*|*-dM*) ;; *) echo "$*" >> "{calls}" ;; esac
 exec {real} "$@"
 '''
 NVCC = '''#!/bin/sh
 case "$*" in
   *--version*) echo "release {version}" ;;
   *--list-gpu-arch*) printf 'compute_80\\ncompute_90\\n' ;;
-  *--dryrun*) echo '#$ LIBRARIES=  "-L{lib}/stubs" "-L{lib}"' >&2; echo '#$ INCLUDES="-I{lib}" ' >&2 ;;
+  *--dryrun*) echo '#$ INCLUDES="-I{include}" ' >&2 ;;
   *) echo "$*" >> "{calls}"; {compile} ;;
 esac
 '''
 TOO_NEW = ('echo "host_config.h:143:2: error: #error -- unsupported GNU version! '
            'gcc versions later than 13 are not supported!" >&2; exit 1')
-FAKE_OBJECT = 'for last; do :; done; echo "int of_cuda;" | g++ -x c++ -fPIC -c - -o "$last"'
+FAKE_IMAGE = 'for last; do :; done; echo "of nvcc" > "$last"'
 
 
 def script(path, text):
@@ -45,7 +45,7 @@ def script(path, text):
 def gpus(monkeypatch, seen=(), there=()):
     """Compute capabilities, such as [90], of the GPUs that TensorFlow sees, and of those that only nvidia-smi shows."""
     monkeypatch.setattr(tf.config, 'get_visible_devices', lambda kind: [f'{kind}:{i}' for i in range(len(seen))])
-    monkeypatch.setattr(build, '_gpus_of_nvidia_smi', lambda: [*seen, *there])
+    monkeypatch.setattr(cuda_compilers, '_gpus_of_nvidia_smi', lambda: [*seen, *there])
 
 
 @pytest.fixture
@@ -58,22 +58,21 @@ def home(tmp_path, monkeypatch):
     native.mkdir()
     bin_dir.mkdir()
     (native / 'op.cc').write_text(SOURCE)
-    for name in ('CXX', 'NVCC_CCBIN', 'CUDA_HOME', 'CUDA_PATH', 'STYLEGAN2_OPS_CACHE'):
+    for name in ('CXX', 'NVCC_CCBIN', 'CUDA_HOME', 'CUDA_PATH', 'STYLEGAN2_OPS_CACHE', 'STYLEGAN2_OPS_LIBRARY'):
         monkeypatch.delenv(name, raising=False)
     script(bin_dir / 'g++', CXX.format(calls=calls, real=shutil.which('g++')))
     monkeypatch.setenv('PATH', f'{bin_dir}{os.pathsep}{os.environ["PATH"]}')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.setattr(build_cache, 'SOURCES', native)
+    monkeypatch.setattr(nvrtc, 'find', lambda cuda_version: None)
     gpus(monkeypatch)
 
     def compiled():
         return calls.read_text().splitlines() if calls.exists() else []
 
-    def nvcc(compile=FAKE_OBJECT, version='12.5'):
-        script(bin_dir / 'nvcc', NVCC.format(calls=calls, compile=compile, version=version, lib=tmp_path / 'lib'))
+    def nvcc(compile=FAKE_IMAGE, version='12.5'):
+        script(bin_dir / 'nvcc', NVCC.format(calls=calls, compile=compile, version=version, include=tmp_path))
         (native / 'gpu_kernels.cu').write_text('// stand-in')
-        (tmp_path / 'lib').mkdir(exist_ok=True)
-        subprocess.run(['ar', 'rcs', tmp_path / 'lib' / 'libcudart_static.a'], check=True)
         monkeypatch.setattr(tf.test, 'is_built_with_cuda', lambda: True)
 
     return types.SimpleNamespace(path=tmp_path, native=native, bin=bin_dir, compiled=compiled, nvcc=nvcc)
@@ -164,7 +163,7 @@ def change_compiler(home, monkeypatch):
 
 
 def change_cpu(home, monkeypatch):
-    monkeypatch.setattr(build, '_cpu_features', lambda: 'flags : sse')
+    monkeypatch.setattr(cpu_features, 'description', lambda: 'flags : sse')
 
 
 def change_level(home, monkeypatch):
@@ -296,6 +295,114 @@ def test_no_folder_at_all_is_explained(home):
     assert '_build' in err.fact and 'stylegan2-tf2' in err.fact and 'STYLEGAN2_OPS_CACHE' in err.remedy
 
 
+# ---- A finished build is found wherever it fits ----
+
+def change_build_json(path, **changes):
+    file = pathlib.Path(path).parent / 'build.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_finished_build_is_found_where_there_is_no_compiler(home, monkeypatch):
+    home.nvcc()
+    path = build.build(archs=['80'])
+    commands = home.compiled()
+    monkeypatch.setenv('PATH', str(home.path / 'nowhere'))
+    for seen in ([], [80], [86], [120]):  # Code for 80 runs on 86, and drivers make it for 120 from PTX.
+        gpus(monkeypatch, seen=seen)
+        assert build.build() == path
+    assert home.compiled() == commands
+    gpus(monkeypatch, seen=[75])
+    assert 'no C++ compiler' in fails().fact
+    gpus(monkeypatch)
+    (home.native / 'op.cc').write_text(SOURCE + '//')
+    assert 'no C++ compiler' in fails().fact
+
+
+def test_a_build_of_another_cpu_is_used_where_its_instructions_are_known(home, monkeypatch):
+    path = build.build()
+    change_build_json(path, instructions=['avx2', 'avx512f'], built_on='another CPU')
+    commands = home.compiled()
+    monkeypatch.setattr(cpu_features, 'description', lambda: 'flags : fpu avx2 avx512f avx512bw')
+    assert build.build() == path and home.compiled() == commands
+    monkeypatch.setattr(cpu_features, 'description', lambda: 'flags : fpu avx2')
+    mine = build.build()
+    assert mine != path and home.compiled() != commands
+    # Each CPU gets the build that was made on it, though both fit.
+    change_build_json(path, time='2099-01-01T00:00:00')
+    change_build_json(mine, instructions=['avx2'])
+    assert build.build() == mine
+
+
+def test_what_the_compiler_uses_is_recorded(home):
+    recorded = build.describe(build.build())['instructions']
+    assert recorded and cpu_features.missing(recorded) == []
+    macros = '#define __AVX2__ 1\n#define __AVX512FP 1\n#define __LZCNT__ 1\n'
+    assert cpu_features.used(macros) == ['abm', 'avx2']
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='The instruction sets are those of x86-64')
+def test_portable_builds_for_every_cpu_with_avx2(home, capsys):
+    assert command('--portable') == 0
+    path = capsys.readouterr().out.split(':')[0]
+    compiled = [line for line in home.compiled() if '-c' in line.split()]
+    assert compiled and all('-march=x86-64-v3' in line and '-march=native' not in line for line in compiled)
+    instructions = build.describe(path)['instructions']
+    assert {'avx2', 'fma', 'bmi2'} <= set(instructions) and not any('avx512' in name for name in instructions)
+    assert build.build() == path
+
+
+def test_portable_is_refused_on_a_machine_it_does_not_know(home, monkeypatch):
+    monkeypatch.setattr(platform, 'machine', lambda: 'riscv64')
+    err = fails(portable=True)
+    assert err.fact == '--portable: expected a CPU of x86_64 or aarch64, this is riscv64'
+
+
+def test_the_environment_names_the_library(home, monkeypatch):
+    path = pathlib.Path(build.build())
+    mine = home.path / 'mine'
+    shutil.copytree(path.parent, mine)
+    monkeypatch.setenv('STYLEGAN2_OPS_LIBRARY', str(mine / path.name))
+    assert build.build() == str(mine / path.name)
+    assert build.build(retry=True) == str(path)  # The command builds.
+    monkeypatch.setenv('PATH', str(home.path / 'nowhere'))
+    assert build.build() == str(mine / path.name)
+
+
+@pytest.mark.parametrize('changes, seen, why', [
+    (dict(tensorflow='2.14.0'), [], f'it was built for TensorFlow 2.14.0, this is TensorFlow {tf.version.VERSION}'),
+    (dict(sources='0'), [], 'it was built from other sources than those of this version of stylegan2-tf2'),
+    (dict(machine='vax'), [], f'it was built for vax, this is {platform.machine()}'),
+    (dict(built_on='0', instructions=['avx2048']), [], 'it needs a CPU with avx2048'),
+    (dict(), [90], 'it has no CUDA kernels, and there is a GPU'),
+    (dict(archs=['90']), [80], 'it has CUDA kernels for 90, and the GPU here has 80'),
+    (dict(error=['x', 'y']), [], 'it failed'),
+])
+def test_a_library_that_does_not_fit_is_refused_in_one_line(home, monkeypatch, changes, seen, why):
+    path = build.build()
+    change_build_json(path, **changes)
+    monkeypatch.setenv('STYLEGAN2_OPS_LIBRARY', path)
+    monkeypatch.setattr(tf.test, 'is_built_with_cuda', lambda: True)
+    gpus(monkeypatch, seen=seen)
+    err = fails()
+    assert err.fact == f'STYLEGAN2_OPS_LIBRARY={path}: {why}' and 'unset STYLEGAN2_OPS_LIBRARY' in err.remedy
+
+
+def test_a_library_that_is_not_there_or_alone_is_refused(home, monkeypatch):
+    path = pathlib.Path(build.build())
+    monkeypatch.setenv('STYLEGAN2_OPS_LIBRARY', str(path.parent))
+    assert 'there is no such file' in fails().fact
+    monkeypatch.setenv('STYLEGAN2_OPS_LIBRARY', str(path))
+    (path.parent / 'build.json').unlink()
+    assert 'build.json' in fails().fact and 'whole folder' in fails().remedy
+
+
+@pytest.mark.parametrize('archs, gpu, covered', [
+    (['80'], 80, True), (['80'], 86, True), (['86'], 80, False), (['80'], 90, True), (['90'], 89, False),
+    (['80', '90'], 89, True), (['90a'], 90, True), (['90a'], 100, False), (['100'], 120, True), ([], 80, False)])
+def test_which_gpus_a_build_covers(archs, gpu, covered):
+    assert build_cache._covers(archs, gpu) is covered
+
+
 # ---- Failures ----
 
 def test_a_failure_is_remembered_explained_and_tried_again_by_the_command_only(home, capsys):
@@ -381,7 +488,7 @@ def test_a_full_disk_is_named_and_not_remembered(home):
 @pytest.mark.parametrize('output, fact, remedy', [
     ('a.cc:1:10: fatal error: tensorflow/core/framework/op.h: No such file or directory', 'TensorFlow', 'pip install'),
     ('a.cc:1:10: fatal error: cuda_runtime.h: No such file or directory', 'CUDA toolkit', 'CUDA_HOME'),
-    ('/usr/bin/ld: cannot find -lcudart_static', 'CUDA toolkit', 'CUDA_HOME'),
+    ('gpu_common.h(4): catastrophic error: cannot open source file "cuda_fp16.h"', 'CUDA toolkit', 'CUDA_HOME'),
     ('a.cc:1:10: fatal error: vector: No such file or directory', 'own headers', 'apt install g++'),
     ('g++: fatal error: Killed signal terminated program cc1plus', 'memory', 'Free'),
     ('cc1plus: error: unrecognized command-line option "--std=c++17"', 'too old', 'CXX'),
@@ -432,7 +539,7 @@ def test_cuda_kernels_are_those_of_the_gpu_that_tensorflow_sees_and_its_ptx(home
 def test_where_nvidia_smi_is_silent_tensorflow_tells_the_architecture(home, monkeypatch):
     home.nvcc()
     gpus(monkeypatch, seen=[80])
-    monkeypatch.setattr(build, '_gpus_of_nvidia_smi', lambda: [])
+    monkeypatch.setattr(cuda_compilers, '_gpus_of_nvidia_smi', lambda: [])
     monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: {'compute_capability': (9, 0)})
     assert build.describe(build.build())['archs'] == ['90']
     monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: {})
@@ -451,9 +558,9 @@ def test_cuda_without_any_gpu_asks_for_the_architecture(home, capsys):
 def test_what_nvidia_smi_says(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
     script(tmp_path / 'nvidia-smi', "#!/bin/sh\nprintf '9.0\\n12.0\\n'")
-    assert build._gpus_of_nvidia_smi() == [90, 120]
+    assert cuda_compilers._gpus_of_nvidia_smi() == [90, 120]
     script(tmp_path / 'nvidia-smi', '#!/bin/sh\necho no driver; exit 9')
-    assert build._gpus_of_nvidia_smi() == []
+    assert cuda_compilers._gpus_of_nvidia_smi() == []
 
 
 def test_arch_all_compiles_for_every_architecture(home):
@@ -468,10 +575,12 @@ def test_arch_all_compiles_for_every_architecture(home):
     cc_command, = (line for line in home.compiled() if 'op.cc.o' in line and '-c' in line.split())
     assert '-DSTYLEGAN2_CUDA=1' in cc_command
     link = home.compiled()[-1].split()
+    assert not any('cudart' in word for word in link)  # The driver alone is enough, and is not linked.
     places = [next(i for i, word in enumerate(link) if name in word)
-              for name in ('gpu_kernels.cu.o', '-lcudart_static', '-Wl,--exclude-libs,ALL', 'tensorflow_framework',
-                           '-Wl,-z,defs')]
-    assert places == sorted(places) and f'-L{home.path / "lib"}' in link
+              for name in ('gpu_kernels.cu.o', 'images.S', 'tensorflow_framework', '-Wl,-z,defs')]
+    assert places == sorted(places)
+    assert b'of nvcc' in pathlib.Path(path).read_bytes()
+    assert sorted(os.listdir(pathlib.Path(path).parent)) == ['build.json', 'log.txt', 'stylegan2_ops.so']
 
 
 def test_a_host_compiler_too_new_for_nvcc_leaves_the_cpu_part_and_names_the_remedy(home, monkeypatch, capsys):
@@ -518,18 +627,18 @@ def test_without_a_cuda_build_of_tensorflow_nvcc_is_not_asked(home, monkeypatch)
     (['90a'], [], ['90a']),
 ])
 def test_architectures_are_those_asked_for_or_of_the_gpus_here(archs, gpus, chosen):
-    assert build._choose_archs(['75', '80', '90', '100'], archs, gpus) == chosen
+    assert cuda_compilers._choose_archs(['75', '80', '90', '100'], archs, gpus) == chosen
 
 
 def test_a_gpu_older_than_all_that_nvcc_knows_is_named():
-    with pytest.raises(build.BuildError, match='compiles for 75, 80, and the GPU here has 35'):
-        build._choose_archs(['75', '80'], None, [35])
+    with pytest.raises(build.BuildError, match='compiles for 75, 80, and the GPU has 35'):
+        cuda_compilers._choose_archs(['75', '80'], None, [35])
 
 
 def test_an_unknown_architecture_is_refused(home, capsys):
     home.nvcc()
     assert command('--arch=42') == 1
-    assert '--arch: this nvcc does not know 42\nIt knows 80, 90.' in capsys.readouterr().err
+    assert '--arch: the CUDA compiler here does not know 42\nIt knows 80, 90.' in capsys.readouterr().err
 
 
 def test_a_build_for_several_architectures_serves_machines_with_one_of_them_or_none(home, monkeypatch):
@@ -541,9 +650,35 @@ def test_a_build_for_several_architectures_serves_machines_with_one_of_them_or_n
         assert build.build() == path
     assert home.compiled() == commands
     home.nvcc(version='12.6')
-    assert build.build() == path  # On a machine without a GPU.
-    gpus(monkeypatch, seen=[90])
-    assert build.describe(build.build())['archs'] == ['90']
+    assert build.build() == path  # Whatever nvcc is there now.
+    gpus(monkeypatch, seen=[75])
+    assert 'compiles for 80, 90, and the GPU has 75' in build.describe(build.build())['cuda_error'][0]
+
+
+NVRTC = """#!/usr/bin/env python3
+import sys
+_python, _isolated, _program, library, source, output, target, *flags = sys.argv
+open({calls!r}, 'a').write(' '.join(['nvrtc', target, *flags]) + '\\n')
+open(output, 'w').write('of nvrtc for ' + target)
+"""
+
+
+def test_nvrtc_makes_an_image_per_architecture_and_comes_before_the_systems_nvcc(home, monkeypatch):
+    home.nvcc()
+    script(home.bin / 'python', NVRTC.format(calls=str(home.path / 'calls')))
+    monkeypatch.setattr(sys, 'executable', str(home.bin / 'python'))
+    monkeypatch.setattr(nvrtc, 'find', lambda cuda_version: 'libnvrtc.so.12')
+    monkeypatch.setattr(nvrtc, 'architectures', lambda library: ['80', '90', '100'])
+    monkeypatch.setattr(nvrtc, 'version', lambda library: '12.9')
+    path = pathlib.Path(build.build(archs=['100', '90']))
+    targets = sorted(line.split()[1] for line in home.compiled() if line.startswith('nvrtc'))
+    assert targets == ['compute_100', 'sm_100', 'sm_90'] and not any('-gencode' in line for line in home.compiled())
+    data = path.read_bytes()  # The driver takes the first image that fits.
+    places = [data.index(f'of nvrtc for {target}\0'.encode()) for target in ('sm_100', 'sm_90', 'compute_100')]
+    assert places == sorted(places) and build.describe(str(path))['archs'] == ['90', '100']
+    monkeypatch.setenv('CUDA_HOME', str(home.path))  # A toolkit that is asked for comes first.
+    build.build(archs=['80'])
+    assert gencodes(home)[0] == '-gencode=arch=compute_80,code=sm_80'
 
 
 # ---- Progress ----

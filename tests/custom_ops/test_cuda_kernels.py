@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from custom_ops import ACTIVATIONS
+from custom_ops import ACTIVATIONS, cuda_compilers, nvrtc
 from custom_ops.reference import styled_bias_act_reference
 from tests import ROOT, cuda_check
 
 SHIM = ROOT / 'tests/cuda_shim'
 NATIVE = SHIM.parents[1] / 'custom_ops/native'
-FLAGS = ['-std=c++17', '-O1', '-g1', '-Wall', '-Werror', '-Wno-unknown-pragmas', '-ffp-contract=off',
+FLAGS = ['-std=c++17', '-O1', '-g1', '-fPIC', '-Wall', '-Werror', '-Wno-unknown-pragmas', '-ffp-contract=off',
          '-fsanitize=address,undefined', '-fno-sanitize-recover=all', f'-I{SHIM}', f'-I{NATIVE}']
 DTYPES = ['float32', 'float64', 'bfloat16', 'float16']  # In the order of DataType in params.h.
 ACTS = list(ACTIVATIONS)  # In the order of Activation in params.h; test_native.py compares the two.
@@ -36,6 +37,29 @@ def programs(tmp_path_factory):
     for name, stems in {'run_cases': ['run_cases', 'gpu_kernels', 'fibers'], 'faults': ['faults', 'fibers']}.items():
         objects = [f'{folder}/{stem}.o' for stem in stems]
         subprocess.run(['g++', *FLAGS, *objects, '-o', f'{folder}/{name}'], check=True)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def driver_programs(tmp_path_factory, programs):
+    """Folder with `run_cases` as the library of the ops is built: its launchers reach the kernels through the driver's
+    library, for which tests/cuda_shim/driver.cc stands in. The second of two images fits the GPU."""
+    folder = tmp_path_factory.mktemp('cuda_driver')
+    host = ['-DSTYLEGAN2_GPU_HOST', '-DSTYLEGAN2_CUDA']
+    jobs = [subprocess.Popen(['g++', *FLAGS, *flags, '-c', '-x', 'c++', str(source), '-o', f'{folder}/{name}.o'])
+            for name, source, flags in [
+                ('run_cases', SHIM / 'run_cases.cc', host), ('driver', SHIM / 'driver.cc', []),
+                ('launchers', NATIVE / 'gpu_kernels.cu', [*host, '-fno-sanitize=all']),  # As traps end each kernel.
+                ('gpu_driver', NATIVE / 'gpu_driver.cc', host)]]
+    assert [job.wait() for job in jobs] == [0] * len(jobs)
+    (folder / '0100.image').write_text('for another GPU')
+    (folder / '0090.image').write_text('fits')
+    cuda_compilers.write_images(folder)
+    for command in (['-shared', '-Wl,-Bsymbolic', f'{folder}/driver.o', f'{programs}/gpu_kernels.o',
+                     f'{programs}/fibers.o', '-o', f'{folder}/libcuda.so.1'],
+                    ['-rdynamic', *(f'{folder}/{name}.o' for name in ('run_cases', 'launchers', 'gpu_driver')),
+                     f'{folder}/images.S', f'-Wa,-I,{folder}', '-ldl', '-o', f'{folder}/run_cases']):
+        subprocess.run(['g++', *FLAGS, *command], check=True)
     return folder
 
 
@@ -128,7 +152,8 @@ def run(programs, tmp_path, cases, sizes):
     header = int64(*map(ctypes.sizeof, PARAMS), len(cases))
     (tmp_path / 'cases').write_bytes(header + b''.join(cases))
     command = [f'{programs}/run_cases', 'cases', 'results']
-    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, 'LD_LIBRARY_PATH': str(programs), 'ASAN_OPTIONS': 'detect_stack_use_after_return=0'}
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 0, re.sub(r'(case \d+\n)+(?=case)', '', done.stderr)  # Only the last case and its error.
     data, results = (tmp_path / 'results').read_bytes(), []
     for size in sizes:
@@ -467,6 +492,34 @@ def test_styled_bias_act(programs, tmp_path, dtype, layout):
             data = data[count:]
 
 
+# ---- As in the library: through the driver, and compiled by NVRTC ----
+
+@needs_compiler
+def test_the_launchers_reach_the_kernels_through_the_driver(driver_programs, tmp_path):
+    test_upfirdn(driver_programs, tmp_path, 'float16', 'NCHW')
+    test_upfirdn(driver_programs, tmp_path, 'float32', 'NHWC')
+    test_bias_act(driver_programs, tmp_path, 'float64', 'NCHW')
+    test_bias_act(driver_programs, tmp_path, 'bfloat16', 'NHWC')
+    test_styled_bias_act(driver_programs, tmp_path, 'float16', 'NCHW')
+    test_styled_bias_act(driver_programs, tmp_path, 'float64', 'NHWC')
+
+
+@needs_compiler
+def test_every_launcher_has_its_kernel_in_the_images(driver_programs, tmp_path):
+    """The driver looks kernels up by the names that the C++ compiler gives them."""
+    launched = cuda_check.launched_kernels(driver_programs / 'launchers.o')
+    assert all(any(name in kernel for kernel in launched) for name in ('upfirdn_any', 'sum_partial', 'sum_parts'))
+    image, library, nvcc = tmp_path / 'sm_80', cuda_check.find_nvrtc(), cuda_check.find_nvcc()
+    if library:
+        assert cuda_check.compile_with_nvrtc(library, ['80'], tmp_path) == ''
+    elif nvcc:
+        subprocess.run([nvcc, '-std=c++17', '-cubin', '-arch=sm_80', str(NATIVE / 'gpu_kernels.cu'), '-o', str(image)],
+                       check=True)
+    else:
+        pytest.skip("needs NVRTC or nvcc: pip install '.[cuda-build]'")
+    assert launched == nvrtc.kernel_names(image.read_bytes())
+
+
 # ---- The emulation itself ----
 
 @needs_compiler
@@ -488,7 +541,7 @@ def test_faults_are_found(programs, fault, word):
         assert done.returncode != 0 and word in done.stdout
 
 
-@pytest.mark.skipif(cuda_check.find_nvcc() is None, reason="needs nvcc: pip install '.[cuda-build]'")
+@pytest.mark.skipif(cuda_check.find_nvcc() is None, reason='needs nvcc')
 def test_nvcc_compiles_the_kernels():
     nvcc = cuda_check.find_nvcc()
     assert nvcc is not None

@@ -1,6 +1,8 @@
 """Which form of the operations runs, and why. The library is the real one, built on the first use of these tests."""
 
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +27,8 @@ def undecided(monkeypatch):
     """As in a process that has not used the operations yet."""
     for name in ('_impl', '_choice'):
         monkeypatch.setattr(loader, name, None)
-    monkeypatch.delenv('STYLEGAN2_OPS', raising=False)
+    for name in ('STYLEGAN2_OPS', 'STYLEGAN2_OPS_LIBRARY'):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -145,6 +148,20 @@ def test_a_library_that_cannot_be_loaded_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(build, 'build', lambda: str(tmp_path / 'stylegan2_ops.so'))
     module, (text,) = warned(loader.library)
     assert module is None and str(tmp_path) in text and '--clean' in text
+
+
+def test_a_library_that_the_environment_names_is_used_or_an_error(monkeypatch, tmp_path):
+    path = pathlib.Path(build.build())
+    shutil.copytree(path.parent, tmp_path / 'mine')
+    mine = tmp_path / 'mine' / path.name
+    mine.write_text('no library')
+    monkeypatch.setenv('STYLEGAN2_OPS_LIBRARY', str(mine))
+    with pytest.raises(UserError) as caught:  # No fall-back to the reference forms.
+        loader.library()
+    assert str(mine) in caught.value.fact and 'STYLEGAN2_OPS_LIBRARY' in caught.value.remedy
+    assert loader.must_be_native()
+    custom_ops.set_impl('ref')
+    assert loader.library() is None
 
 
 def test_an_operation_that_is_missing_is_no_crash(monkeypatch):
