@@ -293,13 +293,15 @@ class G_synthesis_stylegan2(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
+        dlatents = tf.unstack(dlatents_in, axis=1)
+
         def style_layer(scope, x, idx, size):
             noise = layer_noise(self, rng, kw, idx, x, size) if kw.use_noise else None
-            return self.layer(scope)(x, dlatents_in[:, idx], noise)
+            return self.layer(scope)(x, dlatents[idx], noise)
 
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0, 4)
-        y = self.layer('4x4/ToRGB')(x, dlatents_in[:, 1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
+        y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
         for res in range(3, int(np.log2(kw.resolution)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
@@ -311,7 +313,7 @@ class G_synthesis_stylegan2(Network):
                 y = upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format())
                 y = record_op(f'{size}x{size}/Upsample', y)
             if kw.architecture == 'skip' or size == kw.resolution:
-                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
+                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents[2 * res - 3]), tf.float32)
                 y = rgb if y is None else y + rgb
         images = conv.to_nchw(y)
         record_layer('images_out', images.shape)
@@ -363,8 +365,10 @@ class G_synthesis_stylegan_revised(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
+        dlatents = tf.unstack(dlatents_in, axis=1)
+
         def style_layer(scope, x, idx, size):
-            return self.layer(scope)(x, dlatents_in[:, idx], layer_noise(self, rng, kw, idx, x, size))
+            return self.layer(scope)(x, dlatents[idx], layer_noise(self, rng, kw, idx, x, size))
 
         def block(res, x):
             size = 2 ** res
@@ -374,7 +378,7 @@ class G_synthesis_stylegan_revised(Network):
             return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
 
         def to_rgb(res, x):
-            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
+            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents[2 * res - 3]), tf.float32)
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
         x = self.layer('4x4/Const')(dlatents_in)
@@ -488,13 +492,20 @@ class G_main(Network):
         record_layer('lod', ())
         record_layer('dlatent_avg', dlatent_avg.shape)
 
+        mixes = kw.is_training and kw.style_mixing_prob is not None
         with layer_prefix('G_mapping'):
-            dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
+            if mixes:  # The second latents are mapped together with the first: half as many operations.
+                latents2 = rng.normal('latents2', tf.shape(latents_in))
+                both = mapping(tf.concat([latents_in, latents2], axis=0), tf.concat([labels_in] * 2, axis=0),
+                               **dynamic_kwargs)
+                dlatents, dlatents2 = tf.split(both, 2)
+            else:
+                dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
         if kw.is_training and kw.dlatent_avg_beta is not None:
             batch_avg = tf.reduce_mean(dlatents[:, 0], axis=0)
             dlatent_avg.assign(lerp(batch_avg, tf.convert_to_tensor(dlatent_avg), kw.dlatent_avg_beta))
-        if kw.is_training and kw.style_mixing_prob is not None:
-            dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
+        if mixes:
+            dlatents = self._mix_styles(dlatents, dlatents2, kw.style_mixing_prob, rng, dynamic_kwargs.get('lod_stage'))
         if not kw.is_training:
             psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
             cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
@@ -513,15 +524,22 @@ class G_main(Network):
         """Call the function `truncate`. G_style overrides this method."""
         return truncate(dlatents, dlatent_avg, psi, cutoff)
 
-    def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
-        """With probability `prob`, take the styles of all layers from a random one on from a second latent."""
-        latents2 = rng.normal('latents2', tf.shape(latents))
-        dlatents2 = self.components.mapping(latents2, labels, **dynamic_kwargs)
+    def _mix_styles(self, dlatents, dlatents2, prob, rng, stage):
+        """With probability `prob`, take the styles of all layers from a random one on from `dlatents2`.
+
+        Layers beyond the stage, the integer part of lod, do not count. If that is known when the function is traced,
+        the host need not wait until it has read it from the device.
+        """
         num_layers = dlatents.shape[1]
-        cur_layers = num_layers - 2 * tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        if stage is None and 'lod_stage' in self.known_kwargs():
+            stage = tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        cur_layers = num_layers - 2 * (0 if stage is None else stage)
         is_mixed = rng.uniform('mix_u', []) < prob
-        cutoff = tf.where(is_mixed, rng.integers('mix_cutoff', [], 1, cur_layers), cur_layers)
-        return tf.where(tf.range(num_layers)[tf.newaxis, :, tf.newaxis] < cutoff, dlatents, dlatents2)
+        # Integers are compared on the host, floats on the device.
+        cutoff = tf.cast(rng.integers('mix_cutoff', [], 1, cur_layers), tf.float32)
+        cutoff = tf.where(is_mixed, cutoff, tf.cast(cur_layers, tf.float32))
+        layers = tf.range(num_layers, dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
+        return tf.where(layers < cutoff, dlatents, dlatents2)
 
 
 def truncate(dlatents: tf.Tensor, dlatent_avg: tf.Tensor, psi, cutoff: int | None) -> tf.Tensor:

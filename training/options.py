@@ -23,6 +23,9 @@ PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'fl
 G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
 D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
 
+# How the machines of a cluster sum gradients (training/step/devices.py).
+ALL_REDUCE = ('auto', 'ring', 'nccl')
+
 
 class Option(NamedTuple):
     """One row of the table.
@@ -106,6 +109,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                '--total-kimg by then; at least one iteration is made, and --resume continues',
                shown='no limit', may_change=True),
         Option('num_gpus', cli.positive_int, 1, (), 'N', 'number of GPUs, on all machines that TF_CONFIG names',
+               may_change=True),
+        Option('all_reduce', ALL_REDUCE, None, ('all_reduce',), 'NAME',
+               f'how several machines sum gradients: {", ".join(ALL_REDUCE)}; see docs/scale.md', shown='auto',
                may_change=True),
         Option('impl', cli.OPS_IMPLS, None, ('impl',), 'NAME', f'{cli.IMPL_HELP}; see docs/ops.md',
                shown='$STYLEGAN2_OPS or auto', may_change=True),

@@ -72,7 +72,7 @@ class Random:
 
     def rows(self, name, table, n):
         """Draw n rows of `table` uniformly, with replacement."""
-        return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))
+        return tf.gather(table, self.generator.uniform([n], 0, int(table.shape[0]), tf.int32))
 
 
 class KeyedRandom(Random):
@@ -104,7 +104,7 @@ class KeyedRandom(Random):
         return tf.random.stateless_uniform(shape, self.child(name)._key, low, high, tf.int32)
 
     def rows(self, name, table, n):
-        return tf.gather(table, self.integers(name, [n], 0, tf.shape(table)[0]))
+        return tf.gather(table, self.integers(name, [n], 0, int(table.shape[0])))
 
 
 class GivenNoise(Random):

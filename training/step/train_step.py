@@ -61,7 +61,8 @@ class TrainStep(tf.Module):
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
                         'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
         label_table = np.zeros([1, D.input_shapes[1][1]]) if label_table is None else label_table
-        self._label_table = tf.constant(label_table, tf.float32)
+        # A variable, because each device has its own copy of that. A constant would be sent to the others every time.
+        self._label_table = tf.Variable(label_table, trainable=False, dtype=tf.float32)
         self._devices = devices or Devices()
         self._rng = rng or (Random() if self._devices.number == 1 else None)
         self.lazy = lazy_regularization
@@ -143,17 +144,30 @@ class TrainStep(tf.Module):
         """
         if phase == 'D_reg' and self._losses['D'][0].reg == 'reals':
             microbatches = 1  # All of them would be equal: see `_phase`.
+        if seed is None and self._rng is None:
+            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
+        with tf.device('CPU:0'):  # KeyedRandom needs it in the memory of the host.
+            seed_tensor = tf.constant(seed or (0, 0), tf.int64)
+        args = [seed_tensor, tf.constant(lrate, tf.float32)]
+        function = self.function(phase, minibatch_gpu, microbatches, stage)
+        stats = function(*args, *([] if phase[0] == 'G' else [reals, labels]))
+        name = _scope_of(phase)
+        return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
+
+    def function(self, phase: str, minibatch_gpu: int = 0, microbatches: int = 0, stage: int | None = None) -> Any:
+        """The tf.function that computes a phase.
+
+        Its arguments are the seed int64 [2], the learning rate, and for D the reals and labels, as for `run`. That of
+        'Gs_update', which depends on none of the arguments here, has the argument beta.
+        """
         spec = (phase, minibatch_gpu, microbatches, stage)
         if spec not in self._functions:
             def function(*args):
+                if phase == 'Gs_update':
+                    return self._devices.run(self._update_Gs, *args)
                 return self._devices.local_result(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
             self._functions[spec] = tf.function(function, autograph=False)
-        if seed is None and self._rng is None:
-            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
-        args = [tf.constant(seed or (0, 0), tf.int64), tf.constant(lrate, tf.float32)]
-        stats = self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
-        name = _scope_of(phase)
-        return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
+        return self._functions[spec]
 
     def _phase(self, phase, minibatch_gpu, microbatches, stage, seed, lrate, reals: Any = None, labels: Any = None):
         key, part = phase.split('_')
@@ -164,12 +178,14 @@ class TrainStep(tf.Module):
         optimizer, scaling = self._optimizers[key], self._scaling[phase]
         parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
         rng = (self._rng or KeyedRandom(seed).at(self._devices.index)).child(phase)
+        label_table = tf.convert_to_tensor(self._label_table)
+        tags = []
 
         def one_microbatch(index):
             images = None if reals is None else _microbatch_of(reals, index, minibatch_gpu)
             image_labels = None if labels is None else _microbatch_of(labels, index, minibatch_gpu)
             context = loss_table.LossContext(
-                self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images, image_labels, self.pl_mean,
+                self.G, self.D, minibatch_gpu, rng.at(index), label_table, images, image_labels, self.pl_mean,
                 stage, self._dtype, scaling)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
@@ -182,19 +198,20 @@ class TrainStep(tf.Module):
                     total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
                 total = scaling.apply_loss_scaling(total)
-            grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
-            return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
+            grads = optimizer.groups.join(tape.gradient(total, optimizer.variables_to_train))
+            tags[:] = terms.stats
+            return grads, tf.stack([_moments(value) for value in terms.stats.values()])
 
         # From here on all devices have the same values. If one of them has a gradient that is not finite, all skip the
         # update.
-        grads, stats = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
+        grads, moments = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
         if key == 'G' and 'reg' in parts and self._devices.number > 1:
             self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
-        grads = [scaling.undo_loss_scaling(g) for g in grads]
-        num_terms = microbatches * self._devices.number
-        all_finite = optimizer.apply([g / num_terms for g in grads] if num_terms > 1 else grads, lrate)
+        num_terms = float(microbatches * self._devices.number)
+        all_finite = optimizer.apply_joined(grads, lrate, scaling.apply_loss_scaling(num_terms))
         name = _scope_of(phase)
-        stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
+        stats = {**dict(zip(tags, tf.unstack(moments), strict=True)),
+                 f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
                  f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
         if scaling.log2 is not None:
             stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
@@ -202,15 +219,15 @@ class TrainStep(tf.Module):
 
     def update_Gs(self, beta: float):
         """Update the moving average: Gs = lerp(G, Gs, beta). Variables that are not trainable are copied."""
-        if 'Gs' not in self._functions:
-            self._functions['Gs'] = tf.function(
-                lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
-        self._functions['Gs'](tf.constant(beta, tf.float32))
+        self.function('Gs_update')(tf.constant(beta, tf.float32))
 
     def _update_Gs(self, beta):
-        sources = self.G.named_variables()
-        for name, var in self.Gs.named_variables().items():
-            var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
+        sources, groups = self.G.named_variables(), self.G_opt.groups
+        for name, var in self.Gs.named_variables(trainable=False).items():
+            var.assign(sources[name])
+        averages = self.Gs.named_variables(trainable=True)
+        pairs = zip(groups.join([sources[name] for name in averages]), groups.join(list(averages.values())), strict=True)
+        groups.assign(list(averages.values()), [lerp(source, average, beta) for source, average in pairs])
 
     def num_traces(self) -> dict:
         """Phase and sizes -> number of times its function was traced, which should be 1."""
@@ -225,7 +242,7 @@ def _scope_of(phase):
 
 def _microbatch_of(x, index, size):
     """Microbatch `index` of `size` rows; if x has only one, every index gets it."""
-    return x if x.shape[0] == size else x[index * size:(index + 1) * size]
+    return x if x.shape[0] == size else tf.ensure_shape(x[index * size:(index + 1) * size], [size, *x.shape[1:]])
 
 
 def _moments(x):
