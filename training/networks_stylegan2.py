@@ -6,6 +6,8 @@ sums the RGB images of all resolutions, 'resnet' has residual blocks. G_synthesi
 the networks of configurations B to D, which grow progressively.
 """
 
+import re
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -294,19 +296,19 @@ class G_synthesis_stylegan2(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
         dlatents = tf.unstack(dlatents_in, axis=1)
+        noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
 
-        def style_layer(scope, x, idx, size):
-            noise = layer_noise(self, rng, kw, idx, x, size) if kw.use_noise else None
-            return self.layer(scope)(x, dlatents[idx], noise)
+        def style_layer(scope, x, idx):
+            return self.layer(scope)(x, dlatents[idx], noises[idx])
 
         x = self.layer('4x4/Const')(dlatents_in)
-        x = style_layer('4x4/Conv', x, 0, 4)
+        x = style_layer('4x4/Conv', x, 0)
         y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
         for res in range(3, int(np.log2(kw.resolution)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
-            x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5, size)
-            x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+            x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5)
+            x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4)
             if kw.architecture == 'resnet':
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
@@ -365,17 +367,17 @@ class G_synthesis_stylegan_revised(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
-        dlatents = tf.unstack(dlatents_in, axis=1)
+        dlatents, noises = tf.unstack(dlatents_in, axis=1), layer_noises(self, rng, kw, dlatents_in)
 
-        def style_layer(scope, x, idx, size):
-            return self.layer(scope)(x, dlatents[idx], layer_noise(self, rng, kw, idx, x, size))
+        def style_layer(scope, x, idx):
+            return self.layer(scope)(x, dlatents[idx], noises[idx])
 
         def block(res, x):
             size = 2 ** res
             if size == 4:
-                return style_layer('4x4/Conv', x, 0, size)
-            x = style_layer(f'{size}x{size}/Conv0_up', tf.cast(x, dtype_at(kw, size)), 2 * res - 5, size)
-            return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+                return style_layer('4x4/Conv', x, 0)
+            x = style_layer(f'{size}x{size}/Conv0_up', tf.cast(x, dtype_at(kw, size)), 2 * res - 5)
+            return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4)
 
         def to_rgb(res, x):
             return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents[2 * res - 3]), tf.float32)
@@ -394,11 +396,18 @@ def add_noise_vars(net, sizes):
         net.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
 
 
-def layer_noise(net, rng, kw, idx, x, size):
-    """Noise for layer `idx` of a synthesis network: [N, 1, size, size] for x [N, ...], or the stored noise."""
-    if kw.randomize_noise:
-        return rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
-    return tf.convert_to_tensor(net.own_vars[f'noise{idx}'])
+def layer_noises(net, rng, kw, dlatents):
+    """Noise of the layers of a synthesis network, in order, as [N, 1, size, size] for dlatents [N, ...].
+
+    Layers beyond kw.lod_stage, if the network grows, are left out. Without kw.randomize_noise it is the stored noise.
+    """
+    largest = kw.resolution >> (getattr(kw, 'lod_stage', None) or 0)
+    stored = {name: var for name, var in net.own_vars.items() if re.fullmatch(r'noise\d+', name)}
+    stored = {name: var for name, var in stored.items() if var.shape[-1] <= largest}
+    if not kw.randomize_noise:
+        return [tf.convert_to_tensor(var) for var in stored.values()]
+    sizes = {name: int(var.shape[-1]) for name, var in stored.items()}
+    return list(rng.noises(sizes, tf.shape(dlatents)[0]).values()) if sizes else []
 
 
 # ---- Generator: both parts ----

@@ -200,7 +200,7 @@ class TrainStep(tf.Module):
                 total = scaling.apply_loss_scaling(total)
             grads = optimizer.groups.join(tape.gradient(total, optimizer.variables_to_train))
             tags[:] = terms.stats
-            return grads, tf.stack([_moments(value) for value in terms.stats.values()])
+            return grads, _moments(list(terms.stats.values()))
 
         # From here on all devices have the same values. If one of them has a gradient that is not finite, all skip the
         # update.
@@ -210,12 +210,12 @@ class TrainStep(tf.Module):
         num_terms = float(microbatches * self._devices.number)
         all_finite = optimizer.apply_joined(grads, lrate, scaling.apply_loss_scaling(num_terms))
         name = _scope_of(phase)
-        stats = {**dict(zip(tags, tf.unstack(moments), strict=True)),
-                 f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
-                 f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
+        scalars = {f'{name}/learning_rate': lrate * optimizer.mb_ratio,
+                   f'{name}/overflow_frequency': tf.logical_not(all_finite)}
         if scaling.log2 is not None:
-            stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
-        return stats
+            scalars[f'{name}/loss_scaling_log2'] = scaling.update(all_finite)
+        rows = [*tf.unstack(moments), *tf.unstack(_moments(list(scalars.values())))]
+        return dict(zip([*tags, *scalars], rows, strict=True))
 
     def update_Gs(self, beta: float):
         """Update the moving average: Gs = lerp(G, Gs, beta). Variables that are not trainable are copied."""
@@ -245,10 +245,17 @@ def _microbatch_of(x, index, size):
     return x if x.shape[0] == size else tf.ensure_shape(x[index * size:(index + 1) * size], [size, *x.shape[1:]])
 
 
-def _moments(x):
-    """(count, sum, sum of squares) of all elements, float32."""
-    x = tf.cast(tf.reshape(x, [-1]), tf.float32)
-    return tf.stack([tf.cast(tf.size(x), tf.float32), tf.reduce_sum(x), tf.reduce_sum(tf.square(x))])
+def _moments(values):
+    """[(count, sum, sum of squares) of all elements] of tensors with n elements or one, float32 [len(values), 3]."""
+    values = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in values]
+    moments = {}  # Tensors of equal size are summed together.
+    for size in sorted({value.shape[0] for value in values}):
+        indices = [i for i, value in enumerate(values) if value.shape[0] == size]
+        x = tf.stack([values[i] for i in indices])
+        sums = tf.stack([tf.fill([len(indices)], float(size)), tf.reduce_sum(x, axis=1),
+                         tf.reduce_sum(tf.square(x), axis=1)], axis=1)
+        moments.update(zip(indices, tf.unstack(sums), strict=True))
+    return tf.stack([moments[i] for i in range(len(values))])
 
 
 def _sum_over_microbatches(function, number):
