@@ -22,7 +22,7 @@ from typing import Any
 from bench import networks, timing
 
 COLUMNS = {'name': 's', 'vars': 'd', 'launches': '.0f', 'before': '.0f', 'fraction': '.2f'}
-CASES = ','.join(f'config-f/{resolution}/mb{minibatch}' for resolution in (64, 256, 1024) for minibatch in (4, 32))
+CASES = ','.join(f'config-f/{resolution}/mb{minibatch}' for resolution in (64, 256) for minibatch in (4, 32))
 PART = 4  # Images handled at a time: the default of --minibatch-gpu.
 
 _NO_KERNEL = set('''

@@ -257,6 +257,20 @@ def test_grid_sizes_and_layouts(data_dir):
         snapshot.setup_image_grid(data, '4k', 'sideways')
 
 
+def test_a_grid_reads_its_own_images_alone(data_dir, monkeypatch):
+    """A grid in 8k has a thousand images: 16 more such minibatches would take as many gigabytes at 1024x1024."""
+    read, records = [], TFRecordDataset._records
+
+    def count(number):
+        read.append(number)
+        return number
+    monkeypatch.setattr(TFRecordDataset, '_records', lambda *args: records(*args).map(
+        lambda record, number: (record, tf.ensure_shape(tf.numpy_function(count, [number], tf.int64), []))))
+    data = TFRecordDataset(str(data_dir / 'tiny'))
+    snapshot.setup_image_grid(data, most=(8, 4))
+    assert len(read) == 8 * 4
+
+
 def test_grid_with_a_row_per_class(data_dir, tmp_path):
     labels = np.eye(3, dtype=np.float32)[np.arange(40) % 3]
     np.save(tmp_path / 'labels.npy', labels)

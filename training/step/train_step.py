@@ -226,8 +226,9 @@ class TrainStep(tf.Module):
         for name, var in self.Gs.named_variables(trainable=False).items():
             var.assign(sources[name])
         averages = self.Gs.named_variables(trainable=True)
-        pairs = zip(groups.join([sources[name] for name in averages]), groups.join(list(averages.values())), strict=True)
-        groups.assign(list(averages.values()), [lerp(source, average, beta) for source, average in pairs])
+        olds = groups.join(list(averages.values()))
+        news = groups.join([sources[name] for name in averages])
+        groups.assign(list(averages.values()), [lerp(new, old, beta) for new, old in zip(news, olds, strict=True)])
 
     def num_traces(self) -> dict:
         """Phase and sizes -> number of times its function was traced, which should be 1."""

@@ -97,7 +97,7 @@ def test_every_operation_has_a_gpu_kernel(config, impl, label_size, precision):
     for phase, graph in graphs.items():
         for op in all_operations(graph):
             if op.type not in OURS and kernel_of(op) is None and not runs_on_host(op):
-                missing[phase, op.type, *(x.dtype.name for x in op.inputs)] += 1
+                missing[phase, op.type, tuple(x.dtype.name for x in op.inputs)] += 1
     assert not missing, dict(missing)
 
 
