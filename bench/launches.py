@@ -67,9 +67,12 @@ def measure(case: str, part: int, show_ops: bool = False) -> list[dict[str, Any]
     """
     from bench.training import parse
     from training.step import groups
-    groups.set_largest(math.inf)  # As on a GPU.
     config, resolution, minibatch = parse(case)
-    trainer, _ = networks.make_trainer(config, resolution, minibatch)
+    groups.set_largest(math.inf)  # As on a GPU.
+    try:
+        trainer, _ = networks.make_trainer(config, resolution, minibatch)
+    finally:
+        groups.set_largest(None)
     num_parts = max(minibatch // part, 1)
     counts = {phase: count(graph, num_parts) for phase, graph in phase_graphs(trainer, resolution, minibatch, part)}
     total = Counter()

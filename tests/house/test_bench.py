@@ -388,7 +388,7 @@ def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
 
 
 def test_the_page_of_launches(tmp_path, narrow):
-    """The loop over the parts counts once for each, and the average of Gs takes the same for any number of variables."""
+    """The update of the average Gs takes a few launches for all variables."""
     launches.main(['--cases=config-f/8/mb4', '--part=2', '--ops', f'--json={tmp_path / "rows.json"}'], 'bench')
     rows = {row['name'].split('part2')[1]: row['launches'] for row in json.loads((tmp_path / 'rows.json').read_text())}
     assert set(rows) == {'', '/G_train', '/G_reg', '/Gs_update', '/D_train', '/D_reg'}
