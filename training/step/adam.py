@@ -36,7 +36,8 @@ class Adam(tf.Module):
         self.skipped = tf.Variable(0, dtype=tf.int64)
         self.groups = Groups([var.shape for var in variables], largest)
         # Where the joined variables, first and second moments are updated. After that, the variables share this memory.
-        self._joined = [tf.Variable(tf.zeros([self.groups.size]), trainable=False) for _ in range(3 * bool(self.groups.joined))]
+        number = 3 if self.groups.joined else 0
+        self._joined = [tf.Variable(tf.zeros([self.groups.size]), trainable=False) for _ in range(number)]
 
     def apply(self, grads, lrate):
         """Update the variables, unless a gradient is not finite: then nothing but the count `skipped` changes.
