@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import networks, timing
 
-COLUMNS = {'name': 's', 'vars': 'd', 'launches': '.0f', 'before': '.0f', 'fraction': '.2f'}
+COLUMNS = {'name': 's', 'variables': 'd', 'launches': '.0f', 'before': '.0f'}
 CASES = ','.join(f'config-f/{resolution}/mb{minibatch}' for resolution in (64, 256) for minibatch in (4, 32))
 PART = 4  # Images handled at a time: the default of --minibatch-gpu.
 
@@ -63,7 +63,7 @@ def measure(case: str, part: int, show_ops: bool = False) -> list[dict[str, Any]
         show_ops: Print the operations that are launched most often?
 
     Returns:
-        Rows of the table, in whose 'iteration' the regularizers have their share.
+        Rows of the table: an average iteration, in which the regularizers have their share, and each phase.
     """
     from bench.training import parse
     from training.step import groups
@@ -84,7 +84,7 @@ def measure(case: str, part: int, show_ops: bool = False) -> list[dict[str, Any]
     rows = [{'name': f'launches/{case}/part{part}/{phase}', 'launches': sum(kinds.values())}
             for phase, kinds in counts.items()]
     number = sum(len(named) for named in trainer.trained.values())
-    return [{'name': f'launches/{case}/part{part}', 'vars': number, 'launches': sum(total.values())}, *rows]
+    return [{'name': f'launches/{case}/part{part}', 'variables': number, 'launches': sum(total.values())}, *rows]
 
 
 def phase_graphs(trainer: Any, resolution: int, minibatch: int, part: int, labels: int = 0,
