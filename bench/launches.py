@@ -142,8 +142,9 @@ def count(graph: Any, num_parts: int = 1) -> Counter:
                           for inner_kind, number in count(inner[kind], num_parts).items()})
             continue
         inputs = tuple(same.get(x.name, x.name) for x in op.inputs)
-        if op.type in _NEUTRAL and _neutral_operand(op) is not None:
-            same[op.outputs[0].name] = inputs[1 - _neutral_operand(op)]
+        neutral = _neutral_operand(op)
+        if neutral is not None:
+            same[op.outputs[0].name] = inputs[1 - neutral]
             continue
         if not op.op_def.is_stateful:
             attributes = tuple(sorted((key, value.SerializeToString()) for key, value in op.node_def.attr.items()))
@@ -183,7 +184,7 @@ def constant_operations(graph: Any) -> set[str]:
 def _neutral_operand(op: Any) -> int | None:
     """Index of the operand that changes nothing. None = there is none."""
     import tensorflow as tf
-    for index, x in enumerate(op.inputs):
+    for index, x in enumerate(op.inputs if op.type in _NEUTRAL else ()):
         if x.op.type == 'Const' and x.shape.rank == 0 and tf.get_static_value(x) == _NEUTRAL[op.type]:
             return index
     return None

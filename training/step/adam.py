@@ -62,7 +62,8 @@ class Adam(tf.Module):
         beta1, beta2 = tf.where(finite, self.beta1, 1.0), tf.where(finite, self.beta2, 1.0)
         beta1_power, beta2_power = self.beta1_power.read_value(), self.beta2_power.read_value()
 
-        def update(var, m, v, grad):
+        def update(slots, grad):
+            var, m, v = slots
             tf.raw_ops.ResourceApplyAdam(
                 var=var.handle, m=m.handle, v=v.handle, beta1_power=beta1_power, beta2_power=beta2_power, lr=lrate,
                 beta1=beta1, beta2=beta2, epsilon=self.epsilon, grad=grad)
@@ -70,13 +71,13 @@ class Adam(tf.Module):
         slots = self.variables_to_train, self.m, self.v
         if self.groups.joined:
             for flat, variables in zip(self._joined, slots, strict=True):
-                flat.assign(self.groups.join_small(variables))
-            update(*self._joined, grads.pop(0))
+                flat.assign(self.groups.flatten(variables))
+            update(self._joined, grads.pop(0))
             for flat, variables in zip(self._joined, slots, strict=True):
-                for i, part in zip(self.groups.joined, self.groups.split_small(flat.read_value()), strict=True):
+                for i, part in zip(self.groups.joined, self.groups.unflatten(flat.read_value()), strict=True):
                     variables[i].assign(part)
         for i, grad in zip(self.groups.alone, grads, strict=True):
-            update(*(variables[i] for variables in slots), grad)
+            update([variables[i] for variables in slots], grad)
         self.beta1_power.assign(beta1_power * beta1)
         self.beta2_power.assign(beta2_power * beta2)
         self.skipped.assign_add(tf.cast(tf.logical_not(finite), tf.int64))

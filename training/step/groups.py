@@ -54,10 +54,10 @@ class Groups:
             tensors: One for each variable, all float32. None = zeros.
         """
         values = [tf.zeros(shape) if x is None else x for x, shape in zip(tensors, self._shapes, strict=True)]
-        return [*([self.join_small(values)] if self.joined else []), *(values[i] for i in self.alone)]
+        return [*([self.flatten(values)] if self.joined else []), *(values[i] for i in self.alone)]
 
-    def join_small(self, tensors: Sequence[tf.Tensor | tf.Variable]) -> tf.Tensor:
-        """The first of the tensors that `join` returns."""
+    def flatten(self, tensors: Sequence[tf.Tensor | tf.Variable]) -> tf.Tensor:
+        """One tensor [size] with all elements of the tensors that are joined, of a list with one for each variable."""
         parts = []
         for i, padding in zip(self.joined, self._padding, strict=True):
             parts.append(tf.reshape(tensors[i], [-1]))
@@ -65,8 +65,8 @@ class Groups:
                 parts.append(tf.zeros([padding]))
         return tf.concat(parts, axis=0)
 
-    def split_small(self, flat: tf.Tensor) -> list[tf.Tensor]:
-        """The tensors that `join_small` has joined, in the order of `joined`."""
+    def unflatten(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """The tensors that `flatten` has joined, in the order of `joined`."""
         padded = [size + padding for size, padding in zip(self._sizes, self._padding, strict=True)]
         parts = tf.split(flat, padded)
         return [tf.reshape(part[:size] if padding else part, self._shapes[i])
@@ -76,7 +76,7 @@ class Groups:
         """Give variables the values of tensors as `join` returns them."""
         rest = list(tensors)
         if self.joined:
-            for i, part in zip(self.joined, self.split_small(rest.pop(0)), strict=True):
+            for i, part in zip(self.joined, self.unflatten(rest.pop(0)), strict=True):
                 variables[i].assign(part)
         for i, value in zip(self.alone, rest, strict=True):
             variables[i].assign(value)
