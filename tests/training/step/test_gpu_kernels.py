@@ -36,16 +36,16 @@ RESOLUTION, MINIBATCH, PART = 8, 4, 2
 
 @contextlib.contextmanager
 def as_on_a_gpu(impl):
-    """What is traced here is traced as on a GPU: channels first, variables joined."""
+    """What is traced here is traced as on a GPU: in the layouts of that, and with all variables joined."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv2d, 'has_gpu', lambda: True)
         patch.setattr(conv2d, '_on_cpu', lambda: False)
-        conv2d.set_image_format('NCHW')
+        patch.setattr(conv2d, '_keep_layouts', lambda: None)
         groups.set_largest(math.inf)
         custom_ops.set_impl(impl)
         try:
             yield
         finally:
-            conv2d.set_image_format(None)
             groups.set_largest(None)
             custom_ops.set_impl(None)
 
