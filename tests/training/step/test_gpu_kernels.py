@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 # Operations that are compiled with the project: their CUDA kernels are not part of the library for a CPU. They are
 # tested by tests/custom_ops/test_cuda_kernels.py. The last element of each is what they read in the memory of the host.
 OURS = {'Stylegan2Upfirdn2d': {'pads'}, 'Stylegan2BiasAct': set(), 'Stylegan2BiasActGrad': set(),
-        'Stylegan2StyledBiasAct': set()}
+        'Stylegan2StyledBiasAct': set(), 'Stylegan2StyledBiasActGrad': set()}
 RESOLUTION, MINIBATCH, PART = 8, 4, 2
 
 
