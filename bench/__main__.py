@@ -17,6 +17,7 @@ PAGES = {
     'training': 'the phases of a training step against the same limit, its memory, and the forms of the ops',
     'augment': 'what augmentation adds to the time of a training iteration',
     'startup': 'how soon the commands respond: --help, the first image, the first step of training',
+    'launches': 'kernels that a GPU launches for an iteration of training, counted in its graphs',
     'growth': 'cost of training over resolution, width and minibatch, compared with the growth of the work',
     'precision': 'the metric that training reaches in bfloat16 and in float32: the runs of make demo-precision',
     'demo': 'what settings of make demo reach with a given amount of work: metrics of the new faces',

@@ -65,9 +65,8 @@ def channel_axis() -> int:
 
 def per_channel(x: tf.Tensor) -> tf.Tensor:
     """Reshape [N, C] or [C] so that it broadcasts over the pixels of images in the internal layout."""
-    if image_format() == 'NHWC':
-        return x[..., tf.newaxis, tf.newaxis, :]
-    return x[..., tf.newaxis, tf.newaxis]
+    axis = -2 if image_format() == 'NHWC' else -1
+    return tf.expand_dims(tf.expand_dims(x, axis), axis)
 
 
 # ---- What the device can convolve ----

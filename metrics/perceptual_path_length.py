@@ -87,8 +87,8 @@ class _SharedNoise(Random):
         super().__init__()
         self._rng = rng
 
-    def normal(self, name, shape):
-        return self._rng.normal(name, [1, *shape[1:]])
+    def noises(self, sizes, n):
+        return self._rng.noises(sizes, 1)
 
 
 def interpolated_pairs(interpolate: Callable, ends: tf.Tensor, t: tf.Tensor, epsilon: float) -> tf.Tensor:

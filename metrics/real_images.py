@@ -20,7 +20,7 @@ from dnnlib import storage
 from dnnlib.progress import ProgressBar
 from dnnlib.util import cache_folder
 from metrics.collectors import Collector
-from training import dataset
+from training import dataset, misc
 from training.step.devices import Devices
 
 _MINIBATCH = 8
@@ -105,7 +105,7 @@ class RealImages:
         for begin, (images, _labels) in zip(range(0, needed, _MINIBATCH), self.dataset.iterate(_MINIBATCH)):
             rows = slice(begin, begin + len(images))
             used = np.flatnonzero(np.concatenate([draws[rows] - flips[rows], flips[rows]]))
-            yield rows, tf.gather(tf.concat([images, tf.reverse(images, axis=[3])], axis=0), used)
+            yield rows, tf.gather(tf.concat([images, misc.mirror(images)], axis=0), used)
 
     # ---- The cache ----
 

@@ -39,6 +39,9 @@ class InjectedRandom:
     def normal(self, name, shape):
         return self._draw(name, shape)
 
+    def noises(self, sizes, n):
+        return {name: self._draw(name, [n, 1, size, size]) for name, size in sizes.items()}
+
     def uniform(self, name, shape):
         return self._draw(name, shape)
 

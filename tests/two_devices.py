@@ -285,6 +285,16 @@ def test_the_strength_of_the_augmentation_is_the_same_on_both(given, devices):
 
 # ---- Random numbers and data ----
 
+def test_each_device_has_its_own_labels(given, devices):
+    with devices.scope():
+        nets = [net.clone() for net in given[0]]
+        trainer = TrainStep(*nets, 'G_logistic_ns', 'D_logistic', label_table=np.eye(3), devices=devices)
+    found = trainer._label_table.values
+    assert [tf.DeviceSpec.from_string(var.device).device_index for var in found] == [0, 1]
+    for var in found:
+        np.testing.assert_array_equal(var, np.eye(3))
+
+
 def test_each_device_draws_its_own_numbers_and_the_same_again(given, devices):
     """dlatent_avg tells of the latents.
 

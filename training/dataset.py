@@ -115,7 +115,8 @@ class TFRecordDataset:
         return labels[:self.num_images, :None if max_label_size == 'full' else max_label_size]
 
     def iterate(self, minibatch_size: int, lod: float = 0, seed: int | None = None, start: int = 0,
-                rows: tuple[int, int] | None = None) -> Generator[tuple[tf.Tensor, tf.Tensor], None, None]:
+                rows: tuple[int, int] | None = None,
+                count: int | None = None) -> Generator[tuple[tf.Tensor, tf.Tensor], None, None]:
         """Return the stream of minibatches.
 
         Args:
@@ -126,6 +127,7 @@ class TFRecordDataset:
                             `seed` and k, not on `start`, the size of the minibatches or the lod.
             rows:           (first, last + 1): return only these rows of each minibatch. Other records are not read.
                             None = all.
+            count:          Number of minibatches, after which nothing more is read. None = as many as there are.
 
         Returns:
             Generator of (images uint8 [N, C, H >> lod, W >> lod], labels float32 [N, label_size]) in the memory of the
@@ -139,7 +141,8 @@ class TFRecordDataset:
             raise ValueError(f'expected minibatch_size above 0 and start from 0, got {minibatch_size!r}, {start!r}')
         seed = np.random.randint(1 << 31) if seed is None else seed
         reader, shape = self._level(lod)
-        return self._minibatches_of(reader, shape, self._numbers(minibatch_size, seed, start, rows))
+        numbers = itertools.islice(self._numbers(minibatch_size, seed, start, rows), count)
+        return self._minibatches_of(reader, shape, numbers)
 
     def _numbers(self, minibatch_size, seed, start, rows):
         """Yield the numbers of the images of each minibatch, int64 [N]."""

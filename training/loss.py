@@ -53,7 +53,7 @@ class LossContext(NamedTuple):
     def scores(self, name, images, labels):
         """Scores of D for images, [N, 1], augmented first. `name` identifies the random numbers of the augmentation."""
         if self.augment is not None:
-            images = self.augment(images, self.rng.child(name))
+            images = tf.ensure_shape(self.augment(images, self.rng.child(name)), images.shape)
         return self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
 
     @property

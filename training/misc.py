@@ -288,7 +288,7 @@ def process_reals(images: Any, labels: Any, lod: float | tf.Tensor, mirror_augme
     images = adjust_dynamic_range(tf.cast(images, tf.float32), drange_data, drange_net)
     if mirror_augment:
         keep = (rng or Random()).uniform('mirror', [tf.shape(images)[0], 1, 1, 1]) < 0.5
-        images = tf.where(keep, images, images[..., ::-1])
+        images = tf.where(keep, images, mirror(images))
     level = int(np.floor(lod)) if stage is None else stage
     if stage is not None or lod != level:
         _n, c, h, w = images.shape
@@ -298,6 +298,12 @@ def process_reals(images: Any, labels: Any, lod: float | tf.Tensor, mirror_augme
     if stage is None and level:
         images = tf.repeat(tf.repeat(images, 2 ** level, axis=2), 2 ** level, axis=3)
     return images, labels
+
+
+def mirror(images: tf.Tensor) -> tf.Tensor:
+    """Flip images [N, C, H, W] left to right."""
+    import tensorflow as tf
+    return tf.reverse(images, axis=[3])
 
 
 def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequence[float]) -> Any:

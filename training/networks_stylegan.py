@@ -32,7 +32,7 @@ from training.networks_stylegan2 import (
     add_noise_vars,
     check_image_kwargs,
     compute_growing_features,
-    layer_noise,
+    layer_noises,
     truncate,
     uses_mbstd,
 )
@@ -360,17 +360,19 @@ class G_synthesis(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
         upscales = iter(['Upscale2D', *[f'Upscale2D_{i}' for i in range(1, resolution_log2)]])
 
-        def args(idx, size):
-            noise = layer_noise(self, rng, kw, idx, dlatents_in, size) if kw.use_noise else None
-            return dlatents_in[:, idx], noise
+        dlatents = tf.unstack(dlatents_in, axis=1)
+        noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
+
+        def args(idx):
+            return dlatents[idx], noises[idx]
 
         def block(res, x):
             size = 2 ** res
             if size == 4:
-                x = self.layer('4x4/Const' if kw.const_input_layer else '4x4/Dense')(*args(0, 4))
-                return self.layer('4x4/Conv')(x, *args(1, 4))
-            x = self.layer(f'{size}x{size}/Conv0_up')(tf.cast(x, dtype_at(kw, size)), *args(2 * res - 4, size))
-            return self.layer(f'{size}x{size}/Conv1')(x, *args(2 * res - 3, size))
+                x = self.layer('4x4/Const' if kw.const_input_layer else '4x4/Dense')(*args(0))
+                return self.layer('4x4/Conv')(x, *args(1))
+            x = self.layer(f'{size}x{size}/Conv0_up')(tf.cast(x, dtype_at(kw, size)), *args(2 * res - 4))
+            return self.layer(f'{size}x{size}/Conv1')(x, *args(2 * res - 3))
 
         def to_rgb(res, x):
             return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x), tf.float32)

@@ -6,6 +6,8 @@ sums the RGB images of all resolutions, 'resnet' has residual blocks. G_synthesi
 the networks of configurations B to D, which grow progressively.
 """
 
+import re
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -293,25 +295,27 @@ class G_synthesis_stylegan2(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
-        def style_layer(scope, x, idx, size):
-            noise = layer_noise(self, rng, kw, idx, x, size) if kw.use_noise else None
-            return self.layer(scope)(x, dlatents_in[:, idx], noise)
+        dlatents = tf.unstack(dlatents_in, axis=1)
+        noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
+
+        def style_layer(scope, x, idx):
+            return self.layer(scope)(x, dlatents[idx], noises[idx])
 
         x = self.layer('4x4/Const')(dlatents_in)
-        x = style_layer('4x4/Conv', x, 0, 4)
-        y = self.layer('4x4/ToRGB')(x, dlatents_in[:, 1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
+        x = style_layer('4x4/Conv', x, 0)
+        y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
         for res in range(3, int(np.log2(kw.resolution)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
-            x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5, size)
-            x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+            x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5)
+            x = style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4)
             if kw.architecture == 'resnet':
                 x = (x + self.layer(f'{size}x{size}/Skip')(block_in)) * (1 / np.sqrt(2))
             if kw.architecture == 'skip':
                 y = upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format())
                 y = record_op(f'{size}x{size}/Upsample', y)
             if kw.architecture == 'skip' or size == kw.resolution:
-                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
+                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents[2 * res - 3]), tf.float32)
                 y = rgb if y is None else y + rgb
         images = conv.to_nchw(y)
         record_layer('images_out', images.shape)
@@ -363,18 +367,20 @@ class G_synthesis_stylegan_revised(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
-        def style_layer(scope, x, idx, size):
-            return self.layer(scope)(x, dlatents_in[:, idx], layer_noise(self, rng, kw, idx, x, size))
+        dlatents, noises = tf.unstack(dlatents_in, axis=1), layer_noises(self, rng, kw, dlatents_in)
+
+        def style_layer(scope, x, idx):
+            return self.layer(scope)(x, dlatents[idx], noises[idx])
 
         def block(res, x):
             size = 2 ** res
             if size == 4:
-                return style_layer('4x4/Conv', x, 0, size)
-            x = style_layer(f'{size}x{size}/Conv0_up', tf.cast(x, dtype_at(kw, size)), 2 * res - 5, size)
-            return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4, size)
+                return style_layer('4x4/Conv', x, 0)
+            x = style_layer(f'{size}x{size}/Conv0_up', tf.cast(x, dtype_at(kw, size)), 2 * res - 5)
+            return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4)
 
         def to_rgb(res, x):
-            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents_in[:, 2 * res - 3]), tf.float32)
+            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents[2 * res - 3]), tf.float32)
 
         lod = tf.convert_to_tensor(self._net.own_vars['lod'])
         x = self.layer('4x4/Const')(dlatents_in)
@@ -390,11 +396,18 @@ def add_noise_vars(net, sizes):
         net.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
 
 
-def layer_noise(net, rng, kw, idx, x, size):
-    """Noise for layer `idx` of a synthesis network: [N, 1, size, size] for x [N, ...], or the stored noise."""
-    if kw.randomize_noise:
-        return rng.normal(f'noise{idx}', [tf.shape(x)[0], 1, size, size])
-    return tf.convert_to_tensor(net.own_vars[f'noise{idx}'])
+def layer_noises(net, rng, kw, dlatents):
+    """Noise of the layers of a synthesis network, in order, as [N, 1, size, size] for dlatents [N, ...].
+
+    Layers beyond kw.lod_stage, if the network grows, are left out. Without kw.randomize_noise it is the stored noise.
+    """
+    largest = kw.resolution >> (getattr(kw, 'lod_stage', None) or 0)
+    stored = {name: var for name, var in net.own_vars.items() if re.fullmatch(r'noise\d+', name)}
+    stored = {name: var for name, var in stored.items() if var.shape[-1] <= largest}
+    if not kw.randomize_noise:
+        return [tf.convert_to_tensor(var) for var in stored.values()]
+    sizes = {name: int(var.shape[-1]) for name, var in stored.items()}
+    return list(rng.noises(sizes, tf.shape(dlatents)[0]).values()) if sizes else []
 
 
 # ---- Generator: both parts ----
@@ -488,13 +501,20 @@ class G_main(Network):
         record_layer('lod', ())
         record_layer('dlatent_avg', dlatent_avg.shape)
 
+        mixes = kw.is_training and kw.style_mixing_prob is not None
         with layer_prefix('G_mapping'):
-            dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
+            if mixes:  # The second latents are mapped together with the first: half as many operations.
+                latents2 = rng.normal('latents2', tf.shape(latents_in))
+                both = mapping(tf.concat([latents_in, latents2], axis=0), tf.concat([labels_in] * 2, axis=0),
+                               **dynamic_kwargs)
+                dlatents, dlatents2 = tf.split(both, 2)
+            else:
+                dlatents = mapping(latents_in, labels_in, **dynamic_kwargs)
         if kw.is_training and kw.dlatent_avg_beta is not None:
             batch_avg = tf.reduce_mean(dlatents[:, 0], axis=0)
             dlatent_avg.assign(lerp(batch_avg, tf.convert_to_tensor(dlatent_avg), kw.dlatent_avg_beta))
-        if kw.is_training and kw.style_mixing_prob is not None:
-            dlatents = self._mix_styles(dlatents, latents_in, labels_in, kw.style_mixing_prob, rng, dynamic_kwargs)
+        if mixes:
+            dlatents = self._mix_styles(dlatents, dlatents2, kw.style_mixing_prob, rng, dynamic_kwargs.get('lod_stage'))
         if not kw.is_training:
             psi = kw.truncation_psi_val if kw.is_validation else kw.truncation_psi
             cutoff = kw.truncation_cutoff_val if kw.is_validation else kw.truncation_cutoff
@@ -513,15 +533,22 @@ class G_main(Network):
         """Call the function `truncate`. G_style overrides this method."""
         return truncate(dlatents, dlatent_avg, psi, cutoff)
 
-    def _mix_styles(self, dlatents, latents, labels, prob, rng, dynamic_kwargs):
-        """With probability `prob`, take the styles of all layers from a random one on from a second latent."""
-        latents2 = rng.normal('latents2', tf.shape(latents))
-        dlatents2 = self.components.mapping(latents2, labels, **dynamic_kwargs)
+    def _mix_styles(self, dlatents, dlatents2, prob, rng, stage):
+        """With probability `prob`, take the styles of all layers from a random one on from `dlatents2`.
+
+        Layers beyond the stage, the integer part of lod, do not count. If that is known when the function is traced,
+        the host need not wait until it has read it from the device.
+        """
         num_layers = dlatents.shape[1]
-        cur_layers = num_layers - 2 * tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        if stage is None and 'lod_stage' in self.known_kwargs():
+            stage = tf.cast(tf.convert_to_tensor(self._net.own_vars['lod']), tf.int32)
+        cur_layers = num_layers - 2 * (0 if stage is None else stage)
         is_mixed = rng.uniform('mix_u', []) < prob
-        cutoff = tf.where(is_mixed, rng.integers('mix_cutoff', [], 1, cur_layers), cur_layers)
-        return tf.where(tf.range(num_layers)[tf.newaxis, :, tf.newaxis] < cutoff, dlatents, dlatents2)
+        # Integers are compared on the host, floats on the device.
+        cutoff = tf.cast(rng.integers('mix_cutoff', [], 1, cur_layers), tf.float32)
+        cutoff = tf.where(is_mixed, cutoff, tf.cast(cur_layers, tf.float32))
+        layers = tf.range(num_layers, dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
+        return tf.where(layers < cutoff, dlatents, dlatents2)
 
 
 def truncate(dlatents: tf.Tensor, dlatent_avg: tf.Tensor, psi, cutoff: int | None) -> tf.Tensor:

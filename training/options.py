@@ -26,6 +26,8 @@ D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp
 
 # --aug: the strength of the augmentation follows D's overfitting, is constant, or there is no augmentation.
 AUGMENTATIONS = ('ada', 'fixed', 'none')
+# How the machines of a cluster sum gradients (training/step/devices.py).
+ALL_REDUCE = ('auto', 'ring', 'nccl')
 
 
 class Option(NamedTuple):
@@ -111,6 +113,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                '--total-kimg by then; at least one iteration is made, and --resume continues',
                shown='no limit', may_change=True),
         Option('num_gpus', cli.positive_int, 1, (), 'N', 'number of GPUs, on all machines that TF_CONFIG names',
+               may_change=True),
+        Option('all_reduce', ALL_REDUCE, None, ('all_reduce',), 'NAME',
+               f'how several machines sum gradients: {", ".join(ALL_REDUCE)}; see docs/scale.md', shown='auto',
                may_change=True),
         Option('impl', cli.OPS_IMPLS, None, ('impl',), 'NAME', f'{cli.IMPL_HELP}; see docs/ops.md',
                shown='$STYLEGAN2_OPS or auto', may_change=True),

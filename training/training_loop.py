@@ -66,6 +66,7 @@ def training_loop(
         require_metrics: bool              = True,       # False = train even if a metric cannot be computed.
         tf_config: dict | None             = None,       # 'rnd.np_random_seed': seed of all random numbers.
         num_gpus: int                      = 1,          # Devices of all workers together (training/step/devices.py).
+        all_reduce: str                    = 'auto',     # How several workers sum gradients, see options.ALL_REDUCE.
         G_smoothing_kimg: float            = 10.0,       # Half-life of Gs, in thousands of images.
         G_smoothing_rampup: float | None   = None,       # At most this fraction of the images shown. None = no rampup.
         minibatch_repeats: int             = 4,          # The schedule is updated every so many iterations.
@@ -173,7 +174,7 @@ class Run:
             require_devices(args.num_gpus, cluster)
             devices = Devices()  # Those of all workers would wait for the other workers.
         else:
-            devices = Devices(args.num_gpus, cluster)
+            devices = Devices(args.num_gpus, cluster, args.all_reduce)
         self._devices = devices
         self._is_chief = devices.cluster.is_chief
         self._has_gpu = has_gpu()

@@ -62,6 +62,21 @@ class Random:
         """Draw from N(0, 1), float32."""
         return self.generator.normal(shape)
 
+    def noises(self, sizes, n):
+        """Draw the noise of all layers of a synthesis network, in one operation.
+
+        Args:
+            sizes: {name: width of its images}.
+            n:     Number of images, an int or a scalar tensor.
+
+        Returns:
+            {name: [n, 1, size, size]}, samples of N(0, 1).
+        """
+        drawn = self.normal('noises', [n, sum(size ** 2 for size in sizes.values())])
+        parts = tf.split(drawn, [size ** 2 for size in sizes.values()], axis=1)
+        return {name: tf.reshape(part, [-1, 1, size, size])
+                for (name, size), part in zip(sizes.items(), parts, strict=True)}
+
     def uniform(self, name, shape):
         """Draw from U[0, 1), float32."""
         return self.generator.uniform(shape)
@@ -72,7 +87,7 @@ class Random:
 
     def rows(self, name, table, n):
         """Draw n rows of `table` uniformly, with replacement."""
-        return tf.gather(table, self.generator.uniform([n], 0, tf.shape(table)[0], tf.int32))
+        return tf.gather(table, self.generator.uniform([n], 0, int(table.shape[0]), tf.int32))
 
 
 class KeyedRandom(Random):
@@ -104,7 +119,7 @@ class KeyedRandom(Random):
         return tf.random.stateless_uniform(shape, self.child(name)._key, low, high, tf.int32)
 
     def rows(self, name, table, n):
-        return tf.gather(table, self.integers(name, [n], 0, tf.shape(table)[0]))
+        return tf.gather(table, self.integers(name, [n], 0, int(table.shape[0])))
 
 
 class GivenNoise(Random):
@@ -118,7 +133,7 @@ class GivenNoise(Random):
 
     def __init__(self, noises):
         super().__init__()
-        self.noises = noises
+        self._noises = noises
 
-    def normal(self, name, shape):
-        return self.noises[name]
+    def noises(self, sizes, n):
+        return {name: self._noises[name] for name in sizes}

@@ -11,6 +11,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bench import (
     augment,
@@ -19,6 +20,7 @@ from bench import (
     generator,
     growth,
     kernels,
+    launches,
     limits,
     memory,
     metrics,
@@ -383,6 +385,32 @@ def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
     for ours, plain in zip(knn_precision_recall(ref, eval_, [3], exact=True),
                            metrics.plain_precision_recall(ref, eval_, 3)):
         assert 0 < plain.mean() < 1 and (ours[:, 0] == plain).all()
+
+
+def test_the_page_of_launches(tmp_path, narrow):
+    """The update of the average Gs takes a few launches for all variables."""
+    launches.main(['--cases=config-f/8/mb4', '--part=2', '--ops', f'--json={tmp_path / "rows.json"}'], 'bench')
+    rows = {row['name'].split('part2')[1]: row['launches'] for row in json.loads((tmp_path / 'rows.json').read_text())}
+    assert set(rows) == {'', '/G_train', '/G_reg', '/Gs_update', '/D_train', '/D_reg'}
+    expected = rows['/G_train'] + rows['/G_reg'] / 4 + rows['/D_train'] + rows['/D_reg'] / 16 + rows['/Gs_update']
+    assert rows[''] == pytest.approx(expected) and rows['/Gs_update'] < 10
+
+
+def test_what_counts_as_a_launch():
+    var = tf.Variable(tf.ones([4, 4]))
+
+    def part(x):
+        y = tf.exp(x * 1.0) + 0.0  # One: the product and the sum change nothing.
+        return tf.reshape(y, [2, 8]) + tf.reshape(tf.exp(x), [2, 8])  # One: the second exp is the first.
+
+    def function(x, index):
+        tf.sin(x)  # No result depends on it.
+        loop = tf.while_loop(lambda i, _: i < index * 2, lambda i, y: (i + 1, tf.exp(y)), [0, x])[1]
+        var.assign(loop * tf.sin(tf.constant([[1.0]])))  # One: the sine is a constant.
+        return part(x), tf.expand_dims(x, 0)
+    graph = tf.function(function, autograph=False).get_concrete_function(
+        tf.TensorSpec([4, 4]), tf.TensorSpec([], tf.int32)).graph
+    assert launches.count(graph, num_parts=5) == {'Exp': 1 + 5, 'AddV2': 1, 'Mul': 1}
 
 
 @pytest.mark.slow

@@ -395,7 +395,7 @@ def test_path_lengths_are_those_of_the_original(key, golden_Gs):
 def test_path_length_of_a_network_that_is_a_line():
     """If images are 2 W, the distance is |2 (b - a)|^2 * epsilon^2 for all t."""
     def synthesis(w, rng, randomize_noise, **kwargs):
-        assert randomize_noise is True and rng.normal('noise0', [4, 1, 8, 8]).shape == [1, 1, 8, 8]
+        assert randomize_noise is True and rng.noises({'noise0': 8}, 4)['noise0'].shape == [1, 1, 8, 8]
         return tf.tile(2 * w[:, 0, :1, tf.newaxis, tf.newaxis], [1, 3, 16, 16])
     Gs = types.SimpleNamespace(
         input_shape=[None, 2], lod_stage=lambda: None,

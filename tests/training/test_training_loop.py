@@ -25,6 +25,7 @@ from tests.stub_networks import stub_networks  # noqa: F401  A fixture.
 from tests.training.test_misc import small_networks
 from training import configs, misc
 from training.data import dataset_writer
+from training.data.record_reader import RecordReader
 from training.dataset import TFRecordDataset
 from training.run import snapshot
 from training.step.adam import Adam
@@ -256,6 +257,18 @@ def test_grid_sizes_and_layouts(data_dir):
     assert snapshot.setup_image_grid(data, '8k', most=(8, 4))[0] == (8, 4)
     with pytest.raises(ValueError, match='layout'):
         snapshot.setup_image_grid(data, '4k', 'sideways')
+
+
+def test_a_grid_reads_its_own_images_alone(data_dir, monkeypatch):
+    """A grid in 8k has a thousand images: 16 more such minibatches would take as many gigabytes at 1024x1024."""
+    numbers, read = [], RecordReader.read
+
+    def record(self, some, out):
+        numbers.extend(some)
+        read(self, some, out)
+    monkeypatch.setattr(RecordReader, 'read', record)
+    snapshot.setup_image_grid(TFRecordDataset(str(data_dir / 'tiny')), most=(8, 4))
+    assert len(numbers) == 8 * 4
 
 
 def test_grid_with_a_row_per_class(data_dir, tmp_path):

@@ -302,7 +302,11 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
     Returns:
         [N, H, W, C + num_new_features].
     """
-    group_size = tf.shape(x)[0] if group_size is None else tf.minimum(group_size, tf.shape(x)[0])
+    batch = x.shape[0]
+    if batch is None:
+        group_size = tf.shape(x)[0] if group_size is None else tf.minimum(group_size, tf.shape(x)[0])
+    else:
+        group_size = min(group_size or batch, batch)
     y = conv.to_nchw(x)
     _, c, h, w = y.shape
     y = tf.reshape(y, [group_size, -1, num_new_features, c // num_new_features, h, w])

@@ -48,7 +48,7 @@ def setup_image_grid(
     columns = int(min(max(width // training_set.shape[2], min_columns), most[0]))
     rows = int(min(max(height // training_set.shape[1], min_rows), most[1]))
     if layout == 'random' or training_set.label_size == 0:
-        reals, labels = next(training_set.iterate(columns * rows, seed=seed))
+        reals, labels = next(training_set.iterate(columns * rows, seed=seed, count=1))
         return (columns, rows), reals.numpy(), labels.numpy()
     return (columns, rows), *_row_per_class(training_set, columns, rows, seed)
 

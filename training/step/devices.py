@@ -159,6 +159,16 @@ def require_devices(number: int, cluster: Cluster = ALONE) -> None:
                         + ('' if gpus else ' TensorFlow sees no GPU here.'))
 
 
+def _communication(all_reduce: str, has_gpus: bool) -> tf.distribute.experimental.CommunicationImplementation:
+    """TensorFlow's name of a value of options.ALL_REDUCE."""
+    import tensorflow as tf
+    if all_reduce == 'nccl' and not has_gpus:
+        raise UserError('--all-reduce=nccl: expected workers with GPUs, TensorFlow sees none here',
+                        'Leave --all-reduce out.')
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    return kinds.NCCL if all_reduce == 'nccl' or (all_reduce == 'auto' and has_gpus) else kinds.RING
+
+
 class Devices:
     """The devices that train together: GPUs, or on machines without any the logical CPU devices.
 
@@ -171,13 +181,16 @@ class Devices:
                  distribution strategy.
         cluster: The workers. Each has an equal part of the devices. With several workers, make this object before
                  TensorFlow computes anything; it waits until all workers are there.
+        all_reduce: How several workers sum gradients, a value of options.ALL_REDUCE. 'nccl' = NVIDIA's library NCCL,
+                 from GPU to GPU. 'ring' = TensorFlow's own algorithm, through the memory of the hosts. 'auto' = NCCL
+                 if the workers have GPUs.
 
     Raises:
-        UserError: There are fewer devices, or the workers cannot have the same number.
+        UserError: There are fewer devices, or the workers cannot have the same number, or they have no GPUs for NCCL.
     """
 
-    def __init__(self, number: int = 1, cluster: Cluster = ALONE):
-        self.number, self.cluster = number, cluster
+    def __init__(self, number: int = 1, cluster: Cluster = ALONE, all_reduce: str = 'auto'):
+        self.number, self.cluster, self._all_reduce = number, cluster, all_reduce
         require_devices(number, cluster)
         self._here = number // cluster.workers
         self._strategy: Any = None if number == 1 else self._make_strategy()
@@ -190,11 +203,13 @@ class Devices:
         gpus = visible_gpus()
         if self.cluster.workers > 1:
             tf.config.set_visible_devices(gpus[:self._here], 'GPU')
+            communication = tf.distribute.experimental.CommunicationOptions(
+                implementation=_communication(self._all_reduce, bool(gpus)))
             print(f'Waiting for the {self.cluster.workers} workers that TF_CONFIG names...')
             # It waits inside TensorFlow, where Python would not see a Ctrl-C.
             handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
             try:
-                return tf.distribute.MultiWorkerMirroredStrategy()
+                return tf.distribute.MultiWorkerMirroredStrategy(communication_options=communication)
             finally:
                 signal.signal(signal.SIGINT, handler)
         found = tf.config.list_logical_devices('GPU' if gpus else 'CPU')

@@ -111,8 +111,9 @@ class Iterations:
         seed = self._data_seed, self._progress.iteration
         Gs_beta = smoothing_beta(sched.minibatch_size, self._smoothing, self._rampup, self._progress.cur_nimg)
         data = self._devices.split(*next(self._data))
-        lod = tf.constant(sched.lod, tf.float32)
-        reals, labels = self._prepare(self._stage)(*data, lod, tf.constant(seed, tf.int64))
+        with tf.device('CPU:0'):  # KeyedRandom needs it in the memory of the host.
+            seed_tensor = tf.constant(seed, tf.int64)
+        reals, labels = self._prepare(self._stage)(*data, tf.constant(sched.lod, tf.float32), seed_tensor)
         for phase in self._trainer.phases(self._progress.iteration):
             sizes = sched.minibatch_gpu, num_microbatches
             if phase == 'Gs_update':

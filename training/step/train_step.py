@@ -73,7 +73,8 @@ class TrainStep(tf.Module):
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
                         'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
         label_table = np.zeros([1, D.input_shapes[1][1]]) if label_table is None else label_table
-        self._label_table = tf.constant(label_table, tf.float32)
+        # A variable, because each device has its own copy of that. A constant would be sent to the others every time.
+        self._label_table = tf.Variable(label_table, trainable=False, dtype=tf.float32)
         self._devices = devices or Devices()
         self._rng = rng or (Random() if self._devices.number == 1 else None)
         self.lazy = lazy_regularization
@@ -165,17 +166,34 @@ class TrainStep(tf.Module):
         """
         if phase == 'D_reg' and self._losses['D'][0].reg == 'reals' and not self._ada_rules:
             microbatches = 1  # All of them would be equal: see `_phase`.
+        if seed is None and self._rng is None:
+            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
+        with tf.device('CPU:0'):  # KeyedRandom needs it in the memory of the host.
+            seed_tensor = tf.constant(seed or (0, 0), tf.int64)
+        args = [seed_tensor, tf.constant(lrate, tf.float32)]
+        function = self.function(phase, minibatch_gpu, microbatches, stage)
+        stats = function(*args, *([] if phase[0] == 'G' else [reals, labels]))
+        name = _scope_of(phase)
+        return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
+
+    def function(self, phase: str, minibatch_gpu: int = 0, microbatches: int = 0, stage: int | None = None) -> Any:
+        """The tf.function that computes a phase.
+
+        Its arguments are the seed int64 [2], the learning rate, and for D the reals and labels, as for `run`. That of
+        'Gs_update', which depends on none of the arguments here, has the argument beta, and that of 'p_update' the number
+        of images of an iteration.
+        """
         spec = (phase, minibatch_gpu, microbatches, stage)
         if spec not in self._functions:
             def function(*args):
+                if phase == 'Gs_update':
+                    return self._devices.run(self._update_Gs, *args)
+                if phase == 'p_update':
+                    assert self.augmentation is not None
+                    return self._devices.run(self.augmentation.update, *args)
                 return self._devices.local_result(self._devices.run(lambda *args: self._phase(*spec, *args), *args))
             self._functions[spec] = tf.function(function, autograph=False)
-        if seed is None and self._rng is None:
-            raise ValueError(f'expected a seed for {self._devices.number} devices, received None')
-        args = [tf.constant(seed or (0, 0), tf.int64), tf.constant(lrate, tf.float32)]
-        stats = self._functions[spec](*args, *([] if phase[0] == 'G' else [reals, labels]))
-        name = _scope_of(phase)
-        return StepResult(name, stats, skipped=stats[f'{name}/overflow_frequency'][1])
+        return self._functions[spec]
 
     def _phase(self, phase, minibatch_gpu, microbatches, stage, seed, lrate, reals: Any = None, labels: Any = None):
         key, part = phase.split('_')
@@ -186,12 +204,14 @@ class TrainStep(tf.Module):
         optimizer, scaling = self._optimizers[key], self._scaling[phase]
         parts = {'reg'} if part == 'reg' else {'loss'} if self.has_lazy_reg(key) else {'loss', 'reg'}
         rng = (self._rng or KeyedRandom(seed).at(self._devices.index)).child(phase)
+        label_table = tf.convert_to_tensor(self._label_table)
+        tags = []
 
         def one_microbatch(index):
             images = None if reals is None else _microbatch_of(reals, index, minibatch_gpu)
             image_labels = None if labels is None else _microbatch_of(labels, index, minibatch_gpu)
             context = loss_table.LossContext(
-                self.G, self.D, minibatch_gpu, rng.at(index), self._label_table, images, image_labels, self.pl_mean,
+                self.G, self.D, minibatch_gpu, rng.at(index), label_table, images, image_labels, self.pl_mean,
                 stage, self._dtype, scaling, self.augmentation, random_fake_labels=self._ada_rules)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimizer.variables_to_train)
@@ -204,52 +224,47 @@ class TrainStep(tf.Module):
                     total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
                 total = scaling.apply_loss_scaling(total)
-            grads = tape.gradient(total, optimizer.variables_to_train, unconnected_gradients='zero')
-            for grad, var in zip(grads, optimizer.variables_to_train, strict=True):
-                grad.set_shape(var.shape)  # TensorFlow may not know it of what is behind an augmentation.
-            return grads, {tag: _moments(value) for tag, value in terms.stats.items()}
+            grads = optimizer.groups.join(tape.gradient(total, optimizer.variables_to_train))
+            tags[:] = terms.stats
+            return grads, _moments(list(terms.stats.values()))
 
         # From here on all devices have the same values. If one of them has a gradient that is not finite, all do the
         # same about it.
-        grads, stats = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
+        grads, moments = self._devices.sum(_sum_over_microbatches(one_microbatch, microbatches))
         if key == 'G' and 'reg' in parts and self._devices.number > 1:
             self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
-        grads = [scaling.undo_loss_scaling(g) for g in grads]
-        num_terms = self._devices.number * (1 if self._ada_rules else microbatches)
-        grads = [g / num_terms for g in grads] if num_terms > 1 else grads
         if self._ada_rules:
-            all_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-            optimizer.apply([_finite(g) for g in grads], lrate)
+            all_finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads]))
+            optimizer.apply_joined([_finite(grad / self._devices.number) for grad in grads], lrate)
         else:
-            all_finite = optimizer.apply(grads, lrate)
-        if self.augmentation is not None and loss_table.REAL_SIGNS in stats:
-            self.augmentation.collect(stats[loss_table.REAL_SIGNS])
+            num_terms = float(microbatches * self._devices.number)
+            all_finite = optimizer.apply_joined(grads, lrate, scaling.apply_loss_scaling(num_terms))
+        if self.augmentation is not None and loss_table.REAL_SIGNS in tags:
+            self.augmentation.collect(moments[tags.index(loss_table.REAL_SIGNS)])
         name = _scope_of(phase)
-        stats = {**stats, f'{name}/learning_rate': _moments(lrate * optimizer.mb_ratio),
-                 f'{name}/overflow_frequency': _moments(tf.logical_not(all_finite))}
+        scalars = {f'{name}/learning_rate': lrate * optimizer.mb_ratio,
+                   f'{name}/overflow_frequency': tf.logical_not(all_finite)}
         if scaling.log2 is not None:
-            stats[f'{name}/loss_scaling_log2'] = _moments(scaling.update(all_finite))
-        return stats
+            scalars[f'{name}/loss_scaling_log2'] = scaling.update(all_finite)
+        rows = [*tf.unstack(moments), *tf.unstack(_moments(list(scalars.values())))]
+        return dict(zip([*tags, *scalars], rows, strict=True))
 
     def update_Gs(self, beta: float):
         """Update the moving average: Gs = lerp(G, Gs, beta). Variables that are not trainable are copied."""
-        if 'Gs' not in self._functions:
-            self._functions['Gs'] = tf.function(
-                lambda beta: self._devices.run(self._update_Gs, beta), autograph=False)
-        self._functions['Gs'](tf.constant(beta, tf.float32))
+        self.function('Gs_update')(tf.constant(beta, tf.float32))
 
     def _update_Gs(self, beta):
-        sources = self.G.named_variables()
-        for name, var in self.Gs.named_variables().items():
-            var.assign(lerp(sources[name], var, beta) if var.trainable else sources[name])
+        sources, groups = self.G.named_variables(), self.G_opt.groups
+        for name, var in self.Gs.named_variables(trainable=False).items():
+            var.assign(sources[name])
+        averages = self.Gs.named_variables(trainable=True)
+        olds = groups.join(list(averages.values()))
+        news = groups.join([sources[name] for name in averages])
+        groups.assign(list(averages.values()), [lerp(new, old, beta) for new, old in zip(news, olds, strict=True)])
 
     def update_p(self, minibatch_size: int):
         """Update the strength of the augmentation after so many images per iteration, all devices together."""
-        if 'p' not in self._functions:
-            assert self.augmentation is not None
-            update = self.augmentation.update
-            self._functions['p'] = tf.function(lambda size: self._devices.run(update, size), autograph=False)
-        self._functions['p'](tf.constant(minibatch_size))
+        self.function('p_update')(tf.constant(minibatch_size))
 
     def num_traces(self) -> dict:
         """Phase and sizes -> number of times its function was traced, which should be 1."""
@@ -264,7 +279,7 @@ def _scope_of(phase):
 
 def _microbatch_of(x, index, size):
     """Microbatch `index` of `size` rows; if x has only one, every index gets it."""
-    return x if x.shape[0] == size else x[index * size:(index + 1) * size]
+    return x if x.shape[0] == size else tf.ensure_shape(x[index * size:(index + 1) * size], [size, *x.shape[1:]])
 
 
 def _finite(x):
@@ -273,10 +288,17 @@ def _finite(x):
     return tf.where(tf.math.is_nan(x), 0.0, x)
 
 
-def _moments(x):
-    """(count, sum, sum of squares) of all elements, float32."""
-    x = tf.cast(tf.reshape(x, [-1]), tf.float32)
-    return tf.stack([tf.cast(tf.size(x), tf.float32), tf.reduce_sum(x), tf.reduce_sum(tf.square(x))])
+def _moments(values):
+    """[(count, sum, sum of squares) of all elements] of tensors with n elements or one, float32 [len(values), 3]."""
+    values = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in values]
+    moments = {}  # Tensors of equal size are summed together.
+    for size in sorted({value.shape[0] for value in values}):
+        indices = [i for i, value in enumerate(values) if value.shape[0] == size]
+        x = tf.stack([values[i] for i in indices])
+        sums = tf.stack([tf.fill([len(indices)], float(size)), tf.reduce_sum(x, axis=1),
+                         tf.reduce_sum(tf.square(x), axis=1)], axis=1)
+        moments.update(zip(indices, tf.unstack(sums), strict=True))
+    return tf.stack([moments[i] for i in range(len(values))])
 
 
 def _sum_over_microbatches(function, number):

@@ -128,7 +128,7 @@ def test_a_coarse_stage_does_not_pay_for_fine_ones(kind):
         reals, labels = tf.zeros([2, 2, size, size]), tf.zeros([2, 0])
         for phase in ('G_train', 'D_train', 'D_reg'):
             trainer.run(phase, 2, 1, 0.001, reals, labels, stage)
-            traced = trainer._functions[phase, 2, 1, stage].get_concrete_function(
+            traced = trainer.function(phase, 2, 1, stage).get_concrete_function(
                 tf.constant([0, 0], tf.int64), tf.constant(0.001), *([] if phase[0] == 'G' else [reals, labels]))
             images = {tuple(x.shape[1:3]) for op in traced.graph.get_operations() for x in op.outputs
                       if x.shape.rank == 4 and op.type in ('Conv2D', 'Conv2DBackpropInput', 'DepthwiseConv2dNative')}

@@ -177,6 +177,22 @@ def test_only_as_many_devices_as_there_are():
     assert err.value.remedy.startswith('Give --num-gpus=2.')
 
 
+@pytest.mark.parametrize('all_reduce, gpus, expected', [
+    ('auto', 0, 'RING'), ('auto', 2, 'NCCL'), ('ring', 2, 'RING'), ('nccl', 2, 'NCCL')])
+def test_machines_with_gpus_sum_gradients_with_nccl(monkeypatch, all_reduce, gpus, expected):
+    made = []
+    monkeypatch.setattr('dnnlib.tflib.tfutil.visible_gpus', lambda: [f'GPU:{i}' for i in range(gpus)])
+    monkeypatch.setattr(tf.config, 'set_visible_devices', lambda *args: None)
+    monkeypatch.setattr(tf.distribute, 'MultiWorkerMirroredStrategy', lambda **kwargs: made.append(kwargs))
+    Devices(max(gpus, 1) * 2, Cluster(2, 0), all_reduce)
+    assert made[0]['communication_options'].implementation.name == expected
+
+
+def test_nccl_needs_gpus():
+    with pytest.raises(cli.UserError, match='--all-reduce=nccl: expected workers with GPUs'):
+        Devices(2, Cluster(2, 0), 'nccl')
+
+
 def test_a_lost_worker_is_named_once_and_other_errors_are_left_alone(capsys):
     message = 'Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\nmore'
     lost = tf.errors.UnavailableError(None, None, message)
