@@ -180,8 +180,8 @@ class TrainStep(tf.Module):
         """The tf.function that computes a phase.
 
         Its arguments are the seed int64 [2], the learning rate, and for D the reals and labels, as for `run`. That of
-        'Gs_update', which depends on none of the arguments here, has the argument beta, and that of 'p_update' the number
-        of images of an iteration.
+        'Gs_update' has the argument beta, and that of 'p_update' the number of images of an iteration; they depend on
+        none of the arguments here.
         """
         spec = (phase, minibatch_gpu, microbatches, stage)
         if spec not in self._functions:
