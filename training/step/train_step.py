@@ -289,14 +289,16 @@ def _finite(x):
 
 
 def _moments(values):
-    """[(count, sum, sum of squares) of all elements] of tensors with n elements or one, float32 [len(values), 3]."""
+    """[(count, sum, sum of squares) of all elements] of tensors, float32 [len(values), 3]."""
     values = [tf.cast(tf.reshape(value, [-1]), tf.float32) for value in values]
-    moments = {}  # Tensors of equal size are summed together.
-    for size in sorted({value.shape[0] for value in values}):
-        indices = [i for i, value in enumerate(values) if value.shape[0] == size]
+    together = {}  # Tensors of equal size are summed together.
+    for i, value in enumerate(values):
+        together.setdefault(f'tensor {i}' if value.shape[0] is None else value.shape[0], []).append(i)
+    moments = {}
+    for indices in together.values():
         x = tf.stack([values[i] for i in indices])
-        sums = tf.stack([tf.fill([len(indices)], float(size)), tf.reduce_sum(x, axis=1),
-                         tf.reduce_sum(tf.square(x), axis=1)], axis=1)
+        count = tf.fill([len(indices)], tf.cast(tf.shape(x)[1] if x.shape[1] is None else x.shape[1], tf.float32))
+        sums = tf.stack([count, tf.reduce_sum(x, axis=1), tf.reduce_sum(tf.square(x), axis=1)], axis=1)
         moments.update(zip(indices, tf.unstack(sums), strict=True))
     return tf.stack([moments[i] for i in range(len(values))])
 
