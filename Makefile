@@ -28,7 +28,7 @@ comma = ,
 INSTALLED = .venv/.installed$(if $(filter-out 0,$(GPU)),-gpu)
 
 .PHONY: help demo demo-train demo-pictures demo-page demo-metrics demo-precision ops
-.PHONY: test test-quick nightly test-kernels test-layout test-versions lint fuzz cuda-check reference-check bench clean
+.PHONY: test test-quick nightly test-kernels test-layout test-versions lint fuzz cuda-check gpu-check reference-check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 25
@@ -138,6 +138,12 @@ nightly: .venv/.installed ## run the tests that take many minutes, which `make t
 test-kernels: .venv/.installed ## run the golden tests with TensorFlow's other CPU kernels (oneDNN off or on)
 	other=$$($(PY) -c 'from dnnlib import onednn; print(0 if onednn.is_on() else 1)') && test -n "$$other" && \
 	    TF_ENABLE_ONEDNN_OPTS=$$other $(PY) $(PYTEST) -m other_kernels
+
+# What `make gpu-check` runs: full, in ten minutes, quick, in three, or rehearsal, which needs no GPU.
+GPU_CHECK ?= full
+
+gpu-check: .venv/.installed$(if $(filter-out rehearsal,$(GPU_CHECK)),-gpu) ## check and measure everything on a GPU, and write a page about it; GPU_CHECK=quick: the most important
+	$(PY) -m tests.gpu_check --mode=$(GPU_CHECK)
 
 test-layout: .venv/.installed ## run the golden tests with channels first, the layout of GPUs in float32
 	STYLEGAN2_TEST_LAYOUT=NCHW $(PY) $(PYTEST) -m channels_first

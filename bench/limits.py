@@ -7,7 +7,13 @@ from typing import Any
 
 from bench import timing
 
-_SIZES = (1024, 2048)  # Larger products are not faster, smaller ones are slower.
+_SIZES = (1024, 2048)     # On a CPU, larger products are not faster, smaller ones are slower.
+_SIZES_ON_GPU = (4096, 8192)
+
+
+def _sizes() -> tuple[int, ...]:
+    from dnnlib.tflib.tfutil import has_gpu
+    return _SIZES_ON_GPU if has_gpu() else _SIZES
 
 
 def matmuls(dtypes: Iterable[str]) -> dict[str, Callable[[], Any]]:
@@ -24,27 +30,29 @@ def matmuls(dtypes: Iterable[str]) -> dict[str, Callable[[], Any]]:
     def product(size: int, dtype: str) -> Callable[[], Any]:
         a, b = (tf.cast(tf.random.stateless_normal([size, size], [seed, 0]), dtype) for seed in (0, 1))
         return tf.function(lambda: tf.matmul(a, b), autograph=False)
-    return {f'matmul/{dtype}/{size}': product(size, dtype) for dtype in dtypes for size in _SIZES}
+    return {f'matmul/{dtype}/{size}': product(size, dtype) for dtype in dtypes for size in _sizes()}
 
 
 def matmul_rate(times: Mapping[Any, tuple[float, float]], dtype: str) -> float:
     """The machine's limit: the highest rate of `matmuls`, with or without TensorFlow's oneDNN kernels.
 
     Args:
-        times: What timing.interleaved returned for `matmuls` with the kernels of this process. The other kernels are
-               measured in a new process.
+        times: What timing.interleaved returned for `matmuls` with the kernels of this process. The other kernels of a
+               CPU are measured in a new process.
         dtype: Type of the products. Those in half precision are measured with the kernels of this process only:
                without oneDNN they are far slower.
 
     Returns:
         The rate in GFLOP/s.
     """
-    return max(own_rate(times, dtype), rate_of_other_kernels(dtype) if dtype == 'float32' else 0)
+    from dnnlib.tflib.tfutil import has_gpu
+    others = dtype == 'float32' and not has_gpu()
+    return max(own_rate(times, dtype), rate_of_other_kernels(dtype) if others else 0)
 
 
 def own_rate(times: Mapping[Any, tuple[float, float]], dtype: str) -> float:
     """The highest rate of `matmuls` in this process, in GFLOP/s. The arguments are those of `matmul_rate`."""
-    return max(2 * size ** 3 / (times[f'matmul/{dtype}/{size}'][1] * 1e6) for size in _SIZES)
+    return max(2 * size ** 3 / (times[f'matmul/{dtype}/{size}'][1] * 1e6) for size in _sizes())
 
 
 @functools.cache

@@ -79,7 +79,16 @@ def in_own_process(program: str, *arguments: str, env: Mapping[str, str] | None 
 
 
 def peak_memory() -> float:
-    """Peak resident size of this process in MB (Linux only). The resource module would include the parent's peak."""
+    """Peak memory of this process in MB: on the GPU if there is one, otherwise its resident size (Linux only).
+
+    The resource module would include the parent's peak.
+    """
+    if 'tensorflow' in sys.modules:
+        import tensorflow as tf
+
+        from dnnlib.tflib.tfutil import has_gpu
+        if has_gpu():
+            return tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2 ** 20
     peak = re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())
     assert peak, 'Linux lists VmHWM for every process'
     return int(peak[1]) / 1024
