@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -242,8 +243,9 @@ def _find_config(config: str, resolution: int | None, num_gpus: int) -> dict[str
 
 
 def mbstd_group(D_args: dict[str, Any]) -> int:
-    """Images in a group of minibatch stddev of a discriminator with these arguments."""
-    return max(D_args.get('mbstd_group_size', 4), 1)
+    """Images in a group of minibatch stddev of a discriminator with these arguments, at most."""
+    size = D_args.get('mbstd_group_size', 4)
+    return sys.maxsize if size is None else max(size, 1)  # None = those of a microbatch are one group.
 
 
 def microbatch_fits(size: int, smallest: int, group: int = 4) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 from dnnlib import cli
 from tests.golden import GOLDEN_ADA, load_json
+from training import configs
 from training.augment import AUGPIPES
 from training.configs import CONFIGS, training_run
 
@@ -178,6 +179,14 @@ def test_every_preset_asks_the_training_loop_for_the_same_as_the_original():
             with pytest.raises(cli.UserError):
                 training_run('ds', **options_of(options))
     assert seen == set(PRESETS)
+
+
+def test_groups_of_minibatch_stddev_decide_what_fits():
+    assert [configs.mbstd_group(args) for args in ({}, {'mbstd_group_size': 8}, {'mbstd_group_size': 0})] == [4, 8, 1]
+    assert [size for size in (1, 6, 12, 16) if configs.microbatch_fits(size, 2, 8)] == [6, 16]
+    assert configs.microbatch_fits(7, 2, configs.mbstd_group({'mbstd_group_size': None}))
+    with pytest.raises(cli.UserError, match='expected 1 to 8, or a multiple of 8'):
+        training_run('ds', config='paper256', minibatch_size=36, minibatch_gpu=12)
 
 
 def test_a_preset_without_a_resolution_to_derive_from():

@@ -224,7 +224,11 @@ class TrainStep(tf.Module):
                     total += tf.reduce_mean(terms.reg) * (self.reg_intervals[key] if part == 'reg' else 1)
                     terms.stats[f'Loss/{key}/reg'] = terms.reg
                 total = scaling.apply_loss_scaling(total)
-            grads = optimizer.groups.join(tape.gradient(total, optimizer.variables_to_train))
+            grads = tape.gradient(total, optimizer.variables_to_train)
+            for grad, var in zip(grads, optimizer.variables_to_train, strict=True):
+                if grad is not None:
+                    grad.set_shape(var.shape)  # TensorFlow may not know it of what is behind an augmentation.
+            grads = optimizer.groups.join(grads)
             tags[:] = terms.stats
             return grads, _moments(list(terms.stats.values()))
 
