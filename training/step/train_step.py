@@ -74,7 +74,10 @@ class TrainStep(tf.Module):
                         'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
         label_table = np.zeros([1, D.input_shapes[1][1]]) if label_table is None else label_table
         # A variable, because each device has its own copy of that. A constant would be sent to the others every time.
-        self._label_table = tf.Variable(label_table, trainable=False, dtype=tf.float32)
+        # Without labels it is empty: TensorFlow crashes when a cluster creates an empty variable.
+        self._label_table = tf.constant(label_table, tf.float32)
+        if np.size(label_table):
+            self._label_table = tf.Variable(self._label_table, trainable=False)
         self._devices = devices or Devices()
         self._rng = rng or (Random() if self._devices.number == 1 else None)
         self.lazy = lazy_regularization
