@@ -115,7 +115,7 @@ def check_image_kwargs(net, architectures=None):
     if architectures and kw.architecture not in architectures:
         raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
     for name in ('nonlinearity', 'epilogue_nonlinearity', 'mapping_nonlinearity'):
-        act = getattr(kw, name, None) or kw.nonlinearity
+        act = getattr(kw, name, None) or getattr(kw, 'nonlinearity', 'linear')  # ProGAN has no such setting.
         if act not in ACTIVATIONS:
             raise ValueError(f'{net.name}: expected a {name} of {list(ACTIVATIONS)}, received {act!r}')
     if kw.dtype != 'float32':

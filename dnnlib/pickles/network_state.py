@@ -104,7 +104,12 @@ _OPTIONAL_FIELDS = {MODULE_KEY}
 class NetworkReader(Reader):
     """Reader of network pickles: plain data and `NetworkState`. Source code in the file remains text."""
 
-    allowed = {**GLOBALS, 'dnnlib.tflib.network.Network': 'make_network'}
+    allowed = {
+        **GLOBALS,
+        'dnnlib.tflib.network.Network': 'make_network',
+        'tfutil.Network':               'make_network',  # ProGAN, version 2.
+        'network.Network':              'make_network',  # ProGAN in Theano, which has no version.
+    }
 
     def __init__(self, stream: BoundedStream):
         super().__init__(stream)
@@ -125,6 +130,10 @@ class NetworkReader(Reader):
     def _fill_network(self, network, state):
         if type(state) is not dict:
             raise TypeError('state of a network is no dict')
+        if 'version' not in state and 'build_func_spec' in state:
+            from dnnlib.pickles.progan import fill_from_theano  # It imports this module.
+            fill_from_theano(network, state)
+            return
         if state.get('version') not in READ_VERSIONS:
             raise Refusal(f'holds a network of version {show(state.get("version"))}; expected 2 to 5', FOREIGN)
         for name in _FIELD_TYPES:
