@@ -171,9 +171,10 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         if note:
             print(note)
     labels = _one_hot(Gs, class_idx)
+    psi = _psi_kwargs(Gs, truncation_psi)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
-        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi, **_picture_kwargs(precision))
+        images = misc.image_of_seed(Gs, seed, labels, **psi, **_picture_kwargs(precision))
         _save(_to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
     found = {} if dlatents is None else _projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
@@ -211,7 +212,9 @@ def style_mixing_example(
     from tqdm import tqdm
 
     import pretrained_networks
+    from training import misc
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32)
+    misc.require_w(Gs, 'style-mixing-example')
     label = _one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
@@ -305,8 +308,21 @@ def _styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi:
 def _projected(Gs: Network, path: str) -> dict[Any, tuple[np.ndarray, Any]]:
     """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
     from latents import dlatents
+    from training import misc
+    misc.require_w(Gs, '--dlatents')
     found = dlatents.load(path, Gs)
     return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
+
+
+def _psi_kwargs(Gs: Network, truncation_psi: float) -> dict[str, Any]:
+    """Arguments of Network.run that truncate W; none for a network without W, which is refused another psi than 1."""
+    if 'mapping' in Gs.components:
+        return dict(truncation_psi=truncation_psi)
+    if truncation_psi not in (_TRUNCATION_PSI, 1):
+        from training import misc
+        misc.require_w(Gs, f'--truncation-psi={truncation_psi:g}')
+    print('Note: the network is of ProGAN, which has no W: nothing is truncated.')
+    return {}
 
 
 def _picture_kwargs(precision: str = _PRECISION) -> dict[str, Any]:

@@ -241,6 +241,13 @@ def noise_variables(Gs: Network) -> list[Any]:
     return [var for name, var in Gs.components.get('synthesis', Gs).vars.items() if name.startswith('noise')]
 
 
+def require_w(Gs: Network, purpose: str) -> None:
+    """Raise a UserError, which begins with `purpose`, if a generator has no W: ProGAN's draws images from Z itself."""
+    if 'mapping' not in Gs.components:
+        raise UserError(f'{purpose}: needs W, but the network is of ProGAN, which has Z alone',
+                        'Leave it out, or use a network of StyleGAN or StyleGAN2.')
+
+
 def image_of_seed(Gs: Network, seed: int, labels: np.ndarray | None = None, **kwargs: Any) -> Any:
     """Generate the image of a seed as the original's commands do.
 

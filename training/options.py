@@ -21,8 +21,8 @@ from training.augment import AUGPIPES
 PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'float16'}
 
 # Names of losses in training/loss.py, which imports TensorFlow.
-G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
-D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
+G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg', 'G_wgan_acgan')
+D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp', 'D_wgangp_acgan')
 
 # --aug: the strength of the augmentation follows D's overfitting, is constant, or there is no augmentation.
 AUGMENTATIONS = ('ada', 'fixed', 'none')
