@@ -131,8 +131,8 @@ class G_paper(Network):
                                (None, self.latent_size + kw.label_size))
                 self.add_layer(NormalizedConv('4x4/Conv', fmaps, 3, **args), image_shape(4, fmaps))
             else:
-                self.add_layer(NormalizedConv(f'{size}x{size}/{up}', fmaps, 3, 'up', fused_scale=kw.fused_scale, **args),
-                               image_shape(size // 2, num_fmaps(kw, res - 2)))
+                upsampling = NormalizedConv(f'{size}x{size}/{up}', fmaps, 3, 'up', fused_scale=kw.fused_scale, **args)
+                self.add_layer(upsampling, image_shape(size // 2, num_fmaps(kw, res - 2)))
                 self.add_layer(NormalizedConv(f'{size}x{size}/Conv1', fmaps, 3, **args), image_shape(size, fmaps))
             to_rgb = Conv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, act='linear',
                             use_wscale=kw.use_wscale)

@@ -19,7 +19,7 @@ def kwargs_of(**options):
 @pytest.mark.golden
 def test_every_configuration_asks_the_training_loop_for_the_same_as_the_original():
     cases = load_json('schedule/run_training_kwargs.json')
-    assert set(CONFIGS) - set(PRESETS) <= set(cases)
+    assert set(CONFIGS) - {*PRESETS, 'progan'} <= set(cases)
     for case, expected in cases.items():
         config, gamma, mirror, _ = re.fullmatch(r'(config-.+?)(?:-gamma(\d+))?(-mirror)?(-\d+gpu)?', case).groups()
         run = training_run(
@@ -212,6 +212,27 @@ def test_augmentation_of_the_other_configurations():
     kwargs = kwargs_of(aug='fixed', p=0.2, augpipe='blit')
     assert (kwargs.augpipe, kwargs.augment_p) == ('blit', 0.2) and 'ada_target' not in kwargs
     assert kwargs_of(aug='ada', ada_kimg=50, target=0.5, resume_pkl='x.pkl').ada_kimg == 50
+
+
+def test_progan():
+    kwargs = kwargs_of(config='progan', latent_size=16, G_smoothing_kimg=5.0)
+    assert kwargs.G_args == dict(func_name='training.networks_progan.G_paper', latent_size=16)
+    assert (kwargs.G_smoothing_kimg, kwargs.G_smoothing_beta) == (5, None)
+    kwargs = kwargs_of(config='progan', num_gpus=3)
+    assert kwargs.D_loss_args == dict(func_name='training.loss.D_wgangp_acgan')
+    assert kwargs.G_smoothing_beta == 0.999 and kwargs.D_first and not kwargs.lazy_regularization
+    assert (kwargs.sched_args['minibatch_size_dict'][4], kwargs.sched_args['minibatch_gpu_dict'][4]) == (252, 84)
+
+
+@pytest.mark.parametrize('options, fact', [
+    (dict(mapping_layers=2), '--mapping-layers: the networks of progan'),
+    (dict(resample_kernel=[1, 1]), '--resample-kernel: the networks'),
+    (dict(G_loss='G_logistic_ns_pathreg'), '--g-loss=G_logistic_ns_pathreg: path lengths'),
+    (dict(gamma=1.0), '--gamma=1: D_wgangp_acgan has no such weight')])
+def test_what_progan_does_not_have(options, fact):
+    with pytest.raises(cli.UserError) as caught:
+        training_run('ds', config='progan', **options)
+    assert caught.value.fact.startswith(fact)
 
 
 @pytest.mark.parametrize('options, fact, remedy', [
