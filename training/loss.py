@@ -75,7 +75,7 @@ class LossContext(NamedTuple):
 
 class Terms(NamedTuple):
     """The result of a loss function."""
-    loss: Any = None  # Loss of each image, [N, 1]; with labels also [N, N], see _add_label_penalty. None = not requested.
+    loss: Any = None  # Loss of each image, [N, 1], or [N, N]: see _add_label_penalty. None = not requested.
     reg: Any = None   # Regularization term of each image, [N]. None = not requested, or there is none.
     stats: Any = {}   # TensorBoard tag -> tensor.
 

@@ -133,7 +133,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                shown='4; config-a to -d, progan: by resolution; presets: their own',
                may_change=True),  # A GPU may be too small for the old value.
         Option('lrate', cli.positive_float, None, ('sched_args.G_lrate_base', 'sched_args.D_lrate_base'), 'RATE',
-               'learning rate of both networks', shown='0.002; config-a to -d, progan: by resolution; presets: their own'),
+               'learning rate of both networks',
+               shown='0.002; config-a to -d, progan: by resolution; presets: their own'),
         Option('gamma', cli.non_negative_float, None, ('D_loss_args.gamma',), 'WEIGHT',
                'weight of the R1 regularization', shown='10; config-e: 100; presets: their own'),
         Option('G_smoothing_kimg', cli.non_negative_float, None, ('G_smoothing_kimg',), 'KIMG',

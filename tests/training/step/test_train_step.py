@@ -130,9 +130,8 @@ def test_golden_training_of_progan(name):
         fed = {}
         for key, value in data.items():
             if key.startswith(prefix):
-                phase, _, draw = key.removeprefix(prefix).partition('/')
-                fed.setdefault(f'{phase}/{draw}', []).append(value)
-        rng.feed(fed)
+                fed[key.removeprefix(prefix)] = [value]
+        rng.feed({key: value for key, value in fed.items() if 'reals' not in key})
         images, labels = data[f'{prefix}D_train/reals_uint8'], data[f'{prefix}D_train/labels']
         assert images.shape[2] == 2 ** (resolution_log2 - int(lod))
         full, _ = misc.process_reals(images, labels, lod, False, [0, 255], [-1, 1])
