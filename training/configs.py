@@ -83,6 +83,14 @@ def _auto(resolution: int, num_gpus: int) -> dict[str, Any]:
         ema_kimg=batch * 10 / 32, ema_rampup=0.05, mapping_layers=2)
 
 
+def _stylegan(**G_args: Any) -> dict[str, Any]:
+    """StyleGAN as published in 2019, with other settings of its generator."""
+    return dict(
+        G_args=dict(func_name='training.networks_stylegan.G_style', **G_args),
+        D_args=dict(func_name='training.networks_stylegan.D_basic'),
+        G_loss_args=_NO_PATHREG, sched_args=_GROWING, lazy_regularization=False)
+
+
 # Of ProGAN, by the number of GPUs: minibatch size, its exceptions by resolution, learning rates that are not 0.001.
 _PROGAN_PRESETS = {
     1: (4, {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4}, {1024: 0.0015}),
@@ -118,10 +126,7 @@ def _progan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
 
 # Each value is a dict, or a function of (resolution, num_gpus) that returns one.
 CONFIGS: dict[str, dict[str, Any] | Callable[[Any, int], dict[str, Any]]] = {
-    'config-a': dict(  # StyleGAN as published in 2019
-        G_args=dict(func_name='training.networks_stylegan.G_style'),
-        D_args=dict(func_name='training.networks_stylegan.D_basic'),
-        G_loss_args=_NO_PATHREG, sched_args=_GROWING, lazy_regularization=False),
+    'config-a': _stylegan(),  # StyleGAN as published in 2019
     'config-b': dict(_GROWING_SMALL, G_loss_args=_NO_PATHREG, lazy_regularization=False),  # + weight demodulation
     'config-c': dict(_GROWING_SMALL, G_loss_args=_NO_PATHREG),  # + lazy regularization
     'config-d': _GROWING_SMALL,  # + path length regularization
@@ -137,6 +142,14 @@ CONFIGS: dict[str, dict[str, Any] | Callable[[Any, int], dict[str, Any]]] = {
     'cifar': _ada(64, 32, 32, 16 << 10, 0.0025, 0.01, ema_kimg=500, ema_rampup=0.05, mapping_layers=2,
                   G_args=dict(style_mixing_prob=None), D_args=dict(architecture='orig'), G_loss_args=_NO_PATHREG,
                   total_kimg=100000),  # CIFAR-10
+    # The steps from ProGAN to StyleGAN, Table 1 of StyleGAN's paper.
+    'stylegan-b': _stylegan(
+        use_styles=False, use_instance_norm=False, const_input_layer=False, use_noise=False, use_pixel_norm=True,
+        mapping_layers=0, truncation_psi=None, style_mixing_prob=0.0),  # ProGAN's generator, tuned
+    'stylegan-c': _stylegan(const_input_layer=False, use_noise=False, style_mixing_prob=0.0),  # + mapping and styles
+    'stylegan-d': _stylegan(use_noise=False, style_mixing_prob=0.0),  # - traditional input
+    'stylegan-e': _stylegan(style_mixing_prob=0.0),  # + noise
+    'stylegan-f': _stylegan(),  # + mixing regularization = config-a
     'progan': _progan,  # Progressive GAN, as published in 2018
 }
 
@@ -184,6 +197,9 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
     apply_options(kwargs, {**values, 'metrics': None})
     if kwargs.G_args['func_name'].endswith('.G_paper'):
         _adjust_progan(kwargs, values)
+    if kwargs.G_args.get('mapping_layers') == 0 and values['cond']:
+        raise cli.UserError(f'--cond=true: {values["config"]} has no mapping network, which would take the labels',
+                            'Leave it out, give --mapping-layers=8, or choose another configuration.')
     _check_growing(kwargs.sched_args, values)
     if kwargs.get('ada_rules'):
         _adjust_preset(kwargs, values)

@@ -191,7 +191,7 @@ class G_mapping(networks_stylegan2.G_mapping):
 
 
 class G_synthesis(Network):
-    """W with two vectors per resolution -> images (Figure 1b)."""
+    """W with two vectors per resolution -> images (Figure 1b). Without styles, W is one vector, for the first layer."""
 
     settings = dict(
         STYLEGAN_IMAGE_SETTINGS, **SYNTHESIS_SETTINGS, **GROWING_SYNTHESIS_SETTINGS,
@@ -205,8 +205,10 @@ class G_synthesis(Network):
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
     num_layers = G_synthesis_stylegan2.num_layers
-    input_spec_shapes = G_synthesis_stylegan2.input_spec_shapes
     output_spec_shapes = G_synthesis_stylegan2.output_spec_shapes
+
+    def input_spec_shapes(self):
+        return ((None, self.num_layers if self.kw.use_styles else 1, self.kw.dlatent_size),)
 
     def build(self, input_shape=None):
         kw = self.kw
@@ -229,13 +231,15 @@ class G_synthesis(Network):
                 self.add_layer(SynthesisConv(f'{size}x{size}/Conv0_up', fmaps, 3, 'up', **conv_args),
                                image_shape(size // 2, num_fmaps(kw, res - 2)))
                 self.add_layer(SynthesisConv(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps))
+            if progressive.is_fixed(kw) and size < kw.resolution:
+                continue
             to_rgb = Conv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, act='linear',
                             use_wscale=kw.use_wscale)
             self.add_layer(to_rgb, image_shape(size, fmaps))
         self.built = True
 
     def call(self, dlatents_in, rng=None, **dynamic_kwargs):
-        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+        """[N, layers or 1, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         resolution_log2 = int(np.log2(kw.resolution))
@@ -243,7 +247,7 @@ class G_synthesis(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
         upscales = iter(['Upscale2D', *[f'Upscale2D_{i}' for i in range(1, resolution_log2)]])
 
-        dlatents = tf.unstack(dlatents_in, axis=1)
+        dlatents = tf.unstack(dlatents_in, axis=1) if kw.use_styles else [dlatents_in[:, 0]] * self.num_layers
         noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
 
         def args(idx):
@@ -263,7 +267,7 @@ class G_synthesis(Network):
         def record(name, x):
             record_op(next(upscales) if name.startswith('Upsample') else name, x)
 
-        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
+        lod = None if progressive.is_fixed(self.kw) else tf.convert_to_tensor(self._net.own_vars['lod'])
         x = progressive.grow_images(None, block, to_rgb, resolution_log2, lod, kw.lod_stage, kw.full_resolution, record)
         images = conv.to_nchw(x)
         record_layer('images_out', images.shape)
@@ -314,8 +318,9 @@ class D_basic(Network):
         self.add_var('lod', [], 'zeros')
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
-            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, **conv_args),
-                           image_shape(size, kw.num_channels))
+            if size == kw.resolution or not progressive.is_fixed(kw):
+                self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, **conv_args),
+                               image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, 'down', **conv_args),

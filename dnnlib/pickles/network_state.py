@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.pickles.progan import fill_from_theano
 from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, BoundedStream, Reader, Refusal, show
 
 READ_VERSIONS = (2, 3, 4, 5)
@@ -131,7 +132,6 @@ class NetworkReader(Reader):
         if type(state) is not dict:
             raise TypeError('state of a network is no dict')
         if 'version' not in state and 'build_func_spec' in state:
-            from dnnlib.pickles.progan import fill_from_theano  # It imports this module.
             fill_from_theano(network, state)
             return
         if state.get('version') not in READ_VERSIONS:

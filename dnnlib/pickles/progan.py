@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.pickles.network_state import NetworkState
 from dnnlib.pickles.reader import DAMAGED, Refusal, show
 
 _FUNCTIONS = ('G_paper', 'D_paper')
@@ -27,8 +26,8 @@ _OF_THEANO = ('use_batchnorm', 'tanh_at_end', 'mbstat_func', 'mbstat_avg', 'mbdi
 _UNSUPPORTED = ('use_batchnorm', 'tanh_at_end', 'mbdisc_kernels', 'use_layernorm')
 
 
-def from_original(state: NetworkState) -> NetworkState:
-    """Translate a network that ProGAN or StyleGAN has written. Any other network is returned as it is."""
+def from_original(state: Any) -> Any:
+    """Translate a NetworkState that ProGAN or StyleGAN has written. Any other one is returned as it is."""
     if state.build_func_name not in _FUNCTIONS or state.build_module:
         return state
     kwargs, variables = dict(state.static_kwargs), list(state.variables)
@@ -49,8 +48,8 @@ def rename_averages(value: Any) -> None:
 
 # ---- Theano ----
 
-def fill_from_theano(network: NetworkState, state: dict[str, Any]) -> None:
-    """Set a network from the state of a network of the Theano code.
+def fill_from_theano(network: Any, state: dict[str, Any]) -> None:
+    """Set a NetworkState from the state of a network of the Theano code.
 
     The state has build_func_spec (func: name of the function; the rest are settings), param_values (list of arrays) and
     toplevel_params (cur_lod, the level of detail).
