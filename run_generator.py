@@ -217,10 +217,10 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         if note:
             print(note)
     labels = pictures.one_hot(Gs, class_idx)
+    psi = pictures.psi_kwargs(Gs, truncation_psi, _TRUNCATION_PSI)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
-        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi,
-                                    **pictures.picture_kwargs(precision))
+        images = misc.image_of_seed(Gs, seed, labels, **psi, **pictures.picture_kwargs(precision))
         pictures.save(pictures.to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
     found = {} if dlatents is None else pictures.projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
@@ -259,7 +259,9 @@ def style_mixing_example(
 
     import pretrained_networks
     from latents import pictures
+    from training import misc
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32)
+    misc.require_w(Gs, 'style-mixing-example')
     label = pictures.one_hot(Gs, class_idx)
 
     print('Generating W vectors...')

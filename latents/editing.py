@@ -18,6 +18,7 @@ from dnnlib.tflib import Network
 from latents import directions as directions_module
 from latents import dlatents, pictures
 from latents.directions import Directions
+from training import misc
 
 _NUM_DIRECTIONS = 20
 _SHEET_IMAGES = 3
@@ -63,6 +64,7 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
     for path in (*sets, *(key for key in keyframes if isinstance(key, str))):
         dlatents.require_file(path)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
+    misc.require_w(Gs, 'find-directions')
     label = pictures.one_hot(Gs, class_idx)
     num_layers, size = Gs.components.synthesis.input_shape[1:]
     layers = list(range(num_layers)) if layers is None else sorted(set(layers))
@@ -132,6 +134,7 @@ def edit_images(run_dir: str, network_pkl: str, keyframes: Sequence[int | str], 
     for path in (key for key in keyframes if isinstance(key, str)):
         dlatents.require_file(path)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
+    misc.require_w(Gs, 'edit-images')
     found.check_fits(Gs, directions)
     if layers is not None:
         pictures.check_layers('--layers', layers, Gs.components.synthesis.input_shape[1])

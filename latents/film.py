@@ -57,6 +57,7 @@ def generate_video(run_dir: str, network_pkl: str, keyframes: Sequence[int | str
     per_key = round(seconds_per_seed * fps)
     _check(keyframes, per_key, seconds_per_seed, fps, space, grid)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
+    misc.require_w(Gs, 'generate-video')
     walk = Walk(Gs, keyframes, per_key, truncation_psi, class_idx, space, curve, loop, grid)
     print(f'{walk.num_frames} frames through {walk.num_keys} keyframes: {format_time(walk.num_frames / fps)} at '
           f'{fps} frames per second.')

@@ -45,6 +45,20 @@ def check_layers(flag: str, layers: Sequence[int], num_layers: int) -> None:
 
 # ---- To W ----
 
+def psi_kwargs(Gs: Network, truncation_psi: float, default: float) -> dict[str, Any]:
+    """Arguments of Network.run that truncate W. None for a network without W.
+
+    Raises:
+        UserError: The network has no W, and psi is neither 1 nor the default, so that somebody asked for it.
+    """
+    if 'mapping' in Gs.components:
+        return dict(truncation_psi=truncation_psi)
+    if truncation_psi not in (default, 1):
+        misc.require_w(Gs, f'--truncation-psi={truncation_psi:g}')
+    print('Note: the network is of ProGAN, which has no W: nothing is truncated.')
+    return {}
+
+
 def z_of_seeds(Gs: Network, seeds: Sequence[int]) -> np.ndarray:
     """Latents Z of seeds, float64 [N, latent_size]: the same as in misc.image_of_seed."""
     return np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
@@ -69,6 +83,7 @@ def styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi: 
 
 def projected(Gs: Network, path: str) -> dict[Any, tuple[np.ndarray, Any]]:
     """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
+    misc.require_w(Gs, '--dlatents')
     found = dlatents.load(path, Gs)
     return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
 

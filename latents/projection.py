@@ -38,6 +38,7 @@ def project_generated_images(run_dir: str, network_pkl: str, seeds: Sequence[int
     """
     options = Settings(**settings)
     Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
+    misc.require_w(Gs, 'projection')
     targets = generated_targets(Gs, seeds, truncation_psi)
     project_targets(Gs, run_dir, targets, len(seeds), options, network_pkl)
 
@@ -62,6 +63,7 @@ def project_real_images(run_dir: str, network_pkl: str, dataset_name: str | None
     """
     options = Settings(**settings)
     Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
+    misc.require_w(Gs, 'projection')
     targets = real_targets(Gs, dataset_name, data_dir, num_images, images, align)
     project_targets(Gs, run_dir, targets, len(targets), options, network_pkl)
 
@@ -91,6 +93,7 @@ def detect_generated(run_dir: str, network_pkl: str, seeds: Sequence[int], trunc
     how = options.how(network_pkl)
     reference_distances = detection.read_reference(reference, how) if reference else None
     Gs = pretrained_networks.load_generator(network_pkl, options.impl, options.tf32)
+    misc.require_w(Gs, 'projection')
 
     targets: list[Iterable[Target]] = []
     sets = []  # Set of each target, in the same order.

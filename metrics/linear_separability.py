@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
 from metrics.metric_base import SampleSource, SamplingMetric
+from training import misc
 
 _CLASSIFIER_SIZE = 256
 
@@ -65,6 +66,7 @@ class LS(SamplingMetric):
             probabilities: float32 [n, attributes, 2], of having each attribute and of not having it.
         """
         latents, labels = source.latents(n), source.labels(n)
+        misc.require_w(source.Gs, 'ls')
         dlatents = source.Gs.components.mapping(latents, labels, **source.kwargs)
         images = (source.images(latents, labels) + 1) * (255 / 2)
         logits = tf.concat([classifier(images) for classifier in classifiers], axis=1)

@@ -12,6 +12,7 @@ from dnnlib.cli import UserError
 from dnnlib.tflib import Random, lerp
 from metrics.features.layers import shrink
 from metrics.metric_base import SampleSource, SamplingMetric
+from training import misc
 
 _VGG_MIN_SIZE = 16  # VGG16 halves images four times.
 
@@ -47,6 +48,7 @@ class PPL(SamplingMetric):
                             f'expected {smallest} or more', remedy)
 
     def evaluate(self, source, nets):
+        misc.require_w(source.Gs, self.name)
         distances, = self.draw_samples(
             source, lambda minibatch: [self.distances(minibatch, nets['lpips'], self.minibatch_per_gpu)],
             self._num_samples, self.name, 'pair')

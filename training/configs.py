@@ -1,5 +1,6 @@
 """The configurations of the papers as one table: those of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, table 1 and
-figure 8), and the presets of StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676).
+figure 8), the presets of StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676), and ProGAN (Karras et al. 2018,
+arXiv:1710.10196).
 
 `training_run` turns a configuration and the options of training/options.py into arguments of the training loop.
 """
@@ -82,12 +83,50 @@ def _auto(resolution: int, num_gpus: int) -> dict[str, Any]:
         ema_kimg=batch * 10 / 32, ema_rampup=0.05, mapping_layers=2)
 
 
-# Each value is a dict, or a function of (resolution, num_gpus) that returns one.
-CONFIGS: dict[str, dict[str, Any] | Callable[[int, int], dict[str, Any]]] = {
-    'config-a': dict(  # StyleGAN as published in 2019
-        G_args=dict(func_name='training.networks_stylegan.G_style'),
+def _stylegan(**G_args: Any) -> dict[str, Any]:
+    """StyleGAN as published in 2019, with other settings of its generator."""
+    return dict(
+        G_args=dict(func_name='training.networks_stylegan.G_style', **G_args),
         D_args=dict(func_name='training.networks_stylegan.D_basic'),
-        G_loss_args=_NO_PATHREG, sched_args=_GROWING, lazy_regularization=False),
+        G_loss_args=_NO_PATHREG, sched_args=_GROWING, lazy_regularization=False)
+
+
+# Of ProGAN, by the number of GPUs: minibatch size, its exceptions by resolution, learning rates that are not 0.001.
+_PROGAN_PRESETS = {
+    1: (4, {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4}, {1024: 0.0015}),
+    2: (8, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8}, {512: 0.0015, 1024: 0.002}),
+    4: (16, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16}, {256: 0.0015, 512: 0.002, 1024: 0.003}),
+    8: (32, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32}, {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}),
+}
+_PROGAN_TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
+
+
+def _progan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
+    """ProGAN, by its preset for so many GPUs, or for the next lower number that has one."""
+    base, sizes, rates = _PROGAN_PRESETS[max(number for number in _PROGAN_PRESETS if number <= num_gpus)]
+
+    def per_gpu(size: int) -> int:
+        share = max(size // num_gpus, 1)  # Rounded down so that the groups of minibatch stddev are whole.
+        return share if share <= 4 else share // 4 * 4
+    parts = {resolution: per_gpu(size) for resolution, size in sizes.items()}
+    return dict(
+        G_args=dict(func_name='training.networks_progan.G_paper'),
+        D_args=dict(func_name='training.networks_progan.D_paper'),
+        G_loss_args=dict(func_name='training.loss.G_wgan_acgan'),
+        D_loss_args=dict(func_name='training.loss.D_wgangp_acgan'),
+        sched_args=dict(
+            lod_initial_resolution=4,
+            G_lrate_base=0.001, G_lrate_dict=rates, D_lrate_base=0.001, D_lrate_dict=rates,
+            minibatch_size_base=per_gpu(base) * num_gpus,
+            minibatch_size_dict={resolution: part * num_gpus for resolution, part in parts.items()},
+            minibatch_gpu_base=per_gpu(base), minibatch_gpu_dict=parts,
+            tick_kimg_base=160, tick_kimg_dict=_PROGAN_TICK_KIMG),
+        lazy_regularization=False, D_first=True, G_smoothing_beta=0.999, total_kimg=12000)
+
+
+# Each value is a dict, or a function of (resolution, num_gpus) that returns one.
+CONFIGS: dict[str, dict[str, Any] | Callable[[Any, int], dict[str, Any]]] = {
+    'config-a': _stylegan(),  # StyleGAN as published in 2019
     'config-b': dict(_GROWING_SMALL, G_loss_args=_NO_PATHREG, lazy_regularization=False),  # + weight demodulation
     'config-c': dict(_GROWING_SMALL, G_loss_args=_NO_PATHREG),  # + lazy regularization
     'config-d': _GROWING_SMALL,  # + path length regularization
@@ -103,6 +142,15 @@ CONFIGS: dict[str, dict[str, Any] | Callable[[int, int], dict[str, Any]]] = {
     'cifar': _ada(64, 32, 32, 16 << 10, 0.0025, 0.01, ema_kimg=500, ema_rampup=0.05, mapping_layers=2,
                   G_args=dict(style_mixing_prob=None), D_args=dict(architecture='orig'), G_loss_args=_NO_PATHREG,
                   total_kimg=100000),  # CIFAR-10
+    # The steps from ProGAN to StyleGAN, Table 1 of StyleGAN's paper.
+    'stylegan-b': _stylegan(
+        use_styles=False, use_instance_norm=False, const_input_layer=False, use_noise=False, use_pixel_norm=True,
+        mapping_layers=0, truncation_psi=None, style_mixing_prob=0.0),  # ProGAN's generator, tuned
+    'stylegan-c': _stylegan(const_input_layer=False, use_noise=False, style_mixing_prob=0.0),  # + mapping and styles
+    'stylegan-d': _stylegan(use_noise=False, style_mixing_prob=0.0),  # - traditional input
+    'stylegan-e': _stylegan(style_mixing_prob=0.0),  # + noise
+    'stylegan-f': _stylegan(),  # + mixing regularization = config-a
+    'progan': _progan,  # Progressive GAN, as published in 2018
 }
 
 
@@ -141,10 +189,17 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
         sched_args=dict(G_lrate_base=0.002, D_lrate_base=0.002, minibatch_size_base=32, minibatch_gpu_base=4),
         grid_args=dict(size='8k', layout='random'), total_kimg=25000)
     for name, change in _find_config(values['config'], resolution, values['num_gpus']).items():
-        kwargs[name] = {**kwargs[name], **change} if isinstance(change, dict) else change
+        # A loss with another name has settings of its own.
+        base = {} if 'loss' in name and 'func_name' in change else kwargs.get(name)
+        kwargs[name] = {**base, **change} if isinstance(change, dict) else change
     _leave_loss(kwargs.G_loss_args, values['G_loss'])
     _leave_loss(kwargs.D_loss_args, values['D_loss'])
     apply_options(kwargs, {**values, 'metrics': None})
+    if kwargs.G_args['func_name'].endswith('.G_paper'):
+        _adjust_progan(kwargs, values)
+    if kwargs.G_args.get('mapping_layers') == 0 and values['cond']:
+        raise cli.UserError(f'--cond=true: {values["config"]} has no mapping network, which would take the labels',
+                            'Leave it out, give --mapping-layers=8, or choose another configuration.')
     _check_growing(kwargs.sched_args, values)
     if kwargs.get('ada_rules'):
         _adjust_preset(kwargs, values)
@@ -175,11 +230,27 @@ def _check_growing(sched: dict[str, Any], values: dict[str, Any]) -> None:
     """Raise a UserError if there is a pace of growing and the networks do not grow."""
     given = [name for name in ('lod_training_kimg', 'lod_transition_kimg') if values[name] is not None]
     if given and 'lod_initial_resolution' not in sched:
-        growing = ', '.join(name for name, change in CONFIGS.items()
-                            if isinstance(change, dict) and 'lod_initial_resolution' in change.get('sched_args', {}))
+        growing = ', '.join(
+            name for name, change in CONFIGS.items() if change is _progan or (
+                isinstance(change, dict) and 'lod_initial_resolution' in change.get('sched_args', {})))
         flags = ' and '.join('--' + name.replace('_', '-') for name in given)
         raise cli.UserError(f'{flags}: the networks of {values["config"]} do not grow',
                             f'Leave it out, or choose a configuration that grows: {growing}.')
+
+
+def _adjust_progan(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
+    """What the options change in ProGAN; a UserError for those that it has nothing for."""
+    for name in ('mapping_layers', 'resample_kernel'):
+        if values[name] is not None:
+            raise cli.UserError(f'--{name.replace("_", "-")}: the networks of {values["config"]} have no such setting',
+                                'Leave it out, or choose another configuration.')
+    if kwargs['G_loss_args']['func_name'].endswith('pathreg'):
+        raise cli.UserError(f'--g-loss={values["G_loss"]}: path lengths are those of W, which {values["config"]} '
+                            'does not have', 'Choose another loss.')
+    for name in ('dlatent_size', 'mapping_fmaps'):  # Of --latent-size only the size of Z is left.
+        kwargs['G_args'].pop(name, None)
+    if values['G_smoothing_kimg'] is not None:
+        kwargs['G_smoothing_beta'] = None
 
 
 def _adjust_preset(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
@@ -237,7 +308,7 @@ def _find_config(config: str, resolution: int | None, num_gpus: int) -> dict[str
     row = CONFIGS[config]
     if isinstance(row, dict):
         return row
-    if resolution is None:
+    if resolution is None and row is _auto:
         raise ValueError(f'config {config!r}: expected the resolution of the dataset')
     return row(resolution, num_gpus)
 

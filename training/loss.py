@@ -52,9 +52,17 @@ class LossContext(NamedTuple):
 
     def scores(self, name, images, labels):
         """Scores of D for images, [N, 1], augmented first. `name` identifies the random numbers of the augmentation."""
+        return self.scores_and_logits(name, images, labels)[0]
+
+    def scores_and_logits(self, name, images, labels):
+        """`scores`, and D's logits of the labels, [N, label_size]. None = it has none: only ProGAN's D has."""
         if self.augment is not None:
             images = tf.ensure_shape(self.augment(images, self.rng.child(name)), images.shape)
-        return self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
+        out = self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
+        if not isinstance(out, tuple):
+            return out, None
+        scores, logits = out
+        return scores, logits if logits.shape[1] else None
 
     @property
     def pixel_weight(self):
@@ -67,18 +75,41 @@ class LossContext(NamedTuple):
 
 class Terms(NamedTuple):
     """The result of a loss function."""
-    loss: Any = None  # Loss of each image, [N, 1]. None = not requested.
+    loss: Any = None  # Loss of each image, [N, 1], or [N, N]: see _add_label_penalty. None = not requested.
     reg: Any = None   # Regularization term of each image, [N]. None = not requested, or there is none.
     stats: Any = {}   # TensorBoard tag -> tensor.
 
 
 # ---- Generator ----
 
-def _G_loss(context, func):
+def _G_loss(context, func, cond_weight=0.0):
     labels = context.random_labels('labels0', context.minibatch_size)
     fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
-    scores = context.scores('aug_fake', fakes, labels)
-    return Terms(loss=func(scores), stats={'Loss/scores/fake': scores})
+    scores, logits = context.scores_and_logits('aug_fake', fakes, labels)
+    stats = {'Loss/scores/fake': scores}
+    loss = _add_label_penalty(func(scores), logits, labels, cond_weight, 'fake', stats)
+    return Terms(loss=loss, stats=stats)
+
+
+def _add_label_penalty(loss, logits, labels, weight, which, stats):
+    """Add the cross-entropy of D's logits against the labels (Odena et al. 2017, arXiv:1610.09585, Equation 3).
+
+    As in the original, the sum of losses [N, 1] and penalties [N] is [N, N]: element i, j has the loss of image i and
+    the penalty of image j. Its mean is the sum of both means.
+
+    Args:
+        loss:   [N, 1] or [N, N].
+        logits: [N, label_size]. None = there is no penalty.
+        labels: [N, label_size].
+        weight: Weight of the penalty. 0 = there is none.
+        which:  'fake' or 'real', for the tag.
+        stats:  TensorBoard tag -> tensor, to which the penalty is added.
+    """
+    if logits is None or not weight:
+        return loss
+    penalty = tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=tf.cast(logits, tf.float32))
+    stats[f'Loss/label_penalty/{which}'] = penalty
+    return loss + penalty * weight
 
 
 def G_logistic(context, parts):
@@ -94,6 +125,15 @@ def G_logistic_ns(context, parts):
 def G_wgan(context, parts):
     """Wasserstein loss, -D(G(z)) (Arjovsky et al. 2017, arXiv:1701.07875)."""
     return _G_loss(context, lambda scores: -scores) if 'loss' in parts else Terms()
+
+
+def G_wgan_acgan(context, parts, cond_weight=1.0):
+    """G_wgan with a penalty on labels that D does not recognize, as in ProGAN (Karras et al. 2018, arXiv:1710.10196).
+
+    Args:
+        cond_weight: Weight of the penalty. There is none if D has no logits of the labels.
+    """
+    return _G_loss(context, lambda scores: -scores, cond_weight) if 'loss' in parts else Terms()
 
 
 def G_logistic_ns_pathreg(context, parts, pl_minibatch_shrink=2, pl_decay=0.01, pl_weight=2.0):
@@ -202,15 +242,27 @@ def D_wgan_gp(context, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=
         wgan_epsilon: Weight of the squared scores of reals.
         wgan_target:  Target of the norm of gradients.
     """
+    return D_wgangp_acgan(context, parts, wgan_lambda, wgan_epsilon, wgan_target, cond_weight=0.0)
+
+
+def D_wgangp_acgan(context, parts, wgan_lambda=10.0, wgan_epsilon=0.001, wgan_target=1.0, cond_weight=1.0):
+    """D_wgan_gp with a penalty on labels that D does not recognize, as in ProGAN.
+
+    Args:
+        wgan_lambda, wgan_epsilon, wgan_target: As of D_wgan_gp.
+        cond_weight: Weight of the label penalty. There is none if D has no logits of the labels.
+    """
     labels = context.labels_of_fakes()
     fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
     loss, reg, stats = None, None, {}
     if 'loss' in parts:
-        fake_scores = context.scores('aug_fake', fakes, labels)
-        real_scores = context.scores('aug_real', context.reals, context.labels)
+        fake_scores, fake_logits = context.scores_and_logits('aug_fake', fakes, labels)
+        real_scores, real_logits = context.scores_and_logits('aug_real', context.reals, context.labels)
         loss = fake_scores - real_scores + wgan_epsilon * tf.square(real_scores)
         stats.update({'Loss/scores/fake': fake_scores, 'Loss/scores/real': real_scores,
                       REAL_SIGNS: tf.sign(real_scores), 'Loss/epsilon_penalty': tf.square(real_scores)})
+        loss = _add_label_penalty(loss, real_logits, context.labels, cond_weight, 'real', stats)
+        loss = _add_label_penalty(loss, fake_logits, labels, cond_weight, 'fake', stats)
     if 'reg' in parts:
         mixed = lerp(context.reals, fakes, context.rng.uniform('mixing_factors', [context.minibatch_size, 1, 1, 1]))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -233,12 +285,14 @@ LOSSES = {
     'G_logistic':            Loss(G_logistic, None),
     'G_logistic_ns':         Loss(G_logistic_ns, None),
     'G_wgan':                Loss(G_wgan, None),
+    'G_wgan_acgan':          Loss(G_wgan_acgan, None),
     'G_logistic_ns_pathreg': Loss(G_logistic_ns_pathreg, 'fakes'),
     'D_logistic':            Loss(D_logistic, None),
     'D_logistic_r1':         Loss(D_logistic_r1, 'reals'),
     'D_logistic_r2':         Loss(D_logistic_r2, 'fakes'),
     'D_wgan':                Loss(D_wgan, None),
     'D_wgan_gp':             Loss(D_wgan_gp, 'fakes'),
+    'D_wgangp_acgan':        Loss(D_wgangp_acgan, 'fakes'),
 }
 
 

@@ -12,6 +12,7 @@ import PIL.Image
 
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_files
+from dnnlib.pickles.progan import from_original
 from dnnlib.pickles.version5 import from_version_5, to_version_5
 from training.data import pil_ops
 
@@ -112,7 +113,7 @@ def _network_from_state(state, path):
     from dnnlib.tflib.network import count_variables, skip_initializers
     from training.nets import registry
     try:
-        state = from_version_5(state) if state.version == 5 else state
+        state = from_version_5(state) if state.version == 5 else from_original(state)
         values = named_values(state)
         cls = registry.find_network(
             registry.name_in_pickle(state.build_func_name, state.build_module, state.build_module_src))
@@ -125,7 +126,7 @@ def _network_from_state(state, path):
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
         raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
-                        'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
+                        'Only networks of ProGAN, StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
     unknown = sorted(set(state.static_kwargs) - set(known))
     if unknown:
         print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: '
@@ -236,8 +237,15 @@ def noise_of(Gs: Network, noises: Sequence[np.ndarray] | None) -> Iterator[None]
 
 
 def noise_variables(Gs: Network) -> list[Any]:
-    """Return the variables noise0, noise1, ... of a generator, in order."""
-    return [var for name, var in Gs.components.synthesis.vars.items() if name.startswith('noise')]
+    """Return the variables noise0, noise1, ... of a generator, in order. That of ProGAN has none."""
+    return [var for name, var in Gs.components.get('synthesis', Gs).vars.items() if name.startswith('noise')]
+
+
+def require_w(Gs: Network, purpose: str) -> None:
+    """Raise a UserError, which begins with `purpose`, if a generator has no W: ProGAN's draws images from Z itself."""
+    if 'mapping' not in Gs.components:
+        raise UserError(f'{purpose}: needs W, but the network is of ProGAN, which has Z alone',
+                        'Leave it out, or use a network of StyleGAN or StyleGAN2.')
 
 
 def image_of_seed(Gs: Network, seed: int, labels: np.ndarray | None = None, **kwargs: Any) -> Any:

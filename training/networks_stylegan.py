@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from custom_ops import conv2d as conv
-from custom_ops import upfirdn_2d
 from dnnlib.tflib import Network, Random
 from dnnlib.tflib.network import record_layer
 from training import networks_stylegan2
-from training.nets import layers, progressive
+from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import ScopedLayer, bias_act, image_shape, minibatch_stddev, record_op
+from training.nets.progan_layers import GAINS, Conv2D, Dense, blur2d, num_fmaps, pixel_norm
 from training.networks_stylegan2 import (
     DISCRIMINATOR_SETTINGS,
     GROWING_SETTINGS,
@@ -37,14 +37,6 @@ from training.networks_stylegan2 import (
     uses_mbstd,
 )
 
-# Gain of each activation, which is part of the weights of its layer.
-GAINS = {'relu': np.sqrt(2), 'lrelu': np.sqrt(2)}
-
-
-def num_fmaps(kw, stage):
-    """Number of feature maps at a stage: fmap_base / 2^(stage * fmap_decay), at most fmap_max."""
-    return min(int(kw.fmap_base / 2.0 ** (stage * kw.fmap_decay)), kw.fmap_max)
-
 
 def check_kwargs(net):
     """Raise a ValueError if settings are invalid."""
@@ -55,122 +47,13 @@ def check_kwargs(net):
         check_image_kwargs(net)
 
 
-# ---- Operations on images in the internal layout ----
-
-def blur2d(x, f):
-    """Filter every channel of x with the normalized outer product of f with itself, keeping the size. None = x."""
-    if f is None:
-        return x
-    k = np.asarray(f, np.float32)
-    k = np.outer(k, k)
-    pad = len(f) - 1
-    # The original computes a correlation, so the filter is flipped. As in TensorFlow's 'SAME' padding, an even filter
-    # has one more row of zeros below and one more column to the right.
-    before, after = pad // 2, pad - pad // 2
-    return upfirdn_2d(x, (k / np.sum(k))[::-1, ::-1], padx0=before, padx1=after, pady0=before, pady1=after,
-                      data_format=conv.image_format())
-
+# ---- Layers ----
 
 def instance_norm(x, epsilon=1e-8):
     """Zero mean and unit variance over the pixels of each image and channel."""
     axes = progressive.pixel_axes()
     x -= tf.reduce_mean(x, axis=axes, keepdims=True)
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=axes, keepdims=True) + epsilon)
-
-
-def pixel_norm(x, epsilon=1e-8):
-    """Unit mean square over the channels of each pixel."""
-    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=conv.channel_axis(), keepdims=True) + epsilon)
-
-
-def spread_kernel(w):
-    """Convolve a kernel with a 2x2 box: [k, k, in, out] -> [k + 1, k + 1, in, out], the sum of four shifted copies."""
-    w = tf.pad(w, [[1, 1], [1, 1], [0, 0], [0, 0]])
-    return w[1:, 1:] + w[:-1, 1:] + w[1:, :-1] + w[:-1, :-1]
-
-
-# ---- Layers ----
-
-class Dense(layers.Dense):
-    """StyleGAN2's Dense with the gain of the activation in the weights.
-
-    Args:
-        scope:      Scope of the layer's names.
-        fmaps:      Number of outputs.
-        act:        'linear', 'relu' or 'lrelu'.
-        gain:       Standard deviation of x @ weight for unit input.
-        use_wscale: Use an equalized learning rate.
-        lrmul:      Multiplier of the learning rate of weight and bias.
-    """
-
-    act_gain = 1
-
-    def __init__(self, scope, fmaps, act='linear', gain=1.0, use_wscale=True, lrmul=1.0):
-        super().__init__(scope, fmaps, act, lrmul)
-        self.gain, self.use_wscale = gain, use_wscale
-
-    def get_config(self):
-        return {**super().get_config(), 'gain': self.gain, 'use_wscale': self.use_wscale}
-
-    def build(self, input_shape):
-        shape = [int(np.prod(input_shape[1:])), self.fmaps]
-        self.coef = self.add_equalized('weight', shape, self.lrmul, self.gain, self.use_wscale)
-        self.add_var('bias', [self.fmaps])
-        self.built = True
-
-
-class Conv2D(ScopedLayer):
-    """Convolution with optional nearest-neighbor resampling by 2, then bias and activation.
-
-    Args:
-        scope:       Scope of the layer's names.
-        fmaps:       Number of output channels.
-        kernel:      Size of the kernel.
-        resample:    'up', 'down' (after a blur) or None.
-        act:         Activation, 'linear', 'relu' or 'lrelu'. None = neither bias nor activation.
-        gain:        Standard deviation of the convolution's output for unit input.
-        use_wscale:  Use an equalized learning rate.
-        fused_scale: Resample by a strided convolution. 'auto' = from 128x128 on.
-        blur_filter: Filter before 'down', such as [1, 2, 1]. None = no filter.
-    """
-
-    def __init__(self, scope, fmaps, kernel, resample=None, act=None, gain=1.0, use_wscale=True, fused_scale='auto',
-                 blur_filter=None):
-        super().__init__(scope)
-        self.fmaps, self.kernel, self.resample, self.act = fmaps, kernel, resample, act
-        self.gain, self.use_wscale, self.fused_scale = gain, use_wscale, fused_scale
-        self.blur_filter = None if blur_filter is None else tuple(blur_filter)
-
-    def get_config(self):
-        return {'scope': self.scope, 'fmaps': self.fmaps, 'kernel': self.kernel, 'resample': self.resample,
-                'act': self.act, 'gain': self.gain, 'use_wscale': self.use_wscale, 'fused_scale': self.fused_scale,
-                'blur_filter': self.blur_filter}
-
-    def build(self, input_shape):
-        shape = [self.kernel, self.kernel, input_shape[conv.channel_axis()], self.fmaps]
-        self.coef = self.add_equalized('weight', shape, gain=self.gain, use_wscale=self.use_wscale)
-        if self.act is not None:
-            self.add_var('bias', [self.fmaps])
-        self.built = True
-
-    def convolve(self, x):
-        """Convolution and resampling without bias and activation."""
-        w = tf.cast(self.weight * self.coef, x.dtype)
-        size = x.shape[progressive.pixel_axes()[0]]
-        if self.resample == 'up':
-            fused = size * 2 >= 128 if self.fused_scale == 'auto' else self.fused_scale
-            if fused:
-                return conv.conv2d_transpose(x, spread_kernel(w), 2, 'SAME')
-            return conv.conv2d(progressive.upscale(x, 2), w)
-        if self.resample == 'down':
-            fused = size >= 128 if self.fused_scale == 'auto' else self.fused_scale
-            x = blur2d(x, self.blur_filter)
-            return conv.conv2d(x, spread_kernel(w) * 0.25, 2) if fused else progressive.downscale(conv.conv2d(x, w), 2)
-        return conv.conv2d(x, w)
-
-    def call(self, x):
-        x = self.convolve(x)
-        return self.record(bias_act(x, None if self.act is None else self.bias, self.act, gain=1))
 
 
 class Epilogue(ScopedLayer):
@@ -319,7 +202,7 @@ class G_mapping(networks_stylegan2.G_mapping):
 
 
 class G_synthesis(Network):
-    """W with two vectors per resolution -> images (Figure 1b)."""
+    """W with two vectors per resolution -> images (Figure 1b). Without styles, W is one vector, for the first layer."""
 
     settings = dict(
         STYLEGAN_IMAGE_SETTINGS, **SYNTHESIS_SETTINGS, **GROWING_SYNTHESIS_SETTINGS,
@@ -333,8 +216,10 @@ class G_synthesis(Network):
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
     num_layers = G_synthesis_stylegan2.num_layers
-    input_spec_shapes = G_synthesis_stylegan2.input_spec_shapes
     output_spec_shapes = G_synthesis_stylegan2.output_spec_shapes
+
+    def input_spec_shapes(self):
+        return ((None, self.num_layers if self.kw.use_styles else 1, self.kw.dlatent_size),)
 
     def build(self, input_shape=None):
         kw = self.kw
@@ -357,13 +242,15 @@ class G_synthesis(Network):
                 self.add_layer(SynthesisConv(f'{size}x{size}/Conv0_up', fmaps, 3, 'up', **conv_args),
                                image_shape(size // 2, num_fmaps(kw, res - 2)))
                 self.add_layer(SynthesisConv(f'{size}x{size}/Conv1', fmaps, 3, **conv_args), image_shape(size, fmaps))
+            if progressive.is_fixed(kw) and size < kw.resolution:
+                continue
             to_rgb = Conv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, act='linear',
                             use_wscale=kw.use_wscale)
             self.add_layer(to_rgb, image_shape(size, fmaps))
         self.built = True
 
     def call(self, dlatents_in, rng=None, **dynamic_kwargs):
-        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+        """[N, layers or 1, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         resolution_log2 = int(np.log2(kw.resolution))
@@ -371,7 +258,7 @@ class G_synthesis(Network):
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
         upscales = iter(['Upscale2D', *[f'Upscale2D_{i}' for i in range(1, resolution_log2)]])
 
-        dlatents = tf.unstack(dlatents_in, axis=1)
+        dlatents = tf.unstack(dlatents_in, axis=1) if kw.use_styles else [dlatents_in[:, 0]] * self.num_layers
         noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
 
         def args(idx):
@@ -391,7 +278,7 @@ class G_synthesis(Network):
         def record(name, x):
             record_op(next(upscales) if name.startswith('Upsample') else name, x)
 
-        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
+        lod = None if progressive.is_fixed(self.kw) else tf.convert_to_tensor(self._net.own_vars['lod'])
         x = progressive.grow_images(None, block, to_rgb, resolution_log2, lod, kw.lod_stage, kw.full_resolution, record)
         images = conv.to_nchw(x)
         record_layer('images_out', images.shape)
@@ -442,8 +329,9 @@ class D_basic(Network):
         self.add_var('lod', [], 'zeros')
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
-            self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, **conv_args),
-                           image_shape(size, kw.num_channels))
+            if size == kw.resolution or not progressive.is_fixed(kw):
+                self.add_layer(Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, **conv_args),
+                               image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, 'down', **conv_args),

@@ -85,7 +85,7 @@ SCORE_SETTINGS = dict(
 # Of networks that grow progressively.
 GROWING_SETTINGS = dict(
     lod_stage         = None,    # Integer part of lod. None = unknown: compute for any (training/nets/progressive.py).
-    structure         = 'auto',  # Has no effect. In the original it chose between equivalent graphs.
+    structure         = 'auto',  # 'fixed' = do not grow. The others were equivalent graphs in the original.
     is_template_graph = False,   # Has no effect.
 )
 GROWING_SYNTHESIS_SETTINGS = dict(
@@ -115,7 +115,7 @@ def check_image_kwargs(net, architectures=None):
     if architectures and kw.architecture not in architectures:
         raise ValueError(f'{net.name}: expected an architecture of {architectures}, received {kw.architecture!r}')
     for name in ('nonlinearity', 'epilogue_nonlinearity', 'mapping_nonlinearity'):
-        act = getattr(kw, name, None) or kw.nonlinearity
+        act = getattr(kw, name, None) or getattr(kw, 'nonlinearity', 'linear')  # ProGAN has no such setting.
         if act not in ACTIVATIONS:
             raise ValueError(f'{net.name}: expected a {name} of {list(ACTIVATIONS)}, received {act!r}')
     if kw.dtype != 'float32':
@@ -354,6 +354,8 @@ class G_synthesis_stylegan_revised(Network):
                                image_shape(size // 2, num_fmaps(kw, res - 2)), w_shape)
                 self.add_layer(ModulatedConv2D(f'{size}x{size}/Conv1', fmaps, 3, **conv_args),
                                image_shape(size, fmaps), w_shape)
+            if progressive.is_fixed(kw) and size < kw.resolution:
+                continue
             to_rgb = ModulatedConv2D(f'ToRGB_lod{resolution_log2 - res}', kw.num_channels, 1, demodulate=False,
                                      noise=False, clamp=kw.conv_clamp)
             self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
@@ -382,7 +384,7 @@ class G_synthesis_stylegan_revised(Network):
         def to_rgb(res, x):
             return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents[2 * res - 3]), tf.float32)
 
-        lod = tf.convert_to_tensor(self._net.own_vars['lod'])
+        lod = None if progressive.is_fixed(self.kw) else tf.convert_to_tensor(self._net.own_vars['lod'])
         x = self.layer('4x4/Const')(dlatents_in)
         x = progressive.grow_images(x, block, to_rgb, resolution_log2, lod, kw.lod_stage, kw.full_resolution, record_op)
         images = conv.to_nchw(x)
@@ -470,7 +472,7 @@ class G_main(Network):
         kwargs = self.static_kwargs
         synthesis = self.component_class('synthesis', kwargs)('G_synthesis', ignore_unknown=True, **kwargs)
         mapping = self.component_class('mapping', kwargs)(
-            'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.num_layers, **kwargs})
+            'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.input_shape[1], **kwargs})
         self.add_var('lod', [], 'zeros')
         self.add_var('dlatent_avg', [mapping.kw.dlatent_size], 'zeros')
         self.add_component('synthesis', synthesis)
@@ -501,7 +503,7 @@ class G_main(Network):
         record_layer('lod', ())
         record_layer('dlatent_avg', dlatent_avg.shape)
 
-        mixes = kw.is_training and kw.style_mixing_prob is not None
+        mixes = kw.is_training and kw.style_mixing_prob  # None and 0 mean the same.
         with layer_prefix('G_mapping'):
             if mixes:  # The second latents are mapped together with the first: half as many operations.
                 latents2 = rng.normal('latents2', tf.shape(latents_in))
@@ -727,7 +729,7 @@ def compute_growing_features(net, kw, images_in, record):
     def from_rgb(res, images):
         return net.layer(f'FromRGB_lod{resolution_log2 - res}')(tf.cast(images, dtype_at(kw, 2 ** res)))
 
-    lod = tf.convert_to_tensor(net._net.own_vars['lod'])
+    lod = None if progressive.is_fixed(net.kw) else tf.convert_to_tensor(net._net.own_vars['lod'])
     images = conv.from_nchw(images_in)
     return progressive.shrink_images(images, block, from_rgb, resolution_log2, lod, kw.lod_stage, record)
 
@@ -751,8 +753,10 @@ class D_stylegan(Network):
         build_label_layers(self)
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
-            from_rgb = Conv2D(f'FromRGB_lod{resolution_log2 - res}', fmaps, 1, act=kw.nonlinearity, clamp=kw.conv_clamp)
-            self.add_layer(from_rgb, image_shape(size, kw.num_channels))
+            if size == kw.resolution or not progressive.is_fixed(kw):
+                name = f'FromRGB_lod{resolution_log2 - res}'
+                self.add_layer(Conv2D(name, fmaps, 1, act=kw.nonlinearity, clamp=kw.conv_clamp),
+                               image_shape(size, kw.num_channels))
             if size > 4:
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, down=True, **conv_args),

@@ -21,8 +21,8 @@ from training.augment import AUGPIPES
 PRECISIONS = {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed_float16': 'float16'}
 
 # Names of losses in training/loss.py, which imports TensorFlow.
-G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg')
-D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp')
+G_LOSSES = ('G_logistic', 'G_logistic_ns', 'G_wgan', 'G_logistic_ns_pathreg', 'G_wgan_acgan')
+D_LOSSES = ('D_logistic', 'D_logistic_r1', 'D_logistic_r2', 'D_wgan', 'D_wgan_gp', 'D_wgangp_acgan')
 
 # --aug: the strength of the augmentation follows D's overfitting, is constant, or there is no augmentation.
 AUGMENTATIONS = ('ada', 'fixed', 'none')
@@ -107,7 +107,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     'length and speed (1 kimg = a thousand images shown)': (
         Option('total_kimg', cli.positive_float, None, ('total_kimg',), 'KIMG', 'kimg to train for',
-               shown='25000; cifar: 100000', may_change=True),
+               shown='25000; cifar: 100000; progan: 12000', may_change=True),
         Option('max_minutes', cli.positive_float, None, ('max_minutes',), 'N',
                'end the whole run N minutes after its start, with all of its last reports, if it has not reached '
                '--total-kimg by then; at least one iteration is made, and --resume continues',
@@ -127,13 +127,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option('tf32', cli.boolean, False, ('tf32',), 'BOOL', f'{cli.TF32_HELP}; see docs/precision.md',
                may_change=True, as_argument=lambda enabled: enabled or None),
         Option('minibatch_size', cli.positive_int, None, ('sched_args.minibatch_size_base',), 'N', 'images per update',
-               shown='32; config-a to -d: by resolution; presets: their own'),
+               shown='32; config-a to -d, progan: by resolution; presets: their own'),
         Option('minibatch_gpu', cli.positive_int, None, ('sched_args.minibatch_gpu_base',), 'N',
                'images that a GPU handles at a time; gradients of several such microbatches are accumulated',
-               shown='4; config-a to -d: by resolution; presets: their own',
+               shown='4; config-a to -d, progan: by resolution; presets: their own',
                may_change=True),  # A GPU may be too small for the old value.
         Option('lrate', cli.positive_float, None, ('sched_args.G_lrate_base', 'sched_args.D_lrate_base'), 'RATE',
-               'learning rate of both networks', shown='0.002; config-a to -d: by resolution; presets: their own'),
+               'learning rate of both networks',
+               shown='0.002; config-a to -d, progan: by resolution; presets: their own'),
         Option('gamma', cli.non_negative_float, None, ('D_loss_args.gamma',), 'WEIGHT',
                'weight of the R1 regularization', shown='10; config-e: 100; presets: their own'),
         Option('G_smoothing_kimg', cli.non_negative_float, None, ('G_smoothing_kimg',), 'KIMG',
@@ -164,14 +165,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                f'loss of the discriminator: {", ".join(D_LOSSES)}', shown="the configuration's",
                as_argument='training.loss.{}'.format),
         Option('lod_training_kimg', cli.positive_float, None, ('sched_args.lod_training_kimg',), 'KIMG',
-               'config-a to -d: kimg at each resolution before it grows', shown='600'),
+               'config-a to -d, progan: kimg at each resolution before it grows', shown='600'),
         Option('lod_transition_kimg', cli.positive_float, None, ('sched_args.lod_transition_kimg',), 'KIMG',
-               'config-a to -d: kimg while the next resolution fades in', shown='600'),
+               'config-a to -d, progan: kimg while the next resolution fades in', shown='600'),
     ),
     'size of the networks': (
         Option('fmap_base', cli.positive_int, None, ('G_args.fmap_base', 'D_args.fmap_base'), 'N',
                'feature maps of a layer = 2 * N / resolution, but at most --fmap-max',
-               shown='16384; config-e: 8192; presets: their own'),
+               shown='16384; config-e, progan: 8192; presets: their own'),
         Option('fmap_max', cli.positive_int, None, ('G_args.fmap_max', 'D_args.fmap_max'), 'N',
                'most feature maps of a layer', shown='512'),
         Option('latent_size', cli.positive_int, None,

@@ -68,6 +68,7 @@ def training_loop(
         num_gpus: int                      = 1,          # Devices of all workers together (training/step/devices.py).
         all_reduce: str                    = 'auto',     # How several workers sum gradients, see options.ALL_REDUCE.
         G_smoothing_kimg: float            = 10.0,       # Half-life of Gs, in thousands of images.
+        G_smoothing_beta: float | None     = None,       # Weight of the old Gs per iteration. None = by half-life.
         G_smoothing_rampup: float | None   = None,       # At most this fraction of the images shown. None = no rampup.
         minibatch_repeats: int             = 4,          # The schedule is updated every so many iterations.
         lazy_regularization: bool          = True,       # Regularize in separate passes?
@@ -83,6 +84,7 @@ def training_loop(
         ada_target: float | None           = None,       # r_t to keep by changing the strength. None = it is constant.
         ada_interval: int                  = 4,          # Iterations between two changes.
         ada_kimg: float                    = 500,        # Thousands of images in which it rises or falls by 1.
+        D_first: bool                      = False,      # Update D before G, as ProGAN does?
         ada_rules: bool                    = False,      # Make updates as StyleGAN2-ADA does: see TrainStep.
         drange_net: tuple                  = (-1, 1),    # Dynamic range of the images that the networks see.
         image_snapshot_ticks: int | None   = 50,         # Ticks between two fakes*.png. None = never.
@@ -253,7 +255,7 @@ class Run:
                 lazy_regularization=args.lazy_regularization, G_reg_interval=args.G_reg_interval,
                 D_reg_interval=args.D_reg_interval, label_table=self._training_set.labels, freeze_d=args.freeze_d,
                 precision=args.precision, augmentation=self._make_augmentation(), ada_rules=args.ada_rules,
-                devices=self._devices)
+                D_first=args.D_first, devices=self._devices)
         print(describe_precision(args.precision, self._networks[0], loss_scaling=not args.ada_rules))
         if args.freeze_d:
             print(f'Layers of D that stay as they are: {", ".join(self._trainer.frozen_layers)}')
@@ -268,7 +270,7 @@ class Run:
         self._iterations = Iterations(
             self._trainer, self._training_set, self._progress, self._data_seed, args.sched_args, args.minibatch_repeats,
             self._devices, args.G_smoothing_kimg, args.mirror_augment, args.drange_net, args.reset_opt_for_new_lod,
-            args.G_smoothing_rampup)
+            args.G_smoothing_rampup, args.G_smoothing_beta)
         self._report_memory()
         self._pending: list[StepResult] = []  # Results of iterations that `_collect_results` has not read yet.
 

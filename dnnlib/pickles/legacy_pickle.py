@@ -21,6 +21,7 @@ import numpy as np
 from dnnlib import storage
 from dnnlib.cli import UserError
 from dnnlib.pickles.network_state import DIGEST_KEY, MODULE_KEY, SHAPE_KEYS, WRITE_VERSION, NetworkState
+from dnnlib.pickles.progan import rename_averages
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
@@ -64,6 +65,7 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
         _refuse_other_formats(stream.head)
         reader, size = SnapshotReader(stream), stream.left
         value = reader.load()
+        rename_averages(value)
         return to_networks(value, 2 * size) if reader.has_modules else value
     except Refusal as err:
         fact, remedy = err.args

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.pickles.progan import fill_from_theano
 from dnnlib.pickles.reader import DAMAGED, FOREIGN, GLOBALS, BoundedStream, Reader, Refusal, show
 
 READ_VERSIONS = (2, 3, 4, 5)
@@ -104,7 +105,12 @@ _OPTIONAL_FIELDS = {MODULE_KEY}
 class NetworkReader(Reader):
     """Reader of network pickles: plain data and `NetworkState`. Source code in the file remains text."""
 
-    allowed = {**GLOBALS, 'dnnlib.tflib.network.Network': 'make_network'}
+    allowed = {
+        **GLOBALS,
+        'dnnlib.tflib.network.Network': 'make_network',
+        'tfutil.Network':               'make_network',  # ProGAN, version 2.
+        'network.Network':              'make_network',  # ProGAN in Theano, which has no version.
+    }
 
     def __init__(self, stream: BoundedStream):
         super().__init__(stream)
@@ -125,6 +131,9 @@ class NetworkReader(Reader):
     def _fill_network(self, network, state):
         if type(state) is not dict:
             raise TypeError('state of a network is no dict')
+        if 'version' not in state and 'build_func_spec' in state:
+            fill_from_theano(network, state)
+            return
         if state.get('version') not in READ_VERSIONS:
             raise Refusal(f'holds a network of version {show(state.get("version"))}; expected 2 to 5', FOREIGN)
         for name in _FIELD_TYPES:

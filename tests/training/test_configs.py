@@ -4,12 +4,13 @@ import re
 import pytest
 
 from dnnlib import cli
-from tests.golden import GOLDEN_ADA, load_json
+from tests.golden import GOLDEN_ADA, GOLDEN_FAMILY, load_json
 from training import configs
 from training.augment import AUGPIPES
 from training.configs import CONFIGS, training_run
 
 PRESETS = ('auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar')  # Of StyleGAN2-ADA.
+OLDER = ('progan', *(f'stylegan-{letter}' for letter in 'bcdef'))  # Not in StyleGAN2's code.
 
 
 def kwargs_of(**options):
@@ -19,7 +20,7 @@ def kwargs_of(**options):
 @pytest.mark.golden
 def test_every_configuration_asks_the_training_loop_for_the_same_as_the_original():
     cases = load_json('schedule/run_training_kwargs.json')
-    assert set(CONFIGS) - set(PRESETS) <= set(cases)
+    assert set(CONFIGS) - {*PRESETS, *OLDER} <= set(cases)
     for case, expected in cases.items():
         config, gamma, mirror, _ = re.fullmatch(r'(config-.+?)(?:-gamma(\d+))?(-mirror)?(-\d+gpu)?', case).groups()
         run = training_run(
@@ -212,6 +213,40 @@ def test_augmentation_of_the_other_configurations():
     kwargs = kwargs_of(aug='fixed', p=0.2, augpipe='blit')
     assert (kwargs.augpipe, kwargs.augment_p) == ('blit', 0.2) and 'ada_target' not in kwargs
     assert kwargs_of(aug='ada', ada_kimg=50, target=0.5, resume_pkl='x.pkl').ada_kimg == 50
+
+
+def test_progan():
+    kwargs = kwargs_of(config='progan', latent_size=16, G_smoothing_kimg=5.0)
+    assert kwargs.G_args == dict(func_name='training.networks_progan.G_paper', latent_size=16)
+    assert (kwargs.G_smoothing_kimg, kwargs.G_smoothing_beta) == (5, None)
+    kwargs = kwargs_of(config='progan', num_gpus=3)
+    assert kwargs.D_loss_args == dict(func_name='training.loss.D_wgangp_acgan')
+    assert kwargs.G_smoothing_beta == 0.999 and kwargs.D_first and not kwargs.lazy_regularization
+    assert (kwargs.sched_args['minibatch_size_dict'][4], kwargs.sched_args['minibatch_gpu_dict'][4]) == (252, 84)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+def test_table_1_of_stylegan():
+    variants = load_json('stylegan/networks/variants.json', GOLDEN_FAMILY)
+    rows = dict(b='tuned-baseline', c='add-mapping-and-styles', d='remove-traditional-input', e='add-noise-inputs')
+    for letter, variant in rows.items():
+        G_args = dict(kwargs_of(config=f'stylegan-{letter}').G_args)
+        assert G_args.pop('func_name') == 'training.networks_stylegan.G_style'
+        assert G_args.pop('mapping_layers', None) == (0 if letter == 'b' else None)
+        assert G_args == variants[variant]['option_kwargs']
+    assert kwargs_of(config='stylegan-f') == kwargs_of(config='config-a')
+
+
+@pytest.mark.parametrize('options, fact', [
+    (dict(mapping_layers=2), '--mapping-layers: the networks of progan'),
+    (dict(resample_kernel=[1, 1]), '--resample-kernel: the networks'),
+    (dict(G_loss='G_logistic_ns_pathreg'), '--g-loss=G_logistic_ns_pathreg: path lengths'),
+    (dict(gamma=1.0), '--gamma=1: D_wgangp_acgan has no such weight'),
+    (dict(config='stylegan-b', cond=True), '--cond=true: stylegan-b has no mapping')])
+def test_what_progan_does_not_have(options, fact):
+    with pytest.raises(cli.UserError) as caught:
+        training_run('ds', **{'config': 'progan', **options})
+    assert caught.value.fact.startswith(fact)
 
 
 @pytest.mark.parametrize('options, fact, remedy', [

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from dnnlib.pickles import torch_networks
-from tests.golden import GOLDEN, GOLDEN_ADA, assert_close, load_json, load_npz
+from tests.golden import GOLDEN, GOLDEN_ADA, GOLDEN_FAMILY, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from training import loss, misc
 from training.augment import AugmentPipe
@@ -90,6 +90,50 @@ def rounding_spread(variables, gradients):
     for var, value in zip(variables.values(), values, strict=True):
         var.assign(value)
     return spread
+
+
+# ---- ProGAN ----
+
+PROGAN_CASES = load_json('progan/losses/cases.json', GOLDEN_FAMILY)
+
+
+@pytest.fixture(scope='module')
+def progan_networks():
+    """Function from the file name of a pickle to (G, D), loaded once."""
+    return functools.cache(lambda pkl: misc.load_networks(GOLDEN_FAMILY / 'progan/losses' / pkl)[:2])
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', PROGAN_CASES)
+def test_golden_progan(name, progan_networks):
+    case, data = PROGAN_CASES[name], load_npz(f'progan/losses/{name}.npz', GOLDEN_FAMILY)
+    (G, D), func = progan_networks(case['weights']), loss.find_loss(case['loss']).func
+    net = G if case['loss'].startswith('G') else D
+    variables = net.named_variables(trainable=True)
+    assert float(D.get_var('lod')) == pytest.approx(case['lod'])
+    context = loss.LossContext(
+        G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
+        tf.zeros([1, case['label_size']]), *(tf.constant(data[key]) for key in ('reals', 'labels') if key in data))
+
+    def evaluate():
+        with tf.GradientTape() as tape:
+            terms = func(context, ('loss', 'reg'), **case['loss_kwargs'])
+            value = terms.loss if terms.reg is None else terms.loss + terms.reg
+            total = tf.reduce_mean(value)
+        return value, tape.gradient(total, list(variables.values()), unconnected_gradients='zero')
+
+    value, grads = evaluate()
+    assert_close(value, data['loss'], 1e-5, name)
+    for key, grad in zip(variables, grads, strict=True):
+        expected = data[f'grad/{key}']
+        if key.endswith('Conv0_up/weight'):
+            expected = np.swapaxes(expected, 2, 3)
+        if key in case['zero_grad']:
+            assert not np.any(grad), f'{name}: {key} has a gradient, expected none'
+        elif key == '4x4/Dense1/bias':  # A sum of terms that cancel.
+            np.testing.assert_allclose(grad, expected, rtol=5e-5, atol=1e-6)
+        else:
+            assert_close(grad, expected, 5e-5, f'{name} {key}')
 
 
 # ---- StyleGAN2-ADA ----

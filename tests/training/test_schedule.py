@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from tests.golden import load_json
+from tests.golden import GOLDEN_FAMILY, load_json
+from training.configs import training_run
 from training.schedule import training_schedule
 
 
@@ -21,6 +22,34 @@ def test_schedule_is_exactly_the_original():
         for row in rows:
             actual = training_schedule(row['cur_nimg'], resolution_log2=int(math.log2(int(resolution))), **sched_args)
             assert {'cur_nimg': row['cur_nimg'], **actual} == row, case
+
+
+_OF_PROGAN = {'minibatch_base': 'minibatch_size_base', 'minibatch_dict': 'minibatch_size_dict'}
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+def test_schedule_of_progan_is_exactly_the_original():
+    options = load_json('progan/schedule/options.json', GOLDEN_FAMILY)
+    presets = set()
+    for case, rows in load_json('progan/schedule/training_schedule.json', GOLDEN_FAMILY).items():
+        preset, resolution = case.split('/res')
+        num_gpus = options[preset]['num_gpus']
+        ours = training_run('ds', config='progan', num_gpus=num_gpus).run_func_kwargs.sched_args
+        if preset == f'v2-{num_gpus}gpu{"s" * (num_gpus > 1)}':
+            sched_args = ours
+            presets.add(preset)
+        else:  # Other settings than the configuration has; of its own the length of a tick and the start of growing.
+            given = {_OF_PROGAN.get(name, name): value for name, value in _int_keys(options[preset]['sched']).items()}
+            given.pop('max_minibatch_per_gpu', None)  # In no case does it change anything.
+            defaults = dict(minibatch_size_base=16, G_lrate_base=0.001, D_lrate_base=0.001)
+            kept = {name: ours[name] for name in ('lod_initial_resolution', 'tick_kimg_base', 'tick_kimg_dict')}
+            sched_args = {**defaults, **kept, **given}
+        for row in rows:
+            actual = training_schedule(row['cur_nimg'], resolution_log2=int(math.log2(int(resolution))), **sched_args)
+            minibatch, minibatch_gpu = actual.pop('minibatch_size'), actual.pop('minibatch_gpu')
+            assert {'cur_nimg': row['cur_nimg'], 'minibatch': minibatch, **actual} == row, case
+            assert sched_args is not ours or minibatch == minibatch_gpu * num_gpus
+    assert len(presets) == 4
 
 
 def test_defaults_are_full_resolution_from_the_start():

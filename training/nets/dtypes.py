@@ -72,7 +72,7 @@ def describe_precision(precision: str, G, loss_scaling: bool = True) -> str:
         G:            Generator.
         loss_scaling: Are losses scaled where that is of use?
     """
-    kw = G.components.synthesis.settings_for({'dtype': PRECISIONS[precision]})
+    kw = G.components.get('synthesis', G).settings_for({'dtype': PRECISIONS[precision]})
     sizes = [2 ** res for res in range(2, int(np.log2(kw.resolution)) + 1) if dtype_at(kw, 2 ** res) != 'float32']
     if not sizes:
         return 'Precision: float32.'

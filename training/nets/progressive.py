@@ -22,6 +22,11 @@ def fade(lod, level: int) -> tf.Tensor:
     return tf.clip_by_value(tf.cast(lod, tf.float32) - level, 0.0, 1.0)
 
 
+def is_fixed(kw) -> bool:
+    """True if a network has its layers for RGB at full resolution alone, and does not grow: structure='fixed'."""
+    return kw.structure == 'fixed'
+
+
 def upscale(images: tf.Tensor, factor: int) -> tf.Tensor:
     """Repeat every pixel factor x factor times. Images are in the internal layout."""
     if factor == 1:
@@ -55,7 +60,7 @@ def grow_images(x, block, to_rgb, resolution_log2, lod, stage, full_resolution=T
         block:           block(res, x) -> features of 2^res x 2^res pixels.
         to_rgb:          to_rgb(res, x) -> images of 2^res x 2^res pixels.
         resolution_log2: log2 of the full resolution.
-        lod:             Level of detail, scalar tensor.
+        lod:             Level of detail, scalar tensor. None = the network does not grow: to_rgb is called once.
         stage:           Integer part of lod. Blocks beyond it and invisible RGB images are skipped. None = unknown at
                          trace time: everything is computed, which is correct for any lod.
         full_resolution: Upscale the images of the stage to full resolution.
@@ -64,6 +69,10 @@ def grow_images(x, block, to_rgb, resolution_log2, lod, stage, full_resolution=T
     Returns:
         Images in the internal layout.
     """
+    if lod is None:
+        for res in range(2, resolution_log2 + 1):
+            x = block(res, x)
+        return to_rgb(resolution_log2, x)
     last = resolution_log2 - (stage or 0)
     images = None
     for res in range(2, last + 1):
@@ -94,6 +103,11 @@ def shrink_images(images, block, from_rgb, resolution_log2, lod, stage, record=l
     Returns:
         Features of 4x4 pixels in the internal layout.
     """
+    if lod is None:
+        x = from_rgb(resolution_log2, images)
+        for res in range(resolution_log2, 2, -1):
+            x = block(res, x)
+        return x
     first = resolution_log2 - (stage or 0)
     images = downscale(images, images.shape[pixel_axes()[0]] >> first)
     x = from_rgb(first, images)

@@ -39,6 +39,7 @@ class Iterations:
         minibatch_repeats:     The schedule is updated every so many iterations.
         devices:               Devices of the trainer. None = one device.
         G_smoothing_kimg:      Half-life of Gs, in thousands of images.
+        G_smoothing_beta:      Weight of the old Gs in each iteration. None = by the half-life.
         G_smoothing_rampup:    The half-life is at most this fraction of the images shown so far. None = no limit.
         mirror_augment:        Flip real images left to right at random?
         drange_net:            Dynamic range of the images that the networks see.
@@ -52,11 +53,11 @@ class Iterations:
                  sched_args: dict[str, Any] | None = None, minibatch_repeats: int = 4, devices: Devices | None = None,
                  G_smoothing_kimg: float = 10.0, mirror_augment: bool = False,
                  drange_net: tuple[float, float] = (-1, 1), reset_opt_for_new_lod: bool = True,
-                 G_smoothing_rampup: float | None = None):
+                 G_smoothing_rampup: float | None = None, G_smoothing_beta: float | None = None):
         self._trainer, self._training_set, self._progress, self._data_seed = trainer, training_set, progress, data_seed
         self._sched_args = sched_args or {}
         self._repeats, self._devices = minibatch_repeats, devices or Devices()
-        self._smoothing, self._rampup = G_smoothing_kimg, G_smoothing_rampup
+        self._smoothing, self._rampup, self._Gs_beta = G_smoothing_kimg, G_smoothing_rampup, G_smoothing_beta
         self._mirror_augment, self._drange_net, self._reset_opt = mirror_augment, drange_net, reset_opt_for_new_lod
         self.sched = self._schedule(progress.sched_nimg)
         self._stage = trainer.set_lod(self.sched.lod)
@@ -109,7 +110,9 @@ class Iterations:
         sched, results = self.sched, []
         num_microbatches = sched.minibatch_size // (sched.minibatch_gpu * self._devices.number)  # of each device
         seed = self._data_seed, self._progress.iteration
-        Gs_beta = smoothing_beta(sched.minibatch_size, self._smoothing, self._rampup, self._progress.cur_nimg)
+        Gs_beta = self._Gs_beta
+        if Gs_beta is None:
+            Gs_beta = smoothing_beta(sched.minibatch_size, self._smoothing, self._rampup, self._progress.cur_nimg)
         data = self._devices.split(*next(self._data))
         with tf.device('CPU:0'):  # KeyedRandom needs it in the memory of the host.
             seed_tensor = tf.constant(seed, tf.int64)

@@ -117,7 +117,7 @@ def training_bytes(G: Any, D: Any, part: int, precision: str = 'float32') -> int
     """
     params = {key: 4 * sum(math.prod(var.shape) for var in net.trainables.values())
               for key, net in (('G', G), ('D', D))}
-    kept = {'G': part * kept_bytes(G.components.synthesis, precision), 'D': part * kept_bytes(D, precision)}
+    kept = {'G': part * kept_bytes(G.components.get('synthesis', G), precision), 'D': part * kept_bytes(D, precision)}
     phases = {'G_train': params['G'] + kept['G'] + kept['D'], 'G_reg': params['G'] + kept['G'],
               'D_train': params['D'] + 2 * kept['D'], 'D_reg': params['D'] + 2 * kept['D']}
     return 4 * params['G'] + 3 * params['D'] + max(phases.values())  # Weights and two moments each, weights of Gs.

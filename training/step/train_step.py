@@ -37,6 +37,8 @@ class TrainStep(tf.Module):
     - Adam adds epsilon to the corrected root: see `Adam`.
     - Freeze-D never freezes the layers at 4x4.
 
+    `D_first` makes the order Gs_update, D_train, D_reg, G_train, G_reg, as in ProGAN.
+
     Every device has a copy of all variables. The updates are the same on all devices, with two exceptions: dlatent_avg
     follows the latents of its device, and the copy of the first device is saved, as in the original. The moving average
     of path lengths is updated on each device, and then set to the mean over all devices. That is the moving average of
@@ -59,6 +61,7 @@ class TrainStep(tf.Module):
         precision:           Key of configs.PRECISIONS. 'mixed_float16' uses loss scaling, separately for each phase.
         augmentation:        Augmentation of the images that D sees. None = they are not augmented.
         ada_rules:           Update as StyleGAN2-ADA does, see above?
+        D_first:             Update D before G?
         devices:             Devices in whose scope this object and the networks are created. None = one device.
 
     Raises:
@@ -67,7 +70,7 @@ class TrainStep(tf.Module):
 
     def __init__(self, G, D, Gs, G_loss, D_loss, G_loss_args=None, D_loss_args=None, G_opt_args=None, D_opt_args=None,
                  lazy_regularization=True, G_reg_interval=4, D_reg_interval=16, label_table=None, rng=None, freeze_d=0,
-                 precision='float32', augmentation=None, ada_rules=False, devices=None):
+                 precision='float32', augmentation=None, ada_rules=False, D_first=False, devices=None):
         super().__init__()
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
@@ -105,7 +108,7 @@ class TrainStep(tf.Module):
         self.G_opt, self.D_opt = self._optimizers['G'], self._optimizers['D']
         self.pl_mean = tf.Variable(0.0, trainable=False)
         self._dtype = PRECISIONS[precision]
-        self.augmentation, self._ada_rules = augmentation, ada_rules
+        self.augmentation, self._ada_rules, self._D_first = augmentation, ada_rules, D_first
         self._scaling = {phase: LossScaling(self._dtype == 'float16' and not ada_rules)
                          for phase in ('G_train', 'G_reg', 'D_train', 'D_reg')}
         self._functions = {}
@@ -143,6 +146,8 @@ class TrainStep(tf.Module):
         names = ['G_train', 'G_reg', 'Gs_update', 'D_train', 'D_reg', 'p_update']
         if self._ada_rules:
             names = ['G_train', 'G_reg', 'D_train', 'D_reg', 'Gs_update', 'p_update']
+        elif self._D_first:
+            names = ['Gs_update', 'D_train', 'D_reg', 'G_train', 'G_reg', 'p_update']
         due = {f'{key}_reg': self.has_lazy_reg(key) and iteration % self.reg_intervals[key] == 0 for key in 'GD'}
         due['p_update'] = self.augmentation is not None and self.augmentation.is_due(iteration)
         return [name for name in names if due.get(name, True)]

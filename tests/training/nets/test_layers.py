@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from custom_ops import conv2d as conv
-from training import networks_stylegan, networks_stylegan2
-from training.nets import layers
+from training import networks_progan, networks_stylegan, networks_stylegan2
+from training.nets import layers, progan_layers
 
 EPILOGUE = dict(
     dlatent_size=5,
@@ -34,13 +34,19 @@ LAYERS = {
     ),
     'Const': (lambda: layers.Const('4x4/Const', 4), [], [(2, 3, 5)]),
     'LabelConcat': (lambda: networks_stylegan2.LabelConcat('LabelConcat', 4), [(2, 3)], [W, (2, 3)]),
-    'StyleGAN Dense': (
-        lambda: networks_stylegan.Dense('Dense0', 4, 'relu', gain=2.0, use_wscale=False, lrmul=0.5),
+    'ProGAN Dense': (
+        lambda: progan_layers.Dense('Dense0', 4, 'relu', gain=2.0, use_wscale=False, lrmul=0.5),
         [W],
         [W],
     ),
-    'StyleGAN Conv2D': (
-        lambda: networks_stylegan.Conv2D('a/Conv1_down', 4, 3, 'down', 'lrelu', 2.0, blur_filter=[1, 2, 1]),
+    'ProGAN Conv2D': (
+        lambda: progan_layers.Conv2D('a/Conv1_down', 4, 3, 'down', 'lrelu', 2.0, blur_filter=[1, 2, 1]),
+        [IMAGES],
+        [IMAGES],
+    ),
+    'LatentBlock': (lambda: networks_progan.LatentBlock('4x4/Dense', 4, 'relu', 2.0, epsilon=1e-8), [W], [W]),
+    'NormalizedConv': (
+        lambda: networks_progan.NormalizedConv('a/Conv1', 4, 3, act='lrelu', gain=2.0, epsilon=1e-4),
         [IMAGES],
         [IMAGES],
     ),
@@ -84,7 +90,7 @@ def test_a_layer_from_its_configuration_computes_the_same(name):
 
 def test_every_layer_is_in_the_table():
     classes = {type(make()) for make, _, _ in LAYERS.values()}
-    for module in layers, networks_stylegan, networks_stylegan2:
+    for module in layers, progan_layers, networks_progan, networks_stylegan, networks_stylegan2:
         for value in vars(module).values():
             if (
                 isinstance(value, type)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from dnnlib import onednn
-from tests.golden import GOLDEN, GOLDEN_ADA, assert_close, load_json, load_npz
+from tests.golden import GOLDEN, GOLDEN_ADA, GOLDEN_FAMILY, assert_close, load_json, load_npz
 from tests.injected import InjectedRandom
 from tests.training.test_losses import generator_name, numbers_of_ada, translated
 from training import configs, misc
@@ -108,6 +108,57 @@ def assert_weights_close(actual, expected, lrate, what):
     assert outliers <= error.size / 1000, (
         f'{what}: {outliers} of {error.size} elements differ, by up to {error.max():.3g} learning rates'
     )
+
+
+# ---- ProGAN ----
+
+PROGAN_CASES = load_json('progan/training/cases.json', GOLDEN_FAMILY)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', PROGAN_CASES)
+def test_golden_training_of_progan(name):
+    case, data = PROGAN_CASES[name], load_npz(f'progan/training/{name}.npz', GOLDEN_FAMILY)
+    nets = misc.load_networks(GOLDEN_FAMILY / f'progan/training/{name}-init.pkl')
+    rng = InjectedRandom()
+    trainer = TrainStep(
+        *nets, 'G_wgan_acgan', 'D_wgangp_acgan', G_opt_args=case['adam'], D_opt_args=case['adam'],
+        lazy_regularization=False, label_table=np.zeros([1, case['L']]), rng=rng, D_first=True)
+    resolution_log2 = int(np.log2(case['res']))
+    for iteration, (lod, lrate) in enumerate(zip(case['lods'], case['lr'], strict=True)):
+        stage, prefix = trainer.set_lod(lod), f'rand/it{iteration:02d}/'
+        fed = {}
+        for key, value in data.items():
+            if key.startswith(prefix):
+                fed[key.removeprefix(prefix)] = [value]
+        rng.feed({key: value for key, value in fed.items() if 'reals' not in key})
+        images, labels = data[f'{prefix}D_train/reals_uint8'], data[f'{prefix}D_train/labels']
+        assert images.shape[2] == 2 ** (resolution_log2 - int(lod))
+        full, _ = misc.process_reals(images, labels, lod, False, [0, 255], [-1, 1])
+        assert_close(full, data[f'{prefix}D_train/reals_processed'], 1e-6, 'reals')
+        reals, _ = misc.process_reals(images, labels, lod, False, [0, 255], [-1, 1], stage=stage)
+        if iteration in case['optimizer_reset_before_iteration']:
+            trainer.G_opt.reset()
+            trainer.D_opt.reset()
+        assert trainer.phases(iteration) == ['Gs_update', 'D_train', 'G_train']
+        for phase in trainer.phases(iteration):
+            if phase == 'Gs_update':
+                trainer.update_Gs(case['G_smoothing'])
+                continue
+            minibatch = [reals, tf.constant(labels)] if phase[0] == 'D' else [None, None]
+            stats = trainer.run(phase, case['mb'], 1, lrate, *minibatch, stage).stats
+            parts = [stats[tag].numpy() for tag in (f'Loss/{phase[0]}/loss', f'Loss/{phase[0]}/reg') if tag in stats]
+            assert_close(sum(total / count for count, total, _ in parts), data[f'value/it{iteration:02d}/{phase}'],
+                         1e-5, f'{name} it{iteration} {phase}')
+        for which, net in zip(('G', 'D', 'Gs'), nets, strict=True):
+            for key, value in net.vars.items():
+                expected = data.get(f'after_it{iteration:02d}/{which}/{key}')
+                if expected is not None and key != 'lod':  # That of Gs follows one update later in the original.
+                    if key.endswith('Conv0_up/weight'):
+                        expected = np.swapaxes(expected, 2, 3)
+                    assert_weights_close(value.numpy(), expected, lrate, f'{name} it{iteration} {which}/{key}')
+    for which, optimizer in (('G', trainer.G_opt), ('D', trainer.D_opt)):
+        assert_close(optimizer.beta2_power.numpy(), case['beta_powers'][f'{which}/beta2_power'], 1e-6, 'beta2_power')
 
 
 # ---- StyleGAN2-ADA ----
