@@ -93,7 +93,7 @@ class Logger:
     """
 
     def __init__(self, file_name: str | None = None, file_mode: str = 'w', should_flush: bool = True):
-        self.file = None if file_name is None else open(file_name, file_mode, encoding='utf-8')
+        self.file = file_name and open(file_name, file_mode, encoding='utf-8')  # noqa: SIM115  See close.
         self.should_flush = should_flush
         self.stdout, self.stderr = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = self
@@ -107,7 +107,7 @@ class Logger:
     def write(self, text: str) -> int:
         """Print `text`, and write it into the file."""
         if text:
-            if self.file is not None:
+            if self.file:
                 self.file.write(text)
             self.stdout.write(text)
             if self.should_flush:
@@ -116,7 +116,7 @@ class Logger:
 
     def flush(self) -> None:
         """Flush the file and stdout."""
-        if self.file is not None:
+        if self.file:
             self.file.flush()
         self.stdout.flush()
 
@@ -127,7 +127,7 @@ class Logger:
             sys.stdout = self.stdout
         if sys.stderr is self:
             sys.stderr = self.stderr
-        if self.file is not None:
+        if self.file:
             self.file.close()
             self.file = None
 
@@ -218,7 +218,8 @@ def open_url(url: str, cache_dir: str | os.PathLike | None = None, num_attempts:
     The file appears in the cache complete or not at all. Its length is compared with the one that the server announced.
 
     Args:
-        url:          Address, http:// or https://; or the path of a file, for which only `sha256` counts. The download of large files from Google Drive is confirmed.
+        url:          Address, http:// or https://. The download of large files from Google Drive is confirmed.
+                      Or the path of a file, for which only `sha256` counts.
         cache_dir:    Folder for the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 if that is not set.
         num_attempts: Maximum number of attempts, with growing pauses in between; three if the server cannot be reached.
         verbose:      Print what happens, and show progress?
@@ -240,7 +241,7 @@ def open_url(url: str, cache_dir: str | os.PathLike | None = None, num_attempts:
             raise UserError(f'{url}: its SHA-256 is not {sha256}', 'The file is damaged or another one.')
         return open(url, 'rb')
     if not is_url(url) or kind not in (None, 'pickle') or num_attempts < 1:
-        raise ValueError("expected a http(s) URL or the path of a file, kind None or 'pickle', and at least one attempt. "
+        raise ValueError("expected a http(s) URL or a file, kind None or 'pickle', and at least one attempt. "
                          f'Received: {url!r}, {kind!r}, {num_attempts!r}')
     path = cached_path(url, cache_dir, name)
     try:

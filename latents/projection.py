@@ -194,7 +194,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
         start_distances = proj.get_distances()
         interrupt = None
         try:
-            _run_steps(proj, run_dir, batch, settings, ffmpeg)
+            run_steps(proj, run_dir, batch, settings, ffmpeg)
         except (KeyboardInterrupt, OSError) as err:
             interrupt = err
         if proj.get_cur_step():
@@ -258,8 +258,8 @@ def _find_ffmpeg():
 
 # ---- One minibatch ----
 
-def _run_steps(proj, run_dir, batch, settings, ffmpeg):
-    """Run all steps for a minibatch, with pictures, films and progress."""
+def run_steps(proj, run_dir, batch, settings, ffmpeg):
+    """Run all steps for a minibatch that proj.start has been given, with pictures, films and progress."""
     num_steps = proj.num_steps
     snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
     films = [video.Video(os.path.join(run_dir, target.name), ffmpeg) for target in batch] if settings.video else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_files
 from dnnlib.pickles.network_state import CHANGED, DIGEST_KEY, MODULE_KEY, READ_VERSIONS, SHAPE_KEYS, import_line
 from dnnlib.pickles.version5 import from_version_5, to_version_5
-from dnnlib.util import is_url, open_url
+from dnnlib.util import get_obj_by_name, is_url, open_url
 from training.data import pil_ops
 
 if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
     import tensorflow as tf
 
     from dnnlib.tflib import Network, Random
+    from training.dataset import TFRecordDataset
 
 # ---- Network pickles ----
 
@@ -261,6 +263,79 @@ def _state_from_network(net):
                     input_names=list(net.input_names), output_names=list(net.output_names)))
 
 
+# ---- Files of earlier runs ----
+
+def locate_run_dir(run_id_or_run_dir: int | str, result_dir: str = 'results') -> str:
+    """Return the folder of a run.
+
+    Args:
+        run_id_or_run_dir: Number of the run, or its folder, as a path or as a name in `result_dir`.
+        result_dir:        Folder of all runs.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    for path in (str(run_id_or_run_dir), os.path.join(result_dir, str(run_id_or_run_dir))):
+        if os.path.isdir(path) and not isinstance(run_id_or_run_dir, int):
+            return path
+    number = str(run_id_or_run_dir)
+    found = sorted(path for path in glob.glob(os.path.join(glob.escape(result_dir), '*-*')) if os.path.isdir(path)
+                   and number.isdigit() and os.path.basename(path).split('-')[0] == number.zfill(5))
+    if not found:
+        raise UserError(f'there is no run {run_id_or_run_dir} in {result_dir}', 'Give its folder.')
+    return found[0]
+
+
+def list_network_pkls(run_id_or_run_dir: int | str, include_final: bool = True,
+                      result_dir: str = 'results') -> list[str]:
+    """Return the paths of the network pickles of a run, in order of time. Errors and arguments as `locate_run_dir`.
+
+    Args:
+        include_final: Include network-final.pkl, as the last one?
+    """
+    run_dir = locate_run_dir(run_id_or_run_dir, result_dir)
+    snapshots = sorted(glob.glob(os.path.join(glob.escape(run_dir), 'network-snapshot-*.pkl')),
+                       key=lambda path: path.removesuffix('.pkl'))
+    final = os.path.join(run_dir, 'network-final.pkl')
+    return snapshots + [final] * (include_final and os.path.isfile(final))
+
+
+def locate_latest_pkl(run_id_or_run_dir: int | str, result_dir: str = 'results') -> str:
+    """Return the path of the newest network pickle of a run. Errors and arguments as `locate_run_dir`."""
+    found = list_network_pkls(run_id_or_run_dir, result_dir=result_dir)
+    if not found:
+        raise UserError(f'{locate_run_dir(run_id_or_run_dir, result_dir)} has no network pickles',
+                        'Choose another run.')
+    return found[-1]
+
+
+def locate_network_pkl(run_id_or_run_dir_or_network_pkl: int | str, snapshot_or_network_pkl: int | str | None = None,
+                       result_dir: str = 'results') -> str:
+    """Return the path or URL of a network pickle.
+
+    Args:
+        run_id_or_run_dir_or_network_pkl: As for `locate_run_dir`; or a pickle, which is returned as it is.
+        snapshot_or_network_pkl:          Thousands of images of a snapshot, such as 'network-snapshot-001200.pkl' or
+                                          1200; or a pickle. None = the newest.
+        result_dir:                       Folder of all runs.
+
+    Raises:
+        UserError: There is no such run or pickle.
+    """
+    for name in (snapshot_or_network_pkl, run_id_or_run_dir_or_network_pkl):
+        if isinstance(name, str) and (is_url(name) or os.path.isfile(name)):
+            return name
+    if snapshot_or_network_pkl is None:
+        return locate_latest_pkl(run_id_or_run_dir_or_network_pkl, result_dir)
+    wanted = str(snapshot_or_network_pkl).removesuffix('.pkl').removeprefix('network-').removeprefix('snapshot-')
+    for path in list_network_pkls(run_id_or_run_dir_or_network_pkl, result_dir=result_dir):
+        name = os.path.basename(path).removesuffix('.pkl').removeprefix('network-').removeprefix('snapshot-')
+        if wanted in (name, name.lstrip('0')):
+            return path
+    raise UserError(f'run {run_id_or_run_dir_or_network_pkl} has no network pickle {snapshot_or_network_pkl}',
+                    'misc.list_network_pkls lists those that it has.')
+
+
 # ---- Generated images ----
 
 @contextlib.contextmanager
@@ -355,6 +430,12 @@ def mirror(images: tf.Tensor) -> tf.Tensor:
     return tf.reverse(images, axis=[3])
 
 
+def apply_mirror_augment(minibatch: np.ndarray) -> np.ndarray:
+    """Flip each image of an array [N, C, H, W] left to right with probability 1/2."""
+    keep = np.random.rand(len(minibatch), 1, 1, 1) < 0.5
+    return np.where(keep, minibatch, minibatch[:, :, :, ::-1])
+
+
 def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequence[float]) -> Any:
     """Map the range [lo, hi] of an array or tensor linearly to another one."""
     if list(drange_in) == list(drange_out):
@@ -366,6 +447,12 @@ def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequ
 
 
 # ---- Pictures ----
+
+def setup_snapshot_image_grid(training_set: TFRecordDataset, size: str = '1080p',
+                              layout: str = 'random') -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Choose the real images of a grid: see training.run.snapshot.setup_image_grid."""
+    return get_obj_by_name('training.run.snapshot.setup_image_grid')(training_set, size, layout)
+
 
 def create_image_grid(images: np.ndarray, grid_size: tuple[int, int] | None = None) -> np.ndarray:
     """Tile images into one image, row by row.

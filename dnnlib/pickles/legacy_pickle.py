@@ -78,9 +78,9 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
 def dump(obj: Any, path: str | os.PathLike) -> None:
     """Write a pickle (protocol 4) that this module, the original and its PyTorch successors can read.
 
-    The original executes `build_module_src` to get the function of a network, and takes it from there by its name. Files
-    with networks from `training.misc` have a line there that imports the original's own module. The successors read the
-    settings and weights only, and this module does not execute anything.
+    The original executes `build_module_src` and takes the function of a network from there by its name. In what
+    `training.misc` writes, that is a line that imports the original's own module. The successors read the settings and
+    weights only, and this module does not execute anything.
 
     Equal objects give equal bytes. Arrays refer to `numpy.core.multiarray`, which exists in numpy 1 and 2.
 

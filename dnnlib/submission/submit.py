@@ -71,14 +71,6 @@ class SubmitConfig(EasyDict):
         self.platform_extras = EasyDict()
         self.host_run_dir = None
 
-    def __deepcopy__(self, memo: dict) -> SubmitConfig:
-        twin = SubmitConfig()
-        twin.update({key: EasyDict(value) if isinstance(value, EasyDict) else
-                     list(value) if isinstance(value, list) else value for key, value in self.items()})
-        return twin
-
-    __copy__ = None  # dict's own copying would call __init__ with arguments.
-
 
 def submit_run(submit_config: SubmitConfig, run_func_name: str, **run_func_kwargs: Any) -> SubmitConfig:
     """Make the run's folder, and call the function there; what it prints goes into log.txt as well.

@@ -400,8 +400,8 @@ class Network(keras.Model):
         """
         cls = get_obj_by_name(_FIND_FUNC)(new_func_name)
         kwargs = {**self._own_static_kwargs(), **new_static_kwargs}
-        net = cls(new_name or self.name, **{
-            name: value for name, value in kwargs.items() if name in new_static_kwargs or name in cls.all_settings(kwargs)})
+        known = cls.all_settings(kwargs) | set(new_static_kwargs)
+        net = cls(new_name or self.name, **{name: value for name, value in kwargs.items() if name in known})
         net.copy_vars_from(self)
         return net
 
@@ -412,7 +412,7 @@ class Network(keras.Model):
 
         Args:
             src_net:           Network with the same variables.
-            beta:              What remains of the values of trainable variables in a step; a number, tensor or variable.
+            beta:              What remains of the values of trainable variables in a step: a number or variable.
             beta_nontrainable: The same for the other variables.
         """
         pairs = [(var, src_net.named_variables()[name], beta if var.trainable else beta_nontrainable)
@@ -442,7 +442,7 @@ class Network(keras.Model):
         return get_obj_by_name(_STATE_FUNC)(self)
 
     def __setstate__(self, state):
-        # pickle.load has made an empty Network, of no particular class: it becomes the network that the state describes.
+        # pickle.load has made an empty Network of no particular class. It becomes what the state describes.
         net = get_obj_by_name(_NETWORK_FUNC)(state)
         self.__class__ = type(net)
         object.__setattr__(self, '__dict__', net.__dict__)
@@ -596,7 +596,7 @@ class Network(keras.Model):
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
 
     def _without_foreign(self, kwargs):
-        """`kwargs` without those that other components of the same network have, or that meant something in the original.
+        """`kwargs` without those of other components of the same network, and those that only the original had.
 
         Raises:
             ValueError: An argument of the original has a meaning, but another way of giving it.
