@@ -17,7 +17,7 @@ import time
 import types
 import urllib.parse
 from collections.abc import Callable, Generator, Iterable
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeGuard, TypeVar
 
 from dnnlib import storage
 from dnnlib.cli import UserError
@@ -93,7 +93,9 @@ class Logger:
     """
 
     def __init__(self, file_name: str | None = None, file_mode: str = 'w', should_flush: bool = True):
-        self.file = file_name and open(file_name, file_mode, encoding='utf-8')  # noqa: SIM115  See close.
+        self.file: IO[str] | None = None
+        if file_name is not None:
+            self.file = open(file_name, file_mode, encoding='utf-8')  # noqa: SIM115  See close.
         self.should_flush = should_flush
         self.stdout, self.stderr = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = self
@@ -173,7 +175,7 @@ class _Failed(Exception):
     """The download failed, and another attempt may succeed."""
 
 
-def is_url(text: object) -> bool:
+def is_url(text: object) -> TypeGuard[str]:
     """Whether `text` is a str that begins with http:// or https:// and names a host."""
     if not isinstance(text, str):
         return False

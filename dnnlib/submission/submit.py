@@ -60,16 +60,16 @@ class SubmitConfig(EasyDict):
         self.nvprof = False
         self.local = EasyDict(do_not_copy_source_files=True)
         self.datasets = []
-        self.user_name = None
-        self.run_id = None
-        self.run_name = None
-        self.run_dir = None
-        self.run_func_name = None
-        self.run_func_kwargs = None
-        self.task_name = None
+        self.user_name: str | None = None
+        self.run_id: int | None = None
+        self.run_name: str | None = None
+        self.run_dir: str | None = None
+        self.run_func_name: str | None = None
+        self.run_func_kwargs: dict[str, Any] | None = None
+        self.task_name: str | None = None
         self.host_name = 'localhost'
         self.platform_extras = EasyDict()
-        self.host_run_dir = None
+        self.host_run_dir: str | None = None
 
 
 def submit_run(submit_config: SubmitConfig, run_func_name: str, **run_func_kwargs: Any) -> SubmitConfig:
@@ -99,8 +99,8 @@ def submit_run(submit_config: SubmitConfig, run_func_name: str, **run_func_kwarg
     root = get_path_from_template(submit_config.run_dir_root)
     with RunDir(root, submit_config.run_desc, run_func_name, shown, submit_config.num_gpus) as folder:
         submit_config.run_dir = submit_config.host_run_dir = folder.path
-        submit_config.run_name = submit_config.task_name = os.path.basename(folder.path)
-        submit_config.run_id = int(submit_config.run_name.split('-')[0])
+        name = os.path.basename(folder.path)
+        submit_config.run_name, submit_config.task_name, submit_config.run_id = name, name, int(name.split('-')[0])
         submit_config.run_func_name, submit_config.run_func_kwargs = run_func_name, run_func_kwargs
         own = dict(submit_config=submit_config, run_dir=folder.path, num_gpus=submit_config.num_gpus)
         parameters = inspect.signature(function).parameters
@@ -114,7 +114,8 @@ def submit_run(submit_config: SubmitConfig, run_func_name: str, **run_func_kwarg
 
 def make_run_dir_path(*paths: str) -> str:
     """Path of a file in the folder of the function that runs, or in the working folder if none does."""
-    return os.path.join(current.run_dir if current else os.getcwd(), *paths)
+    folder = current.run_dir if current is not None else None
+    return os.path.join(folder or os.getcwd(), *paths)
 
 
 def get_path_from_template(path_template: str, path_type: PathType = PathType.AUTO) -> str:

@@ -455,7 +455,7 @@ class Network(keras.Model):
             raise TypeError(f'pickle: expected protocol 2 or above for networks, received {protocol}')
         state = self.__getstate__()
         self._net.is_pickled = True
-        return copyreg.__newobj__, (Network,), state
+        return vars(copyreg)['__newobj__'], (Network,), state
 
     # Pickles name the class Network, as those of the original, whose networks had no classes of their own. pickle only
     # writes another class than the one that it finds in this attribute when it has called __reduce_ex__ if they agree.
