@@ -80,7 +80,8 @@ def display(tfrecord_dir: str) -> None:
     print(f'No window to show them in; see {path}')
 
 
-def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_json: bool) -> None:
+def extract(tfrecord_dir: str, output_dir: str, force: bool = False, zip: bool = False,
+            dataset_json: bool = False) -> None:
     """Store the images at full resolution as output_dir/img00000000.png and so on.
 
     Args:
@@ -112,7 +113,7 @@ def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_
     print(f'Extracted {files.num_images} images.')
 
 
-def compare(tfrecord_dir_a: str, tfrecord_dir_b: str, ignore_labels: bool) -> None:
+def compare(tfrecord_dir_a: str, tfrecord_dir_b: str, ignore_labels: bool | int = False) -> None:
     """Compare two datasets at full resolution, image by image and label by label, and print the differences."""
     both = [_open_dataset(path) for path in (tfrecord_dir_a, tfrecord_dir_b)]
     total = min(files.num_images for files in both)

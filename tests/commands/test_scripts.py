@@ -492,14 +492,17 @@ def test_names_of_tflib(capsys, tmp_path):
 
 
 def test_a_network_is_converted_to_another_class():
-    synthesis = small_networks(architecture='orig', mapping_layers=3)[0].components.synthesis
-    other = synthesis.convert('training.networks_stylegan2.D_stylegan2', 'D', mbstd_group_size=2)
-    assert (type(other).__name__, other.name, other.static_kwargs.architecture) == ('D_stylegan2', 'D', 'orig')
-    G = small_networks()[0]
+    G = small_networks(truncation_psi=0.6)[0]
     G.set_var('dlatent_avg', np.arange(8))
-    other = G.convert('G_main', architecture='resnet')
+    other = G.convert('training.networks_stylegan2.G_main', 'other', architecture='resnet')
     np.testing.assert_array_equal(other.get_var('dlatent_avg'), np.arange(8))
-    assert 'G_synthesis/8x8/Skip/weight' in other.vars and other.static_kwargs.fmap_max == 4
+    assert 'G_synthesis/8x8/Skip/weight' in other.vars and other.name == 'other'
+    assert (other.static_kwargs.fmap_max, other.static_kwargs.truncation_psi) == (4, 0.6)
+    # The two have the width and the name of this network in common, and shapes that differ.
+    with pytest.raises(ValueError, match='cannot copy 4x4/Conv/weight'):
+        G.components.synthesis.convert('D_stylegan2')
+    with pytest.raises(ValueError, match='unknown network'):
+        G.convert('G_nosuch')
 
 
 def test_objects_by_name_and_logger(tmp_path, capsys):

@@ -55,7 +55,7 @@ def test_what_a_network_has_is_more_than_a_name():
 
 
 def test_what_fails_through_other_libraries_does():
-    with pytest.raises(TypeError, match='arrays to stack must be passed as a sequence'):
+    with pytest.raises(TypeError, match='arrays to stack must be passed as a "sequence" type'):
         np.stack(x for x in [np.zeros(1)])
     major = int(PIL.__version__.split('.')[0])
     assert hasattr(PIL.Image, 'LANCZOS') and hasattr(PIL.Image, 'ANTIALIAS') == (major < 10)
