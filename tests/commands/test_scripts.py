@@ -86,7 +86,8 @@ def mixing(network_pkl, row_seeds, col_seeds, col_styles):
 
 def main(result_dir, network_pkl):
     submit(__name__ + '.pictures', result_dir, network_pkl=network_pkl, seeds=[3, 5], truncation_psi=0.5)
-    submit(__name__ + '.mixing', result_dir, network_pkl=network_pkl, row_seeds=[1, 2], col_seeds=[3], col_styles=[0, 1])
+    submit(__name__ + '.mixing', result_dir, network_pkl=network_pkl, row_seeds=[1, 2], col_seeds=[3],
+           col_styles=[0, 1])
 '''
 
 FILM = '''
@@ -106,7 +107,8 @@ def main(network_pkl):
     frames = []
     for t in np.linspace(0, 1, 3):
         w = tflib.lerp(keys[0], keys[1], t)[np.newaxis]
-        frames.append(Gs.components.synthesis.run(w, truncation_psi=0.7, randomize_noise=False, output_transform=fmt)[0])
+        frames.append(Gs.components.synthesis.run(w, truncation_psi=0.7, randomize_noise=False,
+                                                  output_transform=fmt)[0])
     return np.stack(frames), Gs, again
 '''
 
@@ -221,7 +223,8 @@ def test_a_generator_of_others_makes_the_pictures_of_the_command(script, network
         np.testing.assert_array_equal(pixels(folder / name), pixels(tmp_path / 'ours/00000-generate-images' / name))
     config = json.loads((folder / 'submit_config.json').read_text())
     assert config['run_func_kwargs'] == {'network_pkl': network, 'seeds': [3, 5], 'truncation_psi': 0.5}
-    assert (folder / '_finished.txt').exists() and 'Running others_script_0.pictures()' in (folder / 'log.txt').read_text()
+    assert (folder / '_finished.txt').exists()
+    assert 'Running others_script_0.pictures()' in (folder / 'log.txt').read_text()
     assert pixels(tmp_path / 'out/00001-mixing/grid.png').shape == (16, 8, 3)
     assert 'runs in out/00001-mixing 1' in capsys.readouterr().out
     assert dnnlib.submit_config is None and dnnlib.make_run_dir_path('a.png') == str(tmp_path / 'a.png')
@@ -253,7 +256,8 @@ def test_the_projector_functions_write_into_the_working_folder(network, tmp_path
     monkeypatch.chdir(tmp_path)
     settings = dict(distance='pixel', num_steps=2)
     run_projector.project_generated_images(network, seeds=[1], num_snapshots=1, truncation_psi=0.5, **settings)
-    assert {'dlatents.npz', 'seed0001-target.png', 'seed0001-step0002.png'} <= {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {'dlatents.npz', 'seed0001-target.png', 'seed0001-step0002.png'} <= names
     with tfrecords(tmp_path / 'datasets' / 'tiny', 2):
         pass
     run_projector.project_real_images(network, 'tiny', 'datasets', num_images=1, num_snapshots=1, **settings)
@@ -341,7 +345,8 @@ def test_a_pickled_network_has_the_layout_of_the_original(network):
 
 
 class OriginalsNetwork:
-    """What the original does with the state of a network in a pickle: it executes the source, and takes the function."""
+    """What the original does with the state of a pickled network: execute the source, and take the function."""
+
     states: list = []
 
     def __setstate__(self, state):
@@ -478,7 +483,7 @@ def test_names_of_tflib(capsys, tmp_path):
     assert 'has no effect' in capsys.readouterr().out
     G, _D, Gs = small_networks()
     var = G.vars['lod']
-    assert tflib.is_tf_expression(var) and tflib.is_tf_expression(var.value()) and not tflib.is_tf_expression(np.zeros(1))
+    assert all(map(tflib.is_tf_expression, (var, var.value(), var.variable))) and not tflib.is_tf_expression(np.zeros(1))
     name = 'G_synthesis/4x4/Conv/weight'
     before = Gs.get_var(name)
     G.set_var(name, before + 1)
