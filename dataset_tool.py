@@ -80,7 +80,8 @@ def display(tfrecord_dir: str) -> None:
     print(f'No window to show them in; see {path}')
 
 
-def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_json: bool) -> None:
+def extract(tfrecord_dir: str, output_dir: str, force: bool = False, zip: bool = False,
+            dataset_json: bool = False) -> None:
     """Store the images at full resolution as output_dir/img00000000.png and so on.
 
     Args:
@@ -112,7 +113,7 @@ def extract(tfrecord_dir: str, output_dir: str, force: bool, zip: bool, dataset_
     print(f'Extracted {files.num_images} images.')
 
 
-def compare(tfrecord_dir_a: str, tfrecord_dir_b: str, ignore_labels: bool) -> None:
+def compare(tfrecord_dir_a: str, tfrecord_dir_b: str, ignore_labels: bool | int = False) -> None:
     """Compare two datasets at full resolution, image by image and label by label, and print the differences."""
     both = [_open_dataset(path) for path in (tfrecord_dir_a, tfrecord_dir_b)]
     total = min(files.num_images for files in both)
@@ -214,6 +215,73 @@ def verify(tfrecord_dir: str) -> None:
           f'{f"labels of {label_size}" if files.label_file else "no labels"}')
 
 
+# ---- For scripts that make datasets of their own images ----
+
+class TFRecordExporter:
+    """Makes a dataset of single images, as in the original: a form of `dataset_writer.new_dataset`.
+
+        with TFRecordExporter('datasets/mine', len(images)) as tfr:
+            order = tfr.choose_shuffled_order()
+            for index in order:
+                tfr.add_image(images[index])
+            tfr.add_labels(labels[order])
+
+    The dataset appears when the block ends without an error, or `close` is called.
+
+    Args:
+        tfrecord_dir:      Folder to make for the dataset.
+        expected_images:   Number of images that will be added.
+        print_progress:    Print how many there are?
+        progress_interval: Number of images from one line to the next.
+
+    Attributes:
+        cur_images: Number of images added so far.
+
+    Raises:
+        UserError: The folder is not empty.
+    """
+
+    def __init__(self, tfrecord_dir: str, expected_images: int, print_progress: bool = True,
+                 progress_interval: int = 10):
+        self.tfrecord_dir, self.expected_images, self.cur_images = tfrecord_dir, expected_images, 0
+        self._every = progress_interval if print_progress else 0
+        self._context = dataset_writer.new_dataset(tfrecord_dir)
+        self._writer: dataset_writer.DatasetWriter | None = self._context.__enter__()
+        if print_progress:
+            print(f'Creating dataset "{tfrecord_dir}"', flush=True)
+
+    def choose_shuffled_order(self) -> np.ndarray:
+        """Return the numbers of the images in an order that is random, but always the same."""
+        return dataset_writer.shuffled_order(self.expected_images)
+
+    def add_image(self, img: np.ndarray) -> None:
+        """Append an image [C, R, R] of the shape of the first one, values in 0..255; R is a power of two."""
+        if self._every and self.cur_images % self._every == 0:
+            print(f'{self.cur_images} / {self.expected_images}', end='\r', flush=True)
+        assert self._writer is not None
+        self._writer.add_image(np.asarray(img))
+        self.cur_images += 1
+
+    def add_labels(self, labels: np.ndarray) -> None:
+        """Store the labels [cur_images, label_size] of the images added so far."""
+        assert self._writer is not None
+        self._writer.add_labels(labels)
+
+    def close(self) -> None:
+        """Finish the dataset. Nothing can be added afterwards."""
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> TFRecordExporter:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._writer is not None:
+            self._writer = None
+            self._context.__exit__(*exc)
+            if self._every:
+                print(f'Added {self.cur_images} images.')
+
+
 # ---- create_...: one command for each source of images ----
 
 def _write(tfrecord_dir, source, source_path, force, resume, command):
@@ -234,8 +302,9 @@ def _write(tfrecord_dir, source, source_path, force, resume, command):
     print(f'Added {added} images.')
 
 
-def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: bool, resume: bool, command: str,
-                       labels: str | None, max_images: int | None, skip_bad: bool, **conversion: Any) -> None:
+def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool | int = True, force: bool = False,
+                       resume: bool = False, command: str = 'create_from_images', labels: str | None = None,
+                       max_images: int | None = None, skip_bad: bool = False, **conversion: Any) -> None:
     """Create a dataset from a folder or .zip of images.
 
     Args:
@@ -250,13 +319,14 @@ def create_from_images(tfrecord_dir: str, image_dir: str, shuffle: bool, force: 
         UserError: Flags contradict each other, or the images cannot be used.
     """
     print(f'Loading images from "{image_dir}"', flush=True)
-    if conversion['resize'] and not conversion['resolution']:
+    settings = image_folder.Conversion(**conversion)
+    if settings.resize and not settings.resolution:
         raise UserError('--resize needs --resolution',
                         'Say how large the images should become, for instance --resolution=256.')
-    letterbox = conversion['letterbox']
-    if letterbox and (conversion['resize'] or conversion['resolution'] not in (None, letterbox[0])):
+    letterbox = settings.letterbox
+    if letterbox and (settings.resize or settings.resolution not in (None, letterbox[0])):
         raise UserError('--letterbox sets the size of the images itself', 'Leave out --resolution and --resize.')
-    with image_folder.open_source(image_dir, image_folder.Conversion(**conversion), shuffle, labels, max_images,
+    with image_folder.open_source(image_dir, settings, bool(shuffle), labels, max_images,
                                   skip_bad) as source:
         _write(tfrecord_dir, source, image_dir, force, resume, command)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dnnlib import cli
 from dnnlib.run_dir import RunDir
+from dnnlib.submission.submit import make_run_dir_path
 
 # Keys of projector.DISTANCES, repeated because projector.py imports TensorFlow.
 _DISTANCES = ('lpips', 'vgg-hed', 'pixel')
@@ -137,6 +138,44 @@ def main(argv: Sequence[str]) -> None:
         # isort: split
         from latents import projection
         getattr(projection, func)(run_dir.path, **kwargs)
+
+
+# ---- The functions of the original, for scripts ----
+
+def project_image(proj: Any, targets: Any, png_prefix: str, num_snapshots: int) -> None:
+    """Project images, and write pictures of the targets and of steps on the way.
+
+    Args:
+        proj:          projector.Projector with its network set.
+        targets:       Array [N, C, H, W] in -1..1, with the N that proj.set_network was given.
+        png_prefix:    First part of the paths of the pictures, such as 'results/image0000-', followed by target.png or
+                       step0200.png. If there are several images, their number comes in between.
+        num_snapshots: Number of steps to write pictures of.
+    """
+    from latents import projection
+    from latents.targets import Target
+    folder, name = os.path.split(png_prefix)
+    name = name.removesuffix('-') or 'image'
+    names = [name] if len(targets) == 1 else [f'{name}-{index}' for index in range(len(targets))]
+    proj.start(targets)
+    projection.run_steps(proj, folder, [Target(*each) for each in zip(names, names, targets, strict=True)],
+                         projection.Settings(num_snapshots=num_snapshots), None)
+
+
+def project_generated_images(network_pkl: str, seeds: Sequence[int], num_snapshots: int = 5,
+                             truncation_psi: float = 1.0, **settings: Any) -> None:
+    """latents.projection.project_generated_images in the folder of the function that runs, or the working folder."""
+    from latents import projection
+    projection.project_generated_images(make_run_dir_path(), network_pkl, seeds, truncation_psi,
+                                        num_snapshots=num_snapshots, **settings)
+
+
+def project_real_images(network_pkl: str, dataset_name: str | None = None, data_dir: str = 'datasets',
+                        num_images: int | None = None, num_snapshots: int = 5, **settings: Any) -> None:
+    """latents.projection.project_real_images in the folder of the function that runs, or the working folder."""
+    from latents import projection
+    projection.project_real_images(make_run_dir_path(), network_pkl, dataset_name, data_dir, num_images,
+                                   num_snapshots=num_snapshots, **settings)
 
 
 def _less_memory(kwargs: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
 import html.parser
 import importlib
@@ -11,10 +12,12 @@ import itertools
 import os
 import posixpath
 import re
+import sys
 import time
+import types
 import urllib.parse
 from collections.abc import Callable, Generator, Iterable
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeGuard, TypeVar
 
 from dnnlib import storage
 from dnnlib.cli import UserError
@@ -40,17 +43,95 @@ class EasyDict(dict):
         del self[name]
 
 
+# ---- Objects by name: names must not come from a file or another untrusted source, because importing runs code ----
+
+def get_module_from_obj_name(obj_name: str) -> tuple[types.ModuleType, str]:
+    """Import the module of 'package.module.object', and return it and the rest of the name, which may have dots.
+
+    Raises:
+        ImportError: There is no such module.
+    """
+    parts = obj_name.split('.')
+    for count in range(len(parts) - 1, 0, -1):
+        name = '.'.join(parts[:count])
+        try:
+            return importlib.import_module(name), '.'.join(parts[count:])
+        except ModuleNotFoundError as err:
+            # Unless the module is there and itself fails to import another one, the last part may be a class.
+            if count == 1 or err.name is None or not (name == err.name or name.startswith(f'{err.name}.')):
+                raise
+    raise ImportError(f"expected a name such as 'package.module.object', received {obj_name!r}")
+
+
 def get_obj_by_name(name: str) -> Any:
     """Import 'package.module.object' and return the object.
-
-    Args:
-        name: Dotted name. It must not come from a file or another untrusted source, because importing runs code.
 
     Raises:
         ImportError, AttributeError: There is no such module or object.
     """
-    module, _, attribute = name.rpartition('.')
-    return getattr(importlib.import_module(module), attribute)
+    module, rest = get_module_from_obj_name(name)
+    return functools.reduce(getattr, rest.split('.'), module)
+
+
+def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
+    """Call the function 'package.module.function' with the other arguments. Errors as in `get_obj_by_name`."""
+    return get_obj_by_name(func_name)(*args, **kwargs)
+
+
+def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
+    """Make an object of the class 'package.module.class'. Errors as in `get_obj_by_name`."""
+    return get_obj_by_name(class_name)(*args, **kwargs)
+
+
+class Logger:
+    """Copies what is printed into a file until it is closed. Also a context manager.
+
+    Args:
+        file_name:    File. None = only flush what is printed.
+        file_mode:    As in `open`.
+        should_flush: Write at once?
+    """
+
+    def __init__(self, file_name: str | None = None, file_mode: str = 'w', should_flush: bool = True):
+        self.file: IO[str] | None = None
+        if file_name is not None:
+            self.file = open(file_name, file_mode, encoding='utf-8')  # noqa: SIM115  See close.
+        self.should_flush = should_flush
+        self.stdout, self.stderr = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = self
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def write(self, text: str) -> int:
+        """Print `text`, and write it into the file."""
+        if text:
+            if self.file:
+                self.file.write(text)
+            self.stdout.write(text)
+            if self.should_flush:
+                self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the file and stdout."""
+        if self.file:
+            self.file.flush()
+        self.stdout.flush()
+
+    def close(self) -> None:
+        """Close the file, and print as before."""
+        self.flush()
+        if sys.stdout is self:
+            sys.stdout = self.stdout
+        if sys.stderr is self:
+            sys.stderr = self.stderr
+        if self.file:
+            self.file.close()
+            self.file = None
 
 
 def map_in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int,
@@ -94,7 +175,7 @@ class _Failed(Exception):
     """The download failed, and another attempt may succeed."""
 
 
-def is_url(text: object) -> bool:
+def is_url(text: object) -> TypeGuard[str]:
     """Whether `text` is a str that begins with http:// or https:// and names a host."""
     if not isinstance(text, str):
         return False
@@ -134,12 +215,13 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 def open_url(url: str, cache_dir: str | os.PathLike | None = None, num_attempts: int = 10, verbose: bool = True,
              kind: str | None = None, name: str | None = None, sha256: str | None = None) -> IO[bytes]:
-    """Download a file, unless it is already in the cache, and open it.
+    """Download a file, unless it is already in the cache, and open it; or open a local file.
 
     The file appears in the cache complete or not at all. Its length is compared with the one that the server announced.
 
     Args:
         url:          Address, http:// or https://. The download of large files from Google Drive is confirmed.
+                      Or the path of a file, for which only `sha256` counts.
         cache_dir:    Folder for the file. None = $DNNLIB_CACHE_DIR, or ~/.cache/stylegan2 if that is not set.
         num_attempts: Maximum number of attempts, with growing pauses in between; three if the server cannot be reached.
         verbose:      Print what happens, and show progress?
@@ -151,13 +233,17 @@ def open_url(url: str, cache_dir: str | os.PathLike | None = None, num_attempts:
         Binary file object of the file in the cache; its path is `.name`.
 
     Raises:
-        ValueError: An argument is invalid.
+        ValueError: An argument is invalid, or `url` is neither an address nor the path of a file.
         UserError:  The download failed, or the file is not the expected one. The message says where to put the file
                     if it is downloaded by hand.
         NoAnswer:   A UserError: the server cannot be reached.
     """
+    if not is_url(url) and os.path.isfile(url):
+        if sha256 and file_sha256(url) != sha256:
+            raise UserError(f'{url}: its SHA-256 is not {sha256}', 'The file is damaged or another one.')
+        return open(url, 'rb')
     if not is_url(url) or kind not in (None, 'pickle') or num_attempts < 1:
-        raise ValueError("expected a http(s) URL, kind None or 'pickle', and at least one attempt. "
+        raise ValueError("expected a http(s) URL or a file, kind None or 'pickle', and at least one attempt. "
                          f'Received: {url!r}, {kind!r}, {num_attempts!r}')
     path = cached_path(url, cache_dir, name)
     try:

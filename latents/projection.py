@@ -197,7 +197,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
         start_distances = proj.get_distances()
         interrupt = None
         try:
-            _run_steps(proj, run_dir, batch, settings, film_format)
+            run_steps(proj, run_dir, batch, settings, film_format)
         except (KeyboardInterrupt, OSError) as err:
             interrupt = err
         if proj.get_cur_step():
@@ -261,8 +261,8 @@ def _film_format():
 
 # ---- One minibatch ----
 
-def _run_steps(proj, run_dir, batch, settings, film_format):
-    """Run all steps for a minibatch, with pictures, films and progress."""
+def run_steps(proj, run_dir, batch, settings, film_format):
+    """Run all steps for a minibatch that proj.start has been given, with pictures, films (None = without) and progress."""
     num_steps = proj.num_steps
     snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
     films = [video.Video(os.path.join(run_dir, target.name), film_format) for target in batch] if film_format else []

@@ -27,6 +27,7 @@ from metrics.collectors import Collector
 from metrics.metric_defaults import metric_defaults
 from metrics.real_images import RealImages
 from metrics.sampling import SampleSource
+from training import misc
 from training.dataset import TFRecordDataset
 from training.step.devices import Devices
 
@@ -213,19 +214,20 @@ class MetricGroup:
                             f'but those of {dataset.tfrecord_dir} have {dataset.label_size}',
                             'Give the dataset that the network was trained with.')
 
-    def run(self, network_pkl: str, Gs: Network, run_dir: str | None = None, data_dir: str | None = None,
-            dataset_args: Mapping[str, Any] | None = None, mirror_augment: bool = False,
-            keep_going: bool = False) -> dict[str, float]:
+    def run(self, network_pkl: str, Gs: Network | None = None, run_dir: str | None = None, data_dir: str | None = None,
+            dataset_args: Mapping[str, Any] | None = None, mirror_augment: bool | None = False,
+            keep_going: bool = False, num_gpus: int | None = None) -> dict[str, float]:
         """Compute all metrics; print a line for each, and append it to metric-NAME.txt.
 
         Args:
             network_pkl:    Path or URL of the network; the lines begin with its name.
-            Gs:             Network.
+            Gs:             Network. None = the last one of the pickle network_pkl.
             run_dir:        Folder for metric-NAME.txt. None = print only.
             data_dir:       Folder that dataset_args.tfrecord_dir is relative to. None = the working folder.
             dataset_args:   Arguments of dataset.load_dataset. None = there are no real images.
             mirror_augment: Flip real images at random?
             keep_going:     If a metric fails, print a note and compute the others? False = raise the exception.
+            num_gpus:       Number of devices to use from now on. None = those of the constructor.
 
         Returns:
             {'Metrics/<name><suffix>': value}.
@@ -233,13 +235,18 @@ class MetricGroup:
         Raises:
             UserError: As `check` and `load_networks`; or the dataset is damaged. Never if keep_going.
         """
+        if num_gpus is not None and num_gpus != self._devices.number:
+            self._devices, self._needs_copy = Devices(num_gpus), False
+        if Gs is None:
+            with self._devices.scope():
+                Gs = misc.load_networks(network_pkl)[2]
         for metric in self.metrics:
             metric.results = []
         image_metrics: list[MetricBase] = [metric for metric in self.metrics if isinstance(metric, ImageMetric)]
         groups = [image_metrics] if image_metrics else []
         groups += [[metric] for metric in self.metrics if metric not in image_metrics]
         with _note_failure(self.metrics, keep_going):
-            reals = None if dataset_args is None else self._open_reals(data_dir, dataset_args, mirror_augment)
+            reals = None if dataset_args is None else self._open_reals(data_dir, dataset_args, bool(mirror_augment))
             self.check(Gs, reals and reals.dataset)
             self.load_networks()
             Gs = self._on_devices(Gs)

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ class TFRecordDataset:
         self._num_threads = num_threads
         self._minibatches: Any = None  # Iterator of get_minibatch_np.
         self._minibatches_key = None   # The arguments it was made for.
+        self._configured: tuple[int, float] | None = None
 
     def _find_label_file(self, files, label_file):
         if label_file is None:
@@ -191,6 +192,25 @@ class TFRecordDataset:
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
+    def close(self) -> None:
+        """Does nothing; the original had this method."""
+
+    def configure(self, minibatch_size: int, lod: float = 0) -> None:
+        """Choose the size of the minibatches and the level of detail for `get_minibatch_tf`."""
+        self._configured = minibatch_size, lod
+
+    def get_minibatch_tf(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the next minibatch as `configure` has chosen it: tensors, as `iterate` yields them.
+
+        In the original this was called once, for tensors of a graph. Here each call returns another minibatch.
+
+        Raises:
+            ValueError: `configure` has not been called.
+        """
+        if self._configured is None:
+            raise ValueError('expected configure(minibatch_size) before get_minibatch_tf')
+        return self._next(*self._configured)
+
     def get_minibatch_np(self, minibatch_size: int, lod: float = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the next minibatch as NumPy arrays; arguments and shapes as in `iterate`.
 
@@ -199,11 +219,14 @@ class TFRecordDataset:
         Raises:
             StopIteration: The dataset does not repeat, and has come to its end.
         """
+        images, labels = self._next(minibatch_size, lod)
+        return images.numpy(), labels.numpy()
+
+    def _next(self, minibatch_size, lod):
         if self._minibatches_key != (minibatch_size, lod):
             self._minibatches_key = (minibatch_size, lod)
             self._minibatches = self.iterate(minibatch_size, lod)
-        images, labels = next(self._minibatches)
-        return images.numpy(), labels.numpy()
+        return next(self._minibatches)
 
     def get_random_labels_np(self, minibatch_size: int) -> np.ndarray:
         """Draw labels of random images with NumPy's global generator: float32 [minibatch_size, label_size]."""
@@ -247,22 +270,89 @@ def _items_in(num_bytes, item_bytes):
     return -(-num_bytes // item_bytes)
 
 
-def load_dataset(tfrecord_dir: str, data_dir: str | None = None, verbose: bool = False,
-                 **kwargs: Any) -> TFRecordDataset:
-    """Open a TFRecordDataset.
+class SyntheticDataset:
+    """Images of one random number for each pixel, for trying things without files. They are drawn anew each time.
 
     Args:
-        tfrecord_dir: Folder of the dataset.
+        resolution:    Side of the images, in pixels.
+        num_channels:  Number of channels.
+        dtype:         Type of the images.
+        dynamic_range: Smallest and largest value.
+        label_size:    Components of a label: one of them is 1 and the others are 0. 0 = no labels.
+        label_dtype:   Type of the labels.
+
+    Attributes:
+        shape, resolution, resolution_log2, dtype, dynamic_range, label_size, label_dtype: As in TFRecordDataset.
+    """
+
+    def __init__(self, resolution: int = 1024, num_channels: int = 3, dtype: str = 'uint8',
+                 dynamic_range: Sequence[float] = (0, 255), label_size: int = 0, label_dtype: str = 'float32'):
+        self.resolution, self.resolution_log2 = resolution, int(resolution).bit_length() - 1
+        self.shape = [num_channels, resolution, resolution]
+        self.dtype, self.dynamic_range = dtype, list(dynamic_range)
+        self.label_size, self.label_dtype = label_size, label_dtype
+        self._configured: tuple[int, float] | None = None
+
+    def close(self) -> None:
+        """Does nothing; the original had this method."""
+
+    def configure(self, minibatch_size: int, lod: float = 0) -> None:
+        """As in TFRecordDataset."""
+        self._configured = minibatch_size, lod
+
+    def get_minibatch_tf(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """As in TFRecordDataset."""
+        if self._configured is None:
+            raise ValueError('expected configure(minibatch_size) before get_minibatch_tf')
+        images, labels = self.get_minibatch_np(*self._configured)
+        return tf.constant(images), tf.constant(labels)
+
+    def get_minibatch_np(self, minibatch_size: int, lod: float = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Draw (images [N, C, H, W], labels [N, label_size]) with NumPy's global generator."""
+        size = self.resolution >> int(np.floor(lod))
+        low, high = self.dynamic_range
+        images = np.random.uniform(low, high, [minibatch_size, self.shape[0], size, size])
+        return images.astype(self.dtype), self.get_random_labels_np(minibatch_size)
+
+    def get_random_labels_np(self, minibatch_size: int) -> np.ndarray:
+        """Draw labels [minibatch_size, label_size]."""
+        if self.label_size == 0:
+            return np.zeros([minibatch_size, 0], self.label_dtype)
+        return np.eye(self.label_size, dtype=self.label_dtype)[np.random.randint(self.label_size, size=minibatch_size)]
+
+    def get_random_labels_tf(self, minibatch_size: int) -> tf.Tensor:
+        """As `get_random_labels_np`, but a tensor."""
+        return tf.constant(self.get_random_labels_np(minibatch_size))
+
+
+_CLASSES = (TFRecordDataset, SyntheticDataset)
+
+
+def load_dataset(tfrecord_dir: str | None = None, data_dir: str | None = None, verbose: bool = False,
+                 class_name: str | None = None, **kwargs: Any) -> Any:
+    """Open a TFRecordDataset, or make a SyntheticDataset.
+
+    Args:
+        tfrecord_dir: Folder of the dataset. None = a SyntheticDataset, which has none.
         data_dir:     Folder or address that `tfrecord_dir` is relative to. None = the working folder.
         verbose:      Print what was opened?
-        kwargs:       Other arguments of TFRecordDataset.
+        class_name:   'training.dataset.TFRecordDataset' or 'training.dataset.SyntheticDataset', also without the
+                      module. None = TFRecordDataset.
+        kwargs:       Other arguments of the class.
 
     Raises:
-        UserError: As TFRecordDataset.
+        UserError:  As TFRecordDataset.
+        ValueError: There is no such class.
     """
+    cls = {name: cls for cls in _CLASSES for name in (None, cls.__name__, f'{cls.__module__}.{cls.__name__}')
+           if name or cls is TFRecordDataset}.get(class_name)
+    if cls is None or (tfrecord_dir is None) == (cls is TFRecordDataset):
+        raise ValueError('expected class_name TFRecordDataset with a tfrecord_dir, or SyntheticDataset without one. '
+                         f'Received: {class_name!r}, {tfrecord_dir!r}')
     if verbose:
-        print(f'Streaming data using {TFRecordDataset.__module__}.{TFRecordDataset.__name__}...')
-    dataset = TFRecordDataset(storage.join(data_dir or '', tfrecord_dir), **kwargs)
+        print(f'Streaming data using {cls.__module__}.{cls.__name__}...')
+    folder = {} if tfrecord_dir is None else {'tfrecord_dir': storage.join(data_dir or '', tfrecord_dir)}
+    dataset = cls(**folder, **kwargs)
     if verbose:
         print('Dataset shape =', dataset.shape)
         print('Dynamic range =', dataset.dynamic_range)

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_files
+from dnnlib.pickles.network_state import CHANGED, DIGEST_KEY, MODULE_KEY, READ_VERSIONS, SHAPE_KEYS, import_line
 from dnnlib.pickles.progan import from_original
 from dnnlib.pickles.version5 import from_version_5, to_version_5
+from dnnlib.util import get_obj_by_name, is_url, open_url
 from training.data import pil_ops
 
 if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module is also loaded for --help.
     import tensorflow as tf
 
     from dnnlib.tflib import Network, Random
+    from training.dataset import TFRecordDataset
 
 # ---- Network pickles ----
 
 _SPARE_BYTES = 2 ** 24  # Added to what the weights of a pickle allow its networks, for small files.
 _MAX_LIST = 1000        # Numbers in a setting.
 
-def load_pkl(path: str | os.PathLike) -> Any:
+def open_file_or_url(file_or_url: str | os.PathLike) -> IO[bytes]:
+    """Open a file, or download a URL into the cache folder and open that file (`dnnlib.util.open_url`).
+
+    Raises:
+        UserError: The download failed.
+        OSError:   There is no such file.
+    """
+    return open_url(file_or_url) if is_url(file_or_url) else open(file_or_url, 'rb')
+
+
+def load_pkl(file_or_url: str | os.PathLike) -> Any:
     """Load a network pickle, written by the original, its successors in PyTorch, or this project.
 
+    No code from the file is run, unlike with `pickle.load`, which opens network pickles too (docs/security.md).
+
     Args:
-        path: File name. The weights of .npz and .safetensors files are read as well (dnnlib/pickles/network_files.py).
+        file_or_url: File name or URL. The weights of .npz and .safetensors files are read as well
+                     (dnnlib/pickles/network_files.py).
 
     Returns:
         What the file holds, each network as a `dnnlib.tflib.Network`: usually the tuple (G, D, Gs).
@@ -38,6 +55,10 @@ def load_pkl(path: str | os.PathLike) -> Any:
     Raises:
         UserError: The file is damaged, refers to classes that network pickles do not need, or holds an unknown network.
     """
+    path = file_or_url
+    if is_url(path):
+        with open_file_or_url(path) as file:
+            path = file.name
     states = network_files.load(path)
     return _map_networks(states, legacy_pickle.NetworkState, lambda state: _network_from_state(state, path))
 
@@ -56,7 +77,7 @@ def load_networks(path: str | os.PathLike) -> tuple[Network, Network, Network]:
     return tuple(networks)
 
 
-def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> None:
+def save_pkl(obj: Any, filename: str | os.PathLike, version: int | None = None) -> None:
     """Write networks in the original's format.
 
     If all networks have the settings of StyleGAN2-ADA, they are written in version 5, which its readers take, and else
@@ -64,9 +85,9 @@ def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> N
     opens only here.
 
     Args:
-        obj:     Network, or tuples, lists and dicts of them.
-        path:    File to write. It appears complete or not at all.
-        version: 4 or 5 = write this version. None = as above.
+        obj:      Network, or tuples, lists and dicts of them.
+        filename: File to write. It appears complete or not at all.
+        version:  4 or 5 = write this version. None = as above.
 
     Raises:
         UserError: The file cannot be written, or version 5 has no networks with these settings.
@@ -83,11 +104,11 @@ def save_pkl(obj: Any, path: str | os.PathLike, version: int | None = None) -> N
         translated = {id(state): to_version_5(state, force=version == 5) for state in states}
         left = [state.name for state in states if translated[id(state)] is None]
         if left and version == 5:
-            raise UserError(f'{path}: version 5 of the format has no networks with the settings of {left[0]}',
+            raise UserError(f'{filename}: version 5 of the format has no networks with the settings of {left[0]}',
                             'Write version 4.')
         if not left:
             data = _map_networks(data, legacy_pickle.NetworkState, lambda state: translated[id(state)])
-    legacy_pickle.dump(data, path)
+    legacy_pickle.dump(data, filename)
 
 
 def save_weights(networks: Sequence[Network], path: str | os.PathLike) -> None:
@@ -97,6 +118,33 @@ def save_weights(networks: Sequence[Network], path: str | os.PathLike) -> None:
         UserError: The file cannot be written.
     """
     network_files.dump([_state_from_network(net) for net in networks], path)
+
+
+def pickled_state(net: Network) -> dict[str, Any]:
+    """Return the state of a network for `pickle.dump`, in the original's layout; its components are networks."""
+    return {**legacy_pickle.network_fields(_state_from_network(net)), 'components': dict(net.components)}
+
+
+def network_from_pickle(state: Any) -> Network:
+    """Build a network from the state that `pickle.load` has read for it.
+
+    Raises:
+        UserError: The state is not that of a network that exists here, or does not match its checksum.
+    """
+    where = 'the pickle'
+    needed = ['name', 'static_kwargs', 'build_func_name', 'build_module_src', 'variables']
+    if not isinstance(state, dict) or state.get('version') not in READ_VERSIONS or not set(needed) <= set(state):
+        raise UserError(f'{where}: expected the state of a network, of version 2 to 5, found something else',
+                        'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.')
+    network = legacy_pickle.NetworkState(
+        **{name: state[name] for name in [*needed, 'version']}, build_module=state.get(MODULE_KEY, ''),
+        components={key: _state_from_network(net) for key, net in (state.get('components') or {}).items()},
+        shapes={key: state[key] for key in SHAPE_KEYS} if set(SHAPE_KEYS) <= set(state) else None,
+        augment_p=state.get('augment_p'))
+    if state.get(DIGEST_KEY, None) not in (None, network.digest()):
+        raise UserError(f'{where}: the weights or settings of the network {ascii(network.name[:100])} do not match its '
+                        'checksum', CHANGED)
+    return _network_from_state(network, where)
 
 
 def _map_networks(obj, cls, func):
@@ -127,7 +175,9 @@ def _network_from_state(state, path):
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
         raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
                         'Only networks of ProGAN, StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
-    unknown = sorted(set(state.static_kwargs) - set(known))
+    # A component has the settings of its siblings, too.
+    others = set().union(*(network.settings for network in registry.NETWORKS.values()))
+    unknown = sorted(set(state.static_kwargs) - set(known) - others)
     if unknown:
         print(f'Note: {path}: network {ascii(state.name[:100])} has unknown settings, which are ignored: '
               f'{", ".join(unknown)}')
@@ -206,11 +256,85 @@ def _state_from_network(net):
         portable = _PORTABLE_KWARGS[func_name] | ({'num_fp16_res'} if kwargs.get('label_embed') else set())
         kwargs = {k: v for k, v in kwargs.items() if k in portable or k not in defaults or v != defaults[k]}
     return legacy_pickle.NetworkState(
-        name=net.name, static_kwargs=kwargs, build_func_name=func_name, build_module=type(net).__module__,
+        name=net.name, static_kwargs=kwargs, build_func_name=func_name,
+        build_module=type(net).__module__, build_module_src=import_line(type(net).__module__),
         components={key: _state_from_network(component) for key, component in net.components.items()},
         variables=[(name, var.numpy()) for name, var in net.own_vars.items()], augment_p=net.augment_p,
         shapes=dict(input_shapes=net.input_shapes, output_shapes=net.output_shapes,
                     input_names=list(net.input_names), output_names=list(net.output_names)))
+
+
+# ---- Files of earlier runs ----
+
+def locate_run_dir(run_id_or_run_dir: int | str, result_dir: str = 'results') -> str:
+    """Return the folder of a run.
+
+    Args:
+        run_id_or_run_dir: Number of the run, or its folder, as a path or as a name in `result_dir`.
+        result_dir:        Folder of all runs.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    for path in (str(run_id_or_run_dir), os.path.join(result_dir, str(run_id_or_run_dir))):
+        if os.path.isdir(path) and not isinstance(run_id_or_run_dir, int):
+            return path
+    number = str(run_id_or_run_dir)
+    found = sorted(path for path in glob.glob(os.path.join(glob.escape(result_dir), '*-*')) if os.path.isdir(path)
+                   and number.isdigit() and os.path.basename(path).split('-')[0] == number.zfill(5))
+    if not found:
+        raise UserError(f'there is no run {run_id_or_run_dir} in {result_dir}', 'Give its folder.')
+    return found[0]
+
+
+def list_network_pkls(run_id_or_run_dir: int | str, include_final: bool = True,
+                      result_dir: str = 'results') -> list[str]:
+    """Return the paths of the network pickles of a run, in order of time. Errors and arguments as `locate_run_dir`.
+
+    Args:
+        include_final: Include network-final.pkl, as the last one?
+    """
+    run_dir = locate_run_dir(run_id_or_run_dir, result_dir)
+    snapshots = sorted(glob.glob(os.path.join(glob.escape(run_dir), 'network-snapshot-*.pkl')),
+                       key=lambda path: path.removesuffix('.pkl'))
+    final = os.path.join(run_dir, 'network-final.pkl')
+    return snapshots + [final] * (include_final and os.path.isfile(final))
+
+
+def locate_latest_pkl(run_id_or_run_dir: int | str, result_dir: str = 'results') -> str:
+    """Return the path of the newest network pickle of a run. Errors and arguments as `locate_run_dir`."""
+    found = list_network_pkls(run_id_or_run_dir, result_dir=result_dir)
+    if not found:
+        raise UserError(f'{locate_run_dir(run_id_or_run_dir, result_dir)} has no network pickles',
+                        'Choose another run.')
+    return found[-1]
+
+
+def locate_network_pkl(run_id_or_run_dir_or_network_pkl: int | str, snapshot_or_network_pkl: int | str | None = None,
+                       result_dir: str = 'results') -> str:
+    """Return the path or URL of a network pickle.
+
+    Args:
+        run_id_or_run_dir_or_network_pkl: As for `locate_run_dir`; or a pickle, which is returned as it is.
+        snapshot_or_network_pkl:          Thousands of images of a snapshot, such as 'network-snapshot-001200.pkl' or
+                                          1200; or a pickle. None = the newest.
+        result_dir:                       Folder of all runs.
+
+    Raises:
+        UserError: There is no such run or pickle.
+    """
+    for name in (snapshot_or_network_pkl, run_id_or_run_dir_or_network_pkl):
+        if isinstance(name, str) and (is_url(name) or os.path.isfile(name)):
+            return name
+    if snapshot_or_network_pkl is None:
+        return locate_latest_pkl(run_id_or_run_dir_or_network_pkl, result_dir)
+    wanted = str(snapshot_or_network_pkl).removesuffix('.pkl').removeprefix('network-').removeprefix('snapshot-')
+    for path in list_network_pkls(run_id_or_run_dir_or_network_pkl, result_dir=result_dir):
+        name = os.path.basename(path).removesuffix('.pkl').removeprefix('network-').removeprefix('snapshot-')
+        if wanted in (name, name.lstrip('0')):
+            return path
+    raise UserError(f'run {run_id_or_run_dir_or_network_pkl} has no network pickle {snapshot_or_network_pkl}',
+                    'misc.list_network_pkls lists those that it has.')
 
 
 # ---- Generated images ----
@@ -314,6 +438,12 @@ def mirror(images: tf.Tensor) -> tf.Tensor:
     return tf.reverse(images, axis=[3])
 
 
+def apply_mirror_augment(minibatch: np.ndarray) -> np.ndarray:
+    """Flip each image of an array [N, C, H, W] left to right with probability 1/2."""
+    keep = np.random.rand(len(minibatch), 1, 1, 1) < 0.5
+    return np.where(keep, minibatch, minibatch[:, :, :, ::-1])
+
+
 def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequence[float]) -> Any:
     """Map the range [lo, hi] of an array or tensor linearly to another one."""
     if list(drange_in) == list(drange_out):
@@ -325,6 +455,12 @@ def adjust_dynamic_range(data: Any, drange_in: Sequence[float], drange_out: Sequ
 
 
 # ---- Pictures ----
+
+def setup_snapshot_image_grid(training_set: TFRecordDataset, size: str = '1080p',
+                              layout: str = 'random') -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Choose the real images of a grid: see training.run.snapshot.setup_image_grid."""
+    return get_obj_by_name('training.run.snapshot.setup_image_grid')(training_set, size, layout)
+
 
 def create_image_grid(images: np.ndarray, grid_size: tuple[int, int] | None = None) -> np.ndarray:
     """Tile images into one image, row by row.

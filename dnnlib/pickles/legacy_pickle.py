@@ -25,7 +25,7 @@ from dnnlib.pickles.progan import rename_averages
 from dnnlib.pickles.reader import DAMAGED, MAX_DEPTH, BoundedStream, Global, Refusal
 from dnnlib.pickles.torch_networks import SnapshotReader, to_networks
 
-__all__ = ['NetworkState', 'load', 'dump']
+__all__ = ['NetworkState', 'load', 'dump', 'network_fields']
 
 # First bytes of other files that are sometimes named .pkl.
 _OTHER_FORMATS = {
@@ -79,6 +79,10 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
 
 def dump(obj: Any, path: str | os.PathLike) -> None:
     """Write a pickle (protocol 4) that this module, the original and its PyTorch successors can read.
+
+    The original executes `build_module_src` and takes the function of a network from there by its name. In what
+    `training.misc` writes, that is a line that imports the original's own module. The successors read the settings and
+    weights only, and this module does not execute anything.
 
     Equal objects give equal bytes. Arrays refer to `numpy.core.multiarray`, which exists in numpy 1 and 2.
 
@@ -205,26 +209,35 @@ class _Writer:
             self.write(pickle.BUILD)
 
 
+def network_fields(network: NetworkState) -> dict[str, Any]:
+    """Return the state of a network as it is pickled: the original's keys, then those of this project.
+
+    Raises:
+        ValueError: A variable is no array of numbers.
+    """
+    written = dataclasses.replace(
+        network, version=5 if network.version == 5 and network.shapes else WRITE_VERSION,
+        static_kwargs=_plain(network.static_kwargs),
+        variables=[_variable(name, array) for name, array in network.variables])
+    return {
+        'version':          written.version,
+        'name':             written.name,
+        'static_kwargs':    written.static_kwargs,
+        'components':       written.components,
+        'build_module_src': written.build_module_src,
+        'build_func_name':  written.build_func_name,
+        'variables':        written.variables,
+        **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
+        **({MODULE_KEY: written.build_module} if written.build_module else {}),
+        DIGEST_KEY:         written.digest(),
+        **({} if written.augment_p is None else {'augment_p': float(written.augment_p)}),
+    }
+
+
 def _describe(value):
     """How an object is pickled: (name of the function or class, its arguments, state to set afterwards or None)."""
     if isinstance(value, NetworkState):
-        written = dataclasses.replace(
-            value, version=5 if value.version == 5 and value.shapes else WRITE_VERSION,
-            static_kwargs=_plain(value.static_kwargs),
-            variables=[_variable(name, array) for name, array in value.variables])
-        return 'dnnlib.tflib.network.Network', (), {
-            'version':          written.version,
-            'name':             written.name,
-            'static_kwargs':    written.static_kwargs,
-            'components':       written.components,
-            'build_module_src': written.build_module_src,
-            'build_func_name':  written.build_func_name,
-            'variables':        written.variables,
-            **({key: (written.shapes or {})[key] for key in SHAPE_KEYS} if written.version == 5 else {}),
-            **({MODULE_KEY: written.build_module} if written.build_module else {}),
-            DIGEST_KEY:         written.digest(),
-            **({} if written.augment_p is None else {'augment_p': float(written.augment_p)}),
-        }
+        return 'dnnlib.tflib.network.Network', (), network_fields(value)
     if isinstance(value, np.dtype):
         byte_order = '|' if value.itemsize == 1 else '<'
         return 'numpy.dtype', (value.str[1:], False, True), (3, byte_order, None, None, None, -1, -1, 0)

@@ -41,7 +41,8 @@ class NetworkState:
         variables:        List of (name, value) in the order of creation, without the variables of the components. Names
                           are local ('4x4/Conv/weight'); values are numpy arrays, or numpy scalars.
         version:          Version of the format. 2 and 3 have no components; 4 and 5 do. 2 and 3 are written as 4.
-        build_module_src: Source code of the module that held the function. It is stored as text and never executed.
+        build_module_src: Source code of the module that held the function. It is stored as text and never executed
+                          here. The original executes it. Networks of this project have `import_line` there.
         build_module:     Name of that module, such as 'training.networks_stylegan2', which tells functions of one name
                           apart. '' = the file does not tell it.
         shapes:           Names and shapes of inputs and outputs in version 5, with the keys SHAPE_KEYS. None = unknown.
@@ -95,6 +96,11 @@ class NetworkState:
             array = np.asarray(value, value.dtype.newbyteorder('<'), order='C')
             yield json.dumps([name, array.dtype.str, value.shape]).encode()
             yield array.reshape(-1).view(np.uint8).data  # Without a copy, because weights can be large.
+
+
+def import_line(module: str) -> str:
+    """Source code for `build_module_src` by which the original finds the functions of its own `module`."""
+    return f'from {module} import *\n'
 
 
 _FIELD_TYPES = {'name': str, 'static_kwargs': dict, 'components': dict, 'build_func_name': str, 'variables': list,

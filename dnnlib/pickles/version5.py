@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from dnnlib.pickles.network_state import NetworkState
+from dnnlib.pickles.network_state import NetworkState, import_line
 
 # Name of the function in version 5 -> name here, and the settings whose defaults differ or that are always so there.
 _FUNCTIONS = {
@@ -18,6 +18,9 @@ _FUNCTIONS = {
     'G_synthesis': ('G_synthesis_stylegan2', dict(num_fp16_res=0), {}),
     'D_main':      ('D_stylegan2', dict(mbstd_group_size=None, num_fp16_res=0), dict(label_embed=True)),
 }
+
+# Module of StyleGAN2-ADA that has them.
+_MODULE = 'training.networks'
 
 # Settings that only matter in training: layers of D not to train.
 _OF_TRAINING = ('freeze_layers',)
@@ -104,4 +107,4 @@ def _renamed(state, func_name, kwargs):
         components[key] = _renamed(component, f'G_{key}', own)
     variables = [item for item in state.variables if item[0] != 'lod']
     return dataclasses.replace(state, version=5, build_func_name=func_name, static_kwargs=kwargs, components=components,
-                               variables=variables, build_module='')
+                               variables=variables, build_module='', build_module_src=import_line(_MODULE))

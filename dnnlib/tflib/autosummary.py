@@ -99,15 +99,57 @@ class Summaries:
         import tensorflow as tf
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._run_dir)
-        # The original's format of a scalar. tf.summary.scalar would need the package tensorboard, which not every
-        # version of TensorFlow depends on.
-        values = [tf.compat.v1.Summary.Value(tag=name, simple_value=mean) for name, mean in means.items()]
         with self._writer.as_default():
-            tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=values).SerializeToString(), step=int(step))
+            _write_scalars(means, int(step))
         try:
             self._writer.flush()
         except tf.errors.OpError as err:
             raise OSError(err.message.splitlines()[0]) from err
+
+
+# ---- The original's functions: one set of averages for the process ----
+
+_summaries = Summaries('.')
+
+
+def autosummary(name, value, passthru=None, condition=True):
+    """Add a number or an array to the averages of the process, and return `passthru`, or `value` if that is None.
+
+    Tensors inside a tf.function have no values yet and cannot be added.
+    """
+    if condition:
+        _summaries.add(name, value)
+    return value if passthru is None else passthru
+
+
+def finalize_autosummaries():
+    """Return {}: the original made its graphs here."""
+    return {}
+
+
+def save_summaries(file_writer, global_step=None):
+    """Write the means since the last call with a writer made by tf.summary.create_file_writer, and reset them.
+
+    Returns:
+        {name: mean}.
+    """
+    means = {name: _summaries.mean(name) for name in _summaries.state()}
+    _summaries.set_state({})
+    if file_writer is not None:
+        with file_writer.as_default():
+            _write_scalars(means, int(global_step or 0))
+        file_writer.flush()
+    return means
+
+
+def _write_scalars(means, step):
+    """Write {tag: mean} with the writer that is the default one."""
+    import tensorflow as tf
+
+    # The original's format of a scalar. tf.summary.scalar would need the package tensorboard, which not every version
+    # of TensorFlow depends on.
+    values = [tf.compat.v1.Summary.Value(tag=name, simple_value=mean) for name, mean in means.items()]
+    tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=values).SerializeToString(), step=step)
 
 
 def _json_value(value):

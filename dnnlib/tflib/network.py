@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import copyreg
 import math
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -14,7 +15,22 @@ import tensorflow as tf
 from dnnlib.progress import ProgressBar
 from dnnlib.tflib.frozen import FreezableFunction
 from dnnlib.tflib.tfutil import is_keras_tensor, tf_variable
-from dnnlib.util import EasyDict
+from dnnlib.util import EasyDict, get_obj_by_name
+
+# How pickles describe networks. Imported by name: training is built on dnnlib, so dnnlib does not import it.
+_STATE_FUNC = 'training.misc.pickled_state'
+_NETWORK_FUNC = 'training.misc.network_from_pickle'
+_FIND_FUNC = 'training.nets.registry.find_network'
+
+# Arguments of `run` that the original had and that mean nothing here, and what to do instead. None = they are ignored.
+_FORMER_ARGUMENTS = {
+    'structure': None,          # It chose between equivalent graphs.
+    'force_clean_graph': None,
+    'is_template_graph': None,
+    'custom_inputs': 'There are no graphs: call the network on tensors or variables, net(w), inside a tf.GradientTape; '
+                     'or project with projector.Projector and wplus=True.',
+}
+_noted = set()  # Sets of arguments about which a note was printed.
 
 
 class NetworkVariable:
@@ -37,6 +53,10 @@ class NetworkVariable:
     def eval(self):
         """Value as numpy array, under the name of TensorFlow 1."""
         return self.variable.numpy()
+
+    def value(self):
+        """Value as tensor."""
+        return tf.convert_to_tensor(self.variable)
 
     def assign(self, value):
         self.variable.assign(value)
@@ -176,7 +196,7 @@ class Network(keras.Model):
         # Keras replaces plain containers among the attributes of a layer by its own. A namespace protects them.
         self._net = SimpleNamespace(static_kwargs=static_kwargs, layers={}, own_vars=OrderedDict(),
                                     components=EasyDict(), functions={}, is_component=ignore_unknown,
-                                    origin=None)
+                                    origin=None, is_pickled=False, owner_settings=frozenset())
         if not ignore_unknown:
             self.check_kwargs(static_kwargs, self.known_kwargs())
         self.kw = SimpleNamespace(**{**self.settings, **{k: v for k, v in static_kwargs.items() if k in self.settings}})
@@ -240,6 +260,7 @@ class Network(keras.Model):
     def add_component(self, key, network):
         """Register a network as the component `key`."""
         setattr(self, f'component_{key}', network)
+        network._net.owner_settings = frozenset(self.known_call_kwargs())
         self._net.components[key] = network
 
     def layer(self, scope):
@@ -366,6 +387,42 @@ class Network(keras.Model):
         net.copy_vars_from(self)
         return net
 
+    def convert(self, new_func_name: str, new_name: str | None = None, **new_static_kwargs) -> 'Network':
+        """Create a network of another class, with those of the settings and values that it has in common with this one.
+
+        Args:
+            new_func_name:     Name of its class, such as 'training.networks_stylegan2.G_main'.
+            new_name:          Its name. None = the name of this network.
+            new_static_kwargs: Settings that change.
+
+        Raises:
+            ValueError: There is no such class, or the shapes of variables differ.
+        """
+        cls = get_obj_by_name(_FIND_FUNC)(new_func_name)
+        kwargs = {**self._own_static_kwargs(), **new_static_kwargs}
+        known = cls.all_settings(kwargs) | set(new_static_kwargs)
+        net = cls(new_name or self.name, **{name: value for name, value in kwargs.items() if name in known})
+        net.copy_vars_from(self)
+        return net
+
+    def setup_as_moving_average_of(self, src_net, beta: float = 0.99, beta_nontrainable: float = 0.0):
+        """Make a function that moves the values of this network towards those of `src_net` whenever it is called.
+
+        In the original the result was an operation for `tflib.run`, which calls such functions here.
+
+        Args:
+            src_net:           Network with the same variables.
+            beta:              What remains of the values of trainable variables in a step: a number or variable.
+            beta_nontrainable: The same for the other variables.
+        """
+        pairs = [(var, src_net.named_variables()[name], beta if var.trainable else beta_nontrainable)
+                 for name, var in self.named_variables().items() if name in src_net.named_variables()]
+
+        def update():
+            for average, var, decay in pairs:
+                average.assign(var + (average - var) * decay)
+        return update
+
     def _own_static_kwargs(self):
         """`static_kwargs` without those that only the network it belongs to understands, if this is a component."""
         known = self.known_kwargs()
@@ -373,18 +430,46 @@ class Network(keras.Model):
 
     # ---- Copies and files ----
 
+    def __copy__(self):
+        twin = self.clone()
+        twin.origin, twin.augment_p = self.origin, self.augment_p
+        return twin
+
     def __deepcopy__(self, memo):
-        return self.clone()
+        return self.__copy__()
 
-    def __reduce__(self):
-        raise TypeError('networks cannot be pickled directly: save them with training.misc.save_pkl((G, D, Gs), path)')
-
-    def __reduce_ex__(self, protocol):
-        return self.__reduce__()
+    def __getstate__(self):
+        return get_obj_by_name(_STATE_FUNC)(self)
 
     def __setstate__(self, state):
-        raise TypeError('pickle.load would run code from the network pickle: open it with '
-                        'pretrained_networks.load_networks(path) or training.misc.load_pkl(path)')
+        # pickle.load has made an empty Network of no particular class. It becomes what the state describes.
+        net = get_obj_by_name(_NETWORK_FUNC)(state)
+        self.__class__ = type(net)
+        object.__setattr__(self, '__dict__', net.__dict__)
+
+    def __reduce__(self):
+        return self.__reduce_ex__(2)
+
+    def __reduce_ex__(self, protocol):
+        if protocol < 2:
+            raise TypeError(f'pickle: expected protocol 2 or above for networks, received {protocol}')
+        state = self.__getstate__()
+        self._net.is_pickled = True
+        return vars(copyreg)['__newobj__'], (Network,), state
+
+    # Pickles name the class Network, as those of the original, whose networks had no classes of their own. pickle only
+    # writes another class than the one that it finds in this attribute when it has called __reduce_ex__ if they agree.
+    @property
+    def __class__(self) -> Any:
+        net = self.__dict__.get('_net')
+        if net is not None and net.is_pickled:
+            net.is_pickled = False
+            return Network
+        return type(self)
+
+    @__class__.setter
+    def __class__(self, value):
+        vars(object)['__class__'].__set__(self, value)
 
     def get_config(self):
         return {'name': self.name, **self._own_static_kwargs()}
@@ -479,6 +564,7 @@ class Network(keras.Model):
         Raises:
             ValueError: An argument is unknown, or an input has the wrong shape.
         """
+        dynamic_kwargs = self._without_foreign(dynamic_kwargs)
         self.check_kwargs(dynamic_kwargs, self.known_call_kwargs())
         if minibatch_size is not None and minibatch_size < 1:
             raise ValueError(f'{self.name}: expected a minibatch_size above 0, or None; received {minibatch_size}')
@@ -508,6 +594,23 @@ class Network(keras.Model):
                 progress.update(len(minibatches[-1][0]))
         outputs = [np.concatenate(parts)[:num_items] for parts in zip(*minibatches, strict=True)]
         return outputs if return_as_list or len(outputs) > 1 else outputs[0]
+
+    def _without_foreign(self, kwargs):
+        """`kwargs` without those of other components of the same network, and those that only the original had.
+
+        Raises:
+            ValueError: An argument of the original has a meaning, but another way of giving it.
+        """
+        for name in kwargs:
+            if _FORMER_ARGUMENTS.get(name):
+                raise ValueError(f'{type(self).__name__}: {name} does not exist here. {_FORMER_ARGUMENTS[name]}')
+        ignored = {name for name in kwargs if name in self._net.owner_settings or name in _FORMER_ARGUMENTS}
+        ignored -= self.known_call_kwargs()
+        key = (type(self).__name__, *sorted(ignored))
+        if ignored and key not in _noted:
+            _noted.add(key)
+            print(f'Note: {type(self).__name__} has no use for {", ".join(key[1:])}: ignored.')
+        return {name: value for name, value in kwargs.items() if name not in ignored}
 
     def _function_for(self, arrays, input_transform, output_transform, dynamic_kwargs):
         """Return the FreezableFunction for these options, and the options that are passed to it as tensors."""

@@ -2,10 +2,13 @@
 
 import contextlib
 import random
+import types
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from dnnlib.cli import UserError
 
 _initialized = False
 
@@ -74,8 +77,55 @@ def seed_everything(np_random_seed=None, tf_random_seed='auto'):
 
 
 def run(value):
-    """The numpy value of a tensor, variable, or nest of them: what `session.run` was to the original's notebooks."""
-    return tf.nest.map_structure(lambda x: x.numpy() if hasattr(x, 'numpy') else x, value)
+    """The numpy value of a tensor, variable, or nest of them: what `session.run` was to the original's notebooks.
+
+    Functions in it, such as `Network.setup_as_moving_average_of` returns, are called.
+    """
+    def evaluate(x):
+        return x.numpy() if hasattr(x, 'numpy') else x() if isinstance(x, types.FunctionType) else x
+    return tf.nest.map_structure(evaluate, value)
+
+
+# ---- Names of the original that have lost their meaning, or most of it ----
+
+def create_session(config_dict=None, force_as_default=False):
+    """Raise a UserError: there are no sessions."""
+    raise UserError('create_session: there are no sessions in TensorFlow 2',
+                    'Leave it out: networks and operations compute at once, and tflib.run(x) gives arrays.')
+
+
+def init_uninitialized_vars(target_vars=None):
+    """Print that this has no effect: variables have values from the start."""
+    print('Note: init_uninitialized_vars has no effect: variables have values from the start.')
+
+
+def assert_tf_initialized():
+    """Nothing to check: TensorFlow needs no session."""
+
+
+def is_tf_expression(x):
+    """Whether `x` is a tensor or variable of TensorFlow, or a variable of a network."""
+    return tf.is_tensor(x) or isinstance(x, tf.Variable) or type(x).__name__ == 'NetworkVariable'
+
+
+def shape_to_list(shape):
+    """A tf.TensorShape, or another sequence of sizes, as a list of int or None."""
+    return [None if size is None else int(size) for size in shape]
+
+
+def flatten(x):
+    """A tensor as a vector."""
+    return tf.reshape(x, [-1])
+
+
+def log2(x):
+    """Logarithm to the base 2 of a float tensor."""
+    return tf.math.log(x) * np.float32(1 / np.log(2))
+
+
+def exp2(x):
+    """2^x of a float tensor."""
+    return tf.exp(x * np.float32(np.log(2)))
 
 
 def set_vars(var_to_value_dict):
@@ -100,6 +150,11 @@ def is_keras_tensor(x):
 def lerp(a, b, t):
     """a at t = 0, b at t = 1, on the line through them elsewhere."""
     return a + (b - a) * t
+
+
+def lerp_clip(a, b, t):
+    """a at t <= 0, b at t >= 1, and `lerp` in between."""
+    return lerp(a, b, tf.clip_by_value(t, 0.0, 1.0))
 
 
 def convert_images_from_uint8(images, drange=(-1, 1), nhwc_to_nchw=False):
