@@ -262,7 +262,10 @@ def _film_format():
 # ---- One minibatch ----
 
 def run_steps(proj, run_dir, batch, settings, film_format):
-    """Run all steps for a minibatch that proj.start has been given, with pictures, films (None = without) and progress."""
+    """Run all steps for a minibatch that proj.start has been given, with pictures, progress and films.
+
+    A film_format of None means that there are no films.
+    """
     num_steps = proj.num_steps
     snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
     films = [video.Video(os.path.join(run_dir, target.name), film_format) for target in batch] if film_format else []
