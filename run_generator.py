@@ -1,29 +1,25 @@
-"""Command line: pictures from a trained network, by seed, from projected images, or by mixing two styles; other formats
-of network files."""
+"""Command line: pictures and films from a trained network, directions of its W, and other formats of network files."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dnnlib import cli, memory, storage
+from dnnlib import cli, memory
 from dnnlib.run_dir import RunDir
-from training.options import PRECISIONS
+from latents import options
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
-
-    from dnnlib.tflib import Network
 
 _ENDINGS = ('.pkl', '.npz', '.safetensors')  # Of network files.
 
-# Defaults of flags, and of the arguments of the functions that they become.
+# Default of --truncation-psi, and of the arguments of the functions.
 _TRUNCATION_PSI = 0.5
-_PRECISION = 'float32'
 
 _EXAMPLES = '''examples:
   # Pictures of cars, one for each of the seeds 6000 to 6025
@@ -41,6 +37,15 @@ _EXAMPLES = '''examples:
   python run_generator.py generate-images --network=NETWORK --dlatents=results/00003-project-real-images/dlatents.npz
   python run_generator.py style-mixing-example --network=NETWORK --col-seeds=55,821 --col-styles=8-17 \\
       --row-dlatents=results/00003-project-real-images/dlatents.npz
+
+  # A film of a walk that ends where it begins; one from the average picture to the full variety
+  python run_generator.py generate-video --network=NETWORK --seeds=0-7 --loop
+  python run_generator.py generate-video --network=NETWORK --seeds=0-5 --truncation-psi=0:1 --grid=3x2
+
+  # Directions along which the pictures change most, and pictures that are moved along two of them
+  python run_generator.py find-directions --network=NETWORK --method=pca --num=20
+  python run_generator.py edit-images --network=NETWORK --seeds=0-3 --set 0=2,3=-1.5 \\
+      --directions=results/00004-find-directions/directions.npz
 
   # A network of stylegan2-ada-pytorch as a file that other programs can read
   python run_generator.py convert --network=ada:metfaces --out=metfaces.safetensors
@@ -66,8 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         '--dlatents', type=cli.path, metavar='FILE', help='latents W of images, dlatents.npz of run_projector.py'
     )
-    one.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
-                     help=f'precision of the four highest resolutions: {", ".join(PRECISIONS)} (default: {_PRECISION})')
+    options.add_precision_flag(one)
     _add_common_flags(one)
 
     mix = commands.add_parser(
@@ -83,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
                      help="layers that take the column's style (default: the coarse ones, 7 of 18 layers: "
                           '0-6 at 1024x1024, 0-2 at 32x32)')
     _add_common_flags(mix)
+
+    film = commands.add_parser('generate-video', help='a film of a walk through W or Z: film.mp4', **kwargs)
+    options.add_film_flags(film)
+    _add_common_flags(film, options.psi_or_sweep)
+    find = commands.add_parser(
+        'find-directions', help='directions in W along which pictures change: directions.npz, sheet.png', **kwargs)
+    options.add_find_flags(find)
+    _add_common_flags(find)
+    edit = commands.add_parser('edit-images', help='pictures moved along directions in W: seed0000.png, ...', **kwargs)
+    options.add_edit_flags(edit)
+    _add_common_flags(edit)
+    options.add_name_flags(commands.add_parser('name-direction', help='name the directions in a file', **kwargs))
 
     convert = commands.add_parser('convert', help='write the networks in another format', **kwargs)
     _add_network_flag(convert)
@@ -108,11 +124,13 @@ def _add_network_flag(parser: argparse.ArgumentParser) -> None:
                              'training run')
 
 
-def _add_common_flags(parser: argparse.ArgumentParser) -> None:
+def _add_common_flags(parser: argparse.ArgumentParser, psi_type: Callable[[str], Any] = cli.truncation_psi) -> None:
+    """Flags of all commands that draw. `psi_type`: type of --truncation-psi."""
+    sweep = '' if psi_type is cli.truncation_psi else '; 0:1 = from 0 to 1 in the course of the film'
     _add_network_flag(parser)
-    parser.add_argument('--truncation-psi', type=cli.truncation_psi, default=_TRUNCATION_PSI, metavar='PSI',
-                        help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture '
-                             '(default: %(default)s)')
+    parser.add_argument('--truncation-psi', type=psi_type, default=_TRUNCATION_PSI, metavar='PSI',
+                        help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture'
+                             f'{sweep} (default: %(default)s)')
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, default=None, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
     parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
@@ -128,24 +146,51 @@ def main(argv: Sequence[str]) -> None:
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
         raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
-    if command == 'convert':
-        convert(**kwargs)
+    if command in _WITHOUT_RUN_DIR:
+        _function(command)(**kwargs)
         return
-    if not any(name.endswith('seeds') for name in kwargs):
-        cli.refuse_flags(cli.flags_in(argv) & {'--truncation-psi', '--class'}, 'without seeds')
+    if kwargs.pop('needs_keyframes', False) and 'keyframes' not in kwargs:
+        raise cli.UsageError(f'{command}: expected --seeds, --dlatents, or both')
+    keyframes = kwargs.get('keyframes', ())
+    if (command != 'find-directions' and not any(isinstance(key, int) for key in keyframes)
+            and not any(name.endswith('seeds') for name in kwargs)):
+        is_sweep = isinstance(kwargs['truncation_psi'], tuple)
+        cli.refuse_flags(cli.flags_in(argv) & ({'--class'} if is_sweep else {'--truncation-psi', '--class'}),
+                         'without seeds')
     result_dir = kwargs.pop('result_dir')
-    func = {'generate-images': generate_images, 'style-mixing-example': style_mixing_example}[command]
-    remedy = '--precision=bfloat16 needs less.' if command == 'generate-images' else ''
-    with (RunDir(result_dir, command, f'run_generator.{func.__name__}', kwargs) as run_dir,
-          cli.out_of_memory_explained(remedy)):
-        func(run_dir.path, **kwargs)
+    remedy = '' if command == 'style-mixing-example' else '--precision=bfloat16 needs less.'
+    name = _COMMANDS[command].replace(':', '.')
+    with RunDir(result_dir, command, name, kwargs) as run_dir, cli.out_of_memory_explained(remedy):
+        _function(command)(run_dir.path, **kwargs)
+
+
+# Command -> module and function. Those in latents/ are imported late, because they import TensorFlow.
+_COMMANDS = {
+    'generate-images': 'run_generator:generate_images',
+    'style-mixing-example': 'run_generator:style_mixing_example',
+    'generate-video': 'latents.film:generate_video',
+    'find-directions': 'latents.editing:find_directions',
+    'edit-images': 'latents.editing:edit_images',
+    'name-direction': 'latents.editing:name_direction',
+    'convert': 'run_generator:convert',
+}
+_WITHOUT_RUN_DIR = ('convert', 'name-direction')
+
+
+def _function(command: str) -> Callable[..., None]:
+    """The function of a command."""
+    module, _, name = _COMMANDS[command].partition(':')
+    if module == 'run_generator':
+        return globals()[name]
+    import dnnlib.tflib  # noqa: F401  First, so that TensorFlow loads quietly.
+    return getattr(importlib.import_module(module), name)
 
 
 # ---- The commands ----
 
 def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = _TRUNCATION_PSI,
                     class_idx: int | None = None, impl: str | None = None, dlatents: str | None = None,
-                    precision: str = _PRECISION, tf32: bool = False) -> None:
+                    precision: str = 'float32', tf32: bool = False) -> None:
     """Write seed%04d.png for each seed, or NAME.png for each projected image, with the noise that was found for it.
 
     Args:
@@ -163,6 +208,7 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         cli.UserError: A file cannot be read, or the network does not have the class.
     """
     import pretrained_networks
+    from latents import pictures
     from training import misc
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
     if precision == 'bfloat16':
@@ -170,15 +216,16 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         note = note_slow_precision(precision)
         if note:
             print(note)
-    labels = _one_hot(Gs, class_idx)
+    labels = pictures.one_hot(Gs, class_idx)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
-        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi, **_picture_kwargs(precision))
-        _save(_to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
-    found = {} if dlatents is None else _projected(Gs, dlatents)
+        images = misc.image_of_seed(Gs, seed, labels, truncation_psi=truncation_psi,
+                                    **pictures.picture_kwargs(precision))
+        pictures.save(pictures.to_pil(images[0]), os.path.join(run_dir, f'seed{seed:04d}.png'))
+    found = {} if dlatents is None else pictures.projected(Gs, dlatents)
     for idx, (name, (w, noises)) in enumerate(found.items()):
         print(f'Generating image of {name} ({idx}/{len(found)}) ...')
-        _save(_synthesize(Gs, w[None], noises, precision)[0], os.path.join(run_dir, f'{name}.png'))
+        pictures.save(pictures.synthesize(Gs, w[None], noises, precision)[0], os.path.join(run_dir, f'{name}.png'))
 
 
 def style_mixing_example(
@@ -211,8 +258,9 @@ def style_mixing_example(
     from tqdm import tqdm
 
     import pretrained_networks
+    from latents import pictures
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32)
-    label = _one_hot(Gs, class_idx)
+    label = pictures.one_hot(Gs, class_idx)
 
     print('Generating W vectors...')
     num_layers = Gs.components.synthesis.input_shape[1]
@@ -220,16 +268,17 @@ def style_mixing_example(
         col_styles = coarse_layers(num_layers)
         print(f'Layers with the style of the column: {col_styles[0]}-{col_styles[-1]} of 0-{num_layers - 1} '
               '(--col-styles)')
-    _check_layers(col_styles, num_layers)
-    rows = _styles(Gs, row_seeds, row_dlatents, truncation_psi, label)
-    cols = _styles(Gs, col_seeds, col_dlatents, truncation_psi, label)
+    pictures.check_layers('--col-styles', col_styles, num_layers)
+    rows = pictures.styles(Gs, row_seeds, row_dlatents, truncation_psi, label)
+    cols = pictures.styles(Gs, col_seeds, col_dlatents, truncation_psi, label)
     if row_dlatents != col_dlatents:  # Images of the same name in two files are two images.
         cols = {f'col_{key}' if key in rows and isinstance(key, str) else key: style for key, style in cols.items()}
     row_keys, col_keys = [*row_seeds] or [*rows], [*col_seeds] or [*cols]  # A seed may be given twice.
     _require_memory(Gs.output_shape, len(row_keys), len(col_keys))
 
     print('Generating images...')
-    pictures = {(key, key): _synthesize(Gs, w[np.newaxis], noises)[0] for key, (w, noises) in {**rows, **cols}.items()}
+    drawn = {(key, key): pictures.synthesize(Gs, w[np.newaxis], noises)[0]
+             for key, (w, noises) in {**rows, **cols}.items()}
 
     print('Generating style-mixed images...')
     for row in tqdm(row_keys, disable=None, leave=False, unit='row'):
@@ -237,14 +286,14 @@ def style_mixing_example(
         mixed = np.stack([w] * len(col_keys))
         mixed[:, col_styles] = np.stack([cols[col][0] for col in col_keys])[:, col_styles]
         # If the row is one of the columns too, this replaces its own picture with an equal one.
-        pictures.update(zip([(row, col) for col in col_keys], _synthesize(Gs, mixed, noises)))
+        drawn.update(zip([(row, col) for col in col_keys], pictures.synthesize(Gs, mixed, noises)))
 
     print('Saving images...')
-    for (row, col), picture in pictures.items():
-        _save(picture, os.path.join(run_dir, f'{row}-{col}.png'))
+    for (row, col), picture in drawn.items():
+        pictures.save(picture, os.path.join(run_dir, f'{row}-{col}.png'))
 
     print('Saving image grid...')
-    _save(_grid(pictures, row_keys, col_keys), os.path.join(run_dir, 'grid.png'))
+    pictures.save(_grid(drawn, row_keys, col_keys), os.path.join(run_dir, 'grid.png'))
 
 
 def convert(network_pkl: str, out: str, version: int | None = None) -> None:
@@ -285,72 +334,6 @@ def _require_memory(shape: Sequence[int], rows: int, cols: int) -> None:
                    'Choose fewer rows or columns.')
 
 
-def _styles(Gs: Network, seeds: Iterable[int], path: str | None, truncation_psi: float,
-            label: np.ndarray | None) -> dict[Any, tuple[np.ndarray, Any]]:
-    """{seed: (w [layers, dlatent], None)}, truncated; or {name: (w, noises)} of the images in a file of latents."""
-    if path is not None:
-        return _projected(Gs, path)
-    import numpy as np
-    import tensorflow as tf
-
-    from training.networks_stylegan2 import truncate
-    seeds = list(dict.fromkeys(seeds))
-    z = np.stack([np.random.RandomState(seed).randn(*Gs.input_shape[1:]) for seed in seeds])
-    labels = None if label is None else label.repeat(len(seeds), axis=0)
-    w = Gs.components.mapping.run(z, labels)  # [seed, layer, dlatent]
-    w = truncate(tf.constant(w), tf.constant(Gs.get_var('dlatent_avg')), truncation_psi, None).numpy()
-    return {seed: (row, None) for seed, row in zip(seeds, w)}
-
-
-def _projected(Gs: Network, path: str) -> dict[Any, tuple[np.ndarray, Any]]:
-    """{name: (w [layers, dlatent], noises)} of the images in a file of latents."""
-    from latents import dlatents
-    found = dlatents.load(path, Gs)
-    return {name: (found.w[idx], found.noises_of(idx)) for idx, name in enumerate(found.names)}
-
-
-def _picture_kwargs(precision: str = _PRECISION) -> dict[str, Any]:
-    """Arguments of Network.run that make pictures, uint8 [N, H, W, C]."""
-    from dnnlib import tflib
-    return dict(minibatch_size=4, output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True),
-                dtype=PRECISIONS[precision])
-
-
-def _synthesize(Gs: Network, w: np.ndarray, noises: Any = None, precision: str = _PRECISION) -> list[Image.Image]:
-    """Generate pictures from W [N, layers, dlatent], all with the same noise maps. None = those of the pickle."""
-    from training import misc
-    with misc.noise_of(Gs, noises):
-        images = Gs.components.synthesis.run(w, randomize_noise=False, **_picture_kwargs(precision))
-    return [_to_pil(image) for image in images]
-
-
-def _one_hot(Gs: Network, class_idx: int | None) -> np.ndarray | None:
-    """Label [1, classes] float32 of a class. None = no class."""
-    if class_idx is None:
-        return None
-    num_classes = Gs.input_shapes[1][1]
-    if num_classes == 0:
-        raise cli.UserError(f'--class={class_idx}: this network was trained without labels', 'Leave --class out.')
-    if class_idx >= num_classes:
-        raise cli.UserError(f'--class={class_idx}: this network has {num_classes} classes',
-                            f'Choose from 0 to {num_classes - 1}.')
-    import numpy as np
-    return np.eye(num_classes, dtype=np.float32)[[class_idx]]
-
-
-def _check_layers(layers: Sequence[int], num_layers: int) -> None:
-    """Raise a UserError if the network does not have all of these layers."""
-    if max(layers) >= num_layers:
-        raise cli.UserError(f'--col-styles: there is no layer {max(layers)}, this network has {num_layers}',
-                            f'Choose from 0 to {num_layers - 1}, for example --col-styles=0-{num_layers // 2}.')
-
-
-def _to_pil(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, 1 or 3] -> picture in mode L or RGB."""
-    from PIL import Image
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
 def _grid(pictures: Mapping[tuple[Any, Any], Image.Image], rows: Sequence[Any], cols: Sequence[Any]) -> Image.Image:
     """Grid with the columns alone on top, the rows alone at the left, mixtures between them, and a black corner."""
     from PIL import Image
@@ -362,15 +345,6 @@ def _grid(pictures: Mapping[tuple[Any, Any], Image.Image], rows: Sequence[Any], 
                 key = (row if y else col, col if x else row)
                 canvas.paste(pictures[key], (x * first.width, y * first.height))
     return canvas
-
-
-def _save(picture: Image.Image, path: str) -> None:
-    try:
-        with storage.new_file(path) as part:
-            picture.save(part, 'png')
-    except OSError as err:
-        raise cli.UserError(f'{path}: cannot be written: {err.strerror or err}',
-                            'Check the folder and the free space. Pictures written before are kept.') from err
 
 
 if __name__ == '__main__':

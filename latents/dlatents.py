@@ -98,10 +98,15 @@ def load(path: str | os.PathLike, Gs: Network) -> Dlatents:
                     **{key: arrays.get(key) for key in _PER_IMAGE[2:]})
 
 
-def _read_arrays(path, layers, size) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name. Only those that a file of latents has are read, and only if they fit."""
+def require_file(path: str | os.PathLike) -> None:
+    """Raise a UserError unless there is a file of this name."""
     if not os.path.isfile(path):
         raise UserError(f'{path}: there is no such file', _GIVE_A_PROJECTION)
+
+
+def _read_arrays(path, layers, size) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Only those that a file of latents has are read, and only if they fit."""
+    require_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}

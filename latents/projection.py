@@ -181,7 +181,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
     size = min(settings.minibatch_size, count)
     proj.set_network(Gs, size)
     print('Compiling the step: the first image takes longer than those that follow.')
-    ffmpeg = settings.video and _find_ffmpeg()
+    film_format = _film_format() if settings.video else None
     origin = {**settings.how(network_pkl), 'seed': settings.seed}
 
     found, begin, targets = None, 0, with_unique_names(targets)
@@ -194,7 +194,7 @@ def project_targets(Gs: tflib.Network, run_dir: str, targets: Iterable[Target], 
         start_distances = proj.get_distances()
         interrupt = None
         try:
-            _run_steps(proj, run_dir, batch, settings, ffmpeg)
+            _run_steps(proj, run_dir, batch, settings, film_format)
         except (KeyboardInterrupt, OSError) as err:
             interrupt = err
         if proj.get_cur_step():
@@ -248,21 +248,21 @@ def _load_init(settings, Gs, count):
     return w[:, :1]
 
 
-def _find_ffmpeg():
-    """Whether films can be MP4s. If not, print how to change that."""
-    found = video.has_ffmpeg()
-    if not found:
-        print("Films are GIFs: for MP4 install the extra, pip install -e '.[video]'")
-    return found
+def _film_format():
+    """Format of films: MP4, or GIF without ffmpeg. If so, print how to change that."""
+    if video.has_ffmpeg():
+        return 'mp4'
+    print("Films are GIFs: for MP4 install the extra, pip install -e '.[video]'")
+    return 'gif'
 
 
 # ---- One minibatch ----
 
-def _run_steps(proj, run_dir, batch, settings, ffmpeg):
+def _run_steps(proj, run_dir, batch, settings, film_format):
     """Run all steps for a minibatch, with pictures, films and progress."""
     num_steps = proj.num_steps
     snapshot_steps = set(num_steps - np.linspace(0, num_steps, settings.num_snapshots, endpoint=False, dtype=int))
-    films = [video.Video(os.path.join(run_dir, target.name), ffmpeg) for target in batch] if settings.video else []
+    films = [video.Video(os.path.join(run_dir, target.name), film_format) for target in batch] if film_format else []
     frame_every, note_every = max(num_steps // 250, 1), max(num_steps // 100, 1)
     for target in batch:
         _save_picture(run_dir, f'{target.name}-target.png', target.image)

@@ -190,6 +190,17 @@ class Epilogue(ScopedLayer):
             self.style_coef = self.add_equalized('StyleMod/weight', shape, use_wscale=options.use_wscale)
             self.add_var('StyleMod/bias', [fmaps * 2])
 
+    has_own_style = True
+
+    @property
+    def has_modulation(self):
+        """Does W determine styles of this layer?"""
+        return self.options.use_styles
+
+    def modulation(self):
+        """The weights from W to the styles, first the scales and then the shifts, [dlatent_size, 2 * fmaps]."""
+        return self.StyleMod_weight * self.style_coef
+
     def epilogue(self, x, dlatents, noise):
         """x [N, H, W, C], dlatents [N, dlatent_size], noise [N or 1, 1, H, W] or None -> [N, H, W, C]."""
         options, dtype = self.options, x.dtype
@@ -203,7 +214,7 @@ class Epilogue(ScopedLayer):
         if options.use_instance_norm:
             x = instance_norm(x)
         if options.use_styles:
-            style = tf.matmul(dlatents, self.StyleMod_weight * self.style_coef) + self.StyleMod_bias
+            style = tf.matmul(dlatents, self.modulation()) + self.StyleMod_bias
             scale, shift = tf.split(style, 2, axis=1)
             x = x * conv.per_channel(scale + 1) + conv.per_channel(shift)
         return self.record(tf.cast(x, dtype))

@@ -219,7 +219,7 @@ def test_film_is_a_gif_without_ffmpeg(network, tmp_path, monkeypatch, capsys):
 def test_film_is_an_mp4_with_ffmpeg(tmp_path):
     import imageio_ffmpeg
     assert video.has_ffmpeg()
-    film = video.Video(str(tmp_path / 'film'), ffmpeg=True)
+    film = video.Video(str(tmp_path / 'film'), 'mp4')
     for level in range(12):
         film.add(Image.new('L', (16, 8), 20 * level))
     film.close()

@@ -243,10 +243,21 @@ class ModulatedConv2D(ScopedLayer):
         self.add_var('bias', [self.fmaps])
         self.built = True
 
+    has_modulation = True
+
+    @property
+    def has_own_style(self):
+        """Has W a vector for this layer? One that makes an RGB image shares that of the convolution after it."""
+        return self.demodulate
+
+    def modulation(self):
+        """The weights from W to the styles, [dlatent_size, in]."""
+        return self.mod_weight * self.mod_coef
+
     def call(self, x, dlatents, noise=None):
         """x [N, H, W, in], dlatents [N, dlatent_size], noise [N or 1, 1, H', W'] or None -> [N, H', W', out]."""
         w, dtype = tf.convert_to_tensor(self.weight), x.dtype
-        style = tf.matmul(dlatents, self.mod_weight * self.mod_coef) + self.mod_bias + 1  # [N, in]
+        style = tf.matmul(dlatents, self.modulation()) + self.mod_bias + 1  # [N, in]
         if dtype == tf.float16 and self.demodulate:
             w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style, [1])
         style = style * self.coef  # Applied to the style, which has far fewer elements than the weights.
