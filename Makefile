@@ -203,7 +203,7 @@ reference-check: .venv/.installed .venv-torch/.installed ## compare the feature 
 	$(PY) -m tests.reference.check .reference
 	rm -rf .reference
 
-BENCH_PAGES ?= ops data generator training launches augment startup metrics projector
+BENCH_PAGES ?= ops data generator training launches augment startup metrics projector latents
 
 bench: .venv/.installed ## measure the speed, page by page; see also `python -m bench --help`
 	@for page in $(BENCH_PAGES); do echo; echo "== $$page"; $(PY) -m bench $$page --json .bench/$$page.json || exit 1; done

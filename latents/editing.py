@@ -19,6 +19,7 @@ from latents import directions as directions_module
 from latents import dlatents, pictures
 from latents.directions import Directions
 
+_NUM_DIRECTIONS = 20
 _SHEET_IMAGES = 3
 _SHEET_STRENGTHS = (-3, -2, -1, 0, 1, 2, 3)  # In units of sigma.
 _CELL = 128    # Larger pictures are scaled down to this height on the sheet.
@@ -26,7 +27,7 @@ _MARGIN = 110  # Width of the captions of its rows.
 
 
 def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | str] = (0, 1, 2), method: str = 'sefa',
-                    layers: Sequence[int] | None = None, num: int = 20, num_samples: int = 100_000,
+                    layers: Sequence[int] | None = None, num: int | None = None, num_samples: int = 100_000,
                     positive: str | None = None, negative: str | None = None, labels: str | None = None,
                     truncation_psi: float = 0.5, class_idx: int | None = None, precision: str = 'float32',
                     impl: str | None = None, tf32: bool = False) -> None:
@@ -40,7 +41,7 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
         method:         One of options.METHODS.
         layers:         Layers of W whose modulation weights count (sefa), and to which the directions are to be added.
                         None = all.
-        num:            Number of directions. svm finds one.
+        num:            Number of directions, for sefa and pca. None = 20, or as many as W has numbers.
         num_samples:    Number of random latents for the covariance of W.
         positive:       For svm: dlatents.npz, or the folder that it is in, of images with the property.
         negative:       The same of images without it.
@@ -55,6 +56,8 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
         UserError: The arguments do not fit together, a file cannot be read or written, or the network does not have the
                    layers or the class.
     """
+    if method == 'svm' and num is not None:
+        raise UserError(f'--num={num}: --method=svm finds one direction', 'Leave --num out.')
     sets = _checked_sets(method, positive, negative, labels)
     table = read_labels(labels) if labels is not None else {}
     for path in (*sets, *(key for key in keyframes if isinstance(key, str))):
@@ -64,6 +67,7 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
     num_layers, size = Gs.components.synthesis.input_shape[1:]
     layers = list(range(num_layers)) if layers is None else sorted(set(layers))
     pictures.check_layers('--layers', layers, num_layers)
+    num = min(_NUM_DIRECTIONS, size) if num is None else num
     if num > size:
         raise UserError(f'--num={num}: W of this network has {size} numbers, and as many directions',
                         f'Choose at most {size}.')

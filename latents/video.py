@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import struct
 import subprocess
@@ -14,7 +15,6 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-import PIL.GifImagePlugin
 import PIL.Image
 
 from dnnlib import storage
@@ -144,8 +144,22 @@ class Video:
             self._output.write(b'!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00')
         # Delays differ by 10 ms where the duration is no multiple of that, so that the film has the right length.
         begin, end = (round(frame * 100 / self._fps) for frame in (self.num_frames, self.num_frames + 1))
-        for part in PIL.GifImagePlugin.getdata(picture, duration=10 * (end - begin), include_color_table=True):
-            self._output.write(part)
+        self._output.write(struct.pack('<4sHxx', b'!\xf9\x04\x00', end - begin))
+        self._output.write(_gif_image(picture))
+
+
+def _gif_image(picture: PIL.Image.Image) -> bytes:
+    """A picture in mode P as a block of a GIF with a palette of its own."""
+    picture.info.clear()
+    buffer = io.BytesIO()
+    picture.save(buffer, 'gif')
+    data = buffer.getvalue()  # A file: 13 bytes, the last but two are flags; the palette; the block; ';'.
+    palette_bits = data[10] & 7
+    block = 13 + (6 << palette_bits)
+    assert data[block:block + 1] == b',', 'Pillow writes no other block'
+    # Ten bytes, of which the last are flags: here with a palette after it.
+    flags = data[block + 9] | 0x80 | palette_bits
+    return data[block:block + 9] + bytes([flags]) + data[13:block] + data[block + 10:-1]
 
 
 def _enlarged(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -383,7 +383,8 @@ def test_no_subcommand_says_so_and_exits_with_2():
     assert done.stdout + done.stderr == 'Error: missing subcommand.  Re-run with --help for usage.\n'
 
 
-@pytest.mark.parametrize('argv', [[], ['generate-images'], ['style-mixing-example']])
+@pytest.mark.parametrize('argv', [[], ['generate-images'], ['style-mixing-example'], ['generate-video'],
+                                  ['find-directions'], ['edit-images'], ['name-direction']])
 def test_help_imports_little(argv):
     assert 'usage: run_generator.py' in help_of(str(ROOT / 'run_generator.py'), *argv)
 

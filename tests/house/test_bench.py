@@ -20,6 +20,7 @@ from bench import (
     generator,
     growth,
     kernels,
+    latents,
     launches,
     limits,
     memory,
@@ -357,6 +358,17 @@ def test_the_page_of_the_projector(tmp_path, capsys, narrow, in_this_process):
     assert rows[1]['gflop'] == pytest.approx(2 * rows[0]['gflop'], rel=1e-3)
     table = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in table] == ['name', *(row['name'] for row in rows)]
+
+
+@pytest.mark.slow
+def test_the_page_of_latents(tmp_path, capsys, narrow, in_this_process):
+    path = tmp_path / 'rows.json'
+    latents.main(['--rounds=2', '--resolution=8', '--frames=8', '--samples=3000', f'--json={path}'], 'bench')
+    film, directions = json.loads(path.read_text())
+    assert (film['name'], directions['name']) == ('latents/film/config-f/8/mp4', 'latents/pca/config-f/3000')
+    assert film['ratio'] == film['film_best_ms'] / film['bare_best_ms'] > 0
+    assert directions['seconds'] > 0 and directions['peak_mb'] >= directions['start_mb'] > 0
+    assert 'latents/film/config-f/8/mp4' in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_every_page_can_be_found():
             reached.add(page)
             links = re.findall(r'\]\(([^)#\s]+)', page.read_text(encoding='utf-8')) if page.suffix == '.md' else []
             new |= {path for path in ((page.parent / link).resolve() for link in links) if path.is_file()} - reached
-        docs = {path for path in ROOT.glob('docs/**/*') if path.suffix in ('.md', '.png', '.svg')}
+        docs = {path for path in ROOT.glob('docs/**/*') if path.suffix in ('.md', '.png', '.svg', '.gif')}
         assert docs - reached <= {ROOT / 'docs' / 'index.md'}
 
 
@@ -48,10 +48,10 @@ def test_the_front_page_is_short_and_begins_with_a_picture():
 
 
 @pytest.mark.parametrize('command, page', [
-    ('run_training', 'training'), ('run_generator', 'pictures'), ('run_projector', 'projector'),
+    ('run_training', 'training'), ('run_generator', 'pictures latents'), ('run_projector', 'projector'),
     ('run_metrics', 'metrics'), ('dataset_tool', 'datasets')])
 def test_every_flag_is_documented(command, page, monkeypatch, capsys):
-    """The command's page mentions all flags that --help of the command and of its subcommands lists."""
+    """The command's pages mention all flags that --help of the command and of its subcommands lists."""
     monkeypatch.setenv('COLUMNS', '1000')  # Wide enough for one line per flag.
 
     def help_lines(*args):
@@ -65,6 +65,6 @@ def test_every_flag_is_documented(command, page, monkeypatch, capsys):
     lines += [line for subcommand in subcommands for line in help_lines(subcommand)]
     flags = {flag for line in lines if re.match('  -', line)
              for flag in re.findall(r'--[a-z][a-z-]*(?!\w)', line.strip().split('  ')[0])}
-    text = (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+    text = ''.join((ROOT / 'docs' / f'{name}.md').read_text(encoding='utf-8') for name in page.split())
     assert len(flags) > 5
     assert not {flag for flag in flags - {'--help'} if not re.search(rf'{flag}(?![\w-])', text)}
