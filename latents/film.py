@@ -130,8 +130,12 @@ class Walk:
         self._Gs, self._grid, self._per_key, self._loop, self._space = Gs, grid, per_key, loop, space
         self._label = pictures.one_hot(Gs, class_idx)
         self._truncation = pictures.Truncation(Gs)
-        self._sweep = None if isinstance(truncation_psi, (int, float)) else tuple(truncation_psi)
-        self._psi = truncation_psi
+        self._psi, self._sweep = 1.0, None
+        if isinstance(truncation_psi, (int, float)):
+            self._psi = truncation_psi
+        else:
+            first, last = truncation_psi
+            self._sweep = first, last
         self.noises = None
         keys = pictures.z_of_seeds(Gs, [int(key) for key in keyframes]) if space == 'z' else self._w_keys(keyframes)
         _check_grid(len(keys), grid)
@@ -175,15 +179,16 @@ class Walk:
     def w(self, frames: np.ndarray) -> np.ndarray:
         """W of frames, truncated, float32 [len(frames), cells, layers, dlatent]."""
         points = self._curve(frames / self._per_key)
-        psi = walks.sweep(*self._sweep, frames, self.num_frames, self._loop) if self._sweep else self._psi
         if self._space == 'z':
             flat = points.reshape(-1, points.shape[-1])
             w = pictures.w_of(self._Gs, flat, self._label)
             points = w.reshape(*points.shape[:2], *w.shape[1:]) - self._truncation.avg
         if self._sweep:
+            first, last = self._sweep
+            psi = walks.sweep(first, last, frames, self.num_frames, self._loop)
             points = points * self._truncation.factors(psi)[:, np.newaxis]
         elif self._space == 'z':
-            points = points * self._truncation.factors(psi)
+            points = points * self._truncation.factors(self._psi)
         return (self._truncation.avg + points).astype(np.float32)
 
     def frames(self, noise: str = 'fixed', precision: str = 'float32') -> Iterator[PIL.Image.Image]:

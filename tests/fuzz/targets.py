@@ -23,7 +23,7 @@ import numpy as np
 from dnnlib.pickles import legacy_pickle, network_files, torch_weights
 from dnnlib.pickles.network_state import NetworkState
 from dnnlib.pickles.torch_networks import SnapshotReader
-from latents import detection, dlatents
+from latents import detection, directions, dlatents, editing
 from tests import ROOT
 from tests.attacks import npz, pickles, torch_networks
 from training import misc
@@ -69,8 +69,14 @@ def targets(folder: pathlib.Path) -> dict[str, Target]:
         ] + [json.dumps({'labels': [[name, 0] for name in _NAMES]}).encode()], _JSON),
         'labels as CSV':     Target(_reader_of_image_labels('.csv'), [
             '\n'.join(f'{name},{label}' for name in _NAMES).encode() for label in ('cat', '1', '0.5,2')]),
-        'latents':           Target(_read_dlatents, [_dlatents(folder, compressed) for compressed in (False, True)]),
-        **{f'latents: {name}': Target(_reader_of_latents(name), [_npy(array)]) for name, array in _LATENTS.items()},
+        'latents':           Target(_read_dlatents, [_saved(folder, _LATENTS, compressed)
+                                                     for compressed in (False, True)]),
+        **{f'latents: {name}': Target(_reader_of_array(_LATENTS, name, _read_dlatents), [_npy(array)])
+           for name, array in _LATENTS.items()},
+        'directions':        Target(_read_directions, [_saved(folder, _DIRECTIONS)]),
+        **{f'directions: {name}': Target(_reader_of_array(_DIRECTIONS, name, _read_directions), [_npy(array)])
+           for name, array in _DIRECTIONS.items()},
+        'labels of latents': Target(_read_labels_of_latents, [b'seed0001,1\nface,0\n'], [b',', b'\n', b'"', b'\xff']),
         'state of a run':    Target(_read_state, [_STATE], _JSON),
         'sums of a run':     Target(_read_sums, [f'{_sha256(_STATE)}  state.json\n{_sha256(b"x")}  variables.index\n'
                                                  .encode()], [b'../', b'/dev/zero', b'/', b'  ', b'\n']),
@@ -199,18 +205,32 @@ _LATENTS = dict(w=np.ones([2, 4, 3], 'f4'), names=np.array(['a', 'b']), settings
                 noise0=np.zeros([2, 1, 4, 4], 'f4'), noise1=np.zeros([2, 1, 8, 8], 'f4'))
 
 
-def _reader_of_latents(name):
-    """Reader of one array of a file of latents, whose checksums are right. The other arrays are as they should be."""
+_DIRECTIONS = dict(directions=np.ones([2, 3], 'f4'), layers=np.ones([2, 4], bool), sigmas=np.ones(2, 'f4'),
+                   shares=np.ones(2, 'f4'), names=np.array(['a', '']), settings=np.asarray('{"a": 1}'))
+
+
+def _reader_of_array(arrays, name, read_file):
+    """Reader of one array of an .npz file, whose checksums are right. The other arrays are as they should be."""
     def read(data, folder):
-        npz.write(folder / 'made.npz', {**{key: _npy(array) for key, array in _LATENTS.items()}, name: data},
+        npz.write(folder / 'made.npz', {**{key: _npy(array) for key, array in arrays.items()}, name: data},
                   zipfile.ZIP_STORED)
-        _read_dlatents((folder / 'made.npz').read_bytes(), folder)
+        read_file((folder / 'made.npz').read_bytes(), folder)
     return read
 
 
-def _dlatents(folder, compressed):
-    (np.savez_compressed if compressed else np.savez)(folder / 'seed.npz', **_LATENTS)
+def _saved(folder, arrays, compressed=False):
+    (np.savez_compressed if compressed else np.savez)(folder / 'seed.npz', **arrays)
     return (folder / 'seed.npz').read_bytes()
+
+
+def _read_directions(data, folder):
+    (folder / 'd.npz').write_bytes(data)
+    directions.load(folder / 'd.npz')
+
+
+def _read_labels_of_latents(data, folder):
+    (folder / 'labels.csv').write_bytes(data)
+    editing.read_labels(str(folder / 'labels.csv'))
 
 
 def _read_dlatents(data, folder):

@@ -64,7 +64,8 @@ def test_slerp_between_parallel_and_opposite_vectors_is_a_line(factor, middle):
     np.testing.assert_allclose(walks.slerp(a, factor * a, np.array([0.5])), middle * a, atol=1e-12)
 
 
-@pytest.mark.parametrize('keys, loop, frames', [(3, False, 21), (3, True, 30), (1, False, 10), (1, True, 10), (2, False, 11)])
+@pytest.mark.parametrize('keys, loop, frames', [
+    (3, False, 21), (3, True, 30), (1, False, 10), (1, True, 10), (2, False, 11)])
 def test_the_number_of_frames(keys, loop, frames):
     assert walks.count_frames(keys, 10, loop) == frames
 
