@@ -137,7 +137,9 @@ def edit_images(run_dir: str, network_pkl: str, keyframes: Sequence[int | str], 
         pictures.check_layers('--layers', layers, Gs.components.synthesis.input_shape[1])
     offset = found.offset(dict(zip(indices, (strength for _, strength in strengths))), layers)
     names: set[str] = set()
-    with ProgressBar('Image', None) as progress:
+    # How many images a file has is known when it is read.
+    total = len(keyframes) if all(isinstance(key, int) for key in keyframes) else None
+    with ProgressBar('Image', total) as progress:
         for name, w, noises in pictures.latents_of(Gs, keyframes, truncation_psi, pictures.one_hot(Gs, class_idx)):
             number = next(n for n in itertools.count() if (f'{name}_{n}' if n else name) not in names)
             name = f'{name}_{number}' if number else name  # Images of the same name in two files are two images.

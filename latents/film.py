@@ -60,12 +60,16 @@ def generate_video(run_dir: str, network_pkl: str, keyframes: Sequence[int | str
     walk = Walk(Gs, keyframes, per_key, truncation_psi, class_idx, space, curve, loop, grid)
     print(f'{walk.num_frames} frames through {walk.num_keys} keyframes: {format_time(walk.num_frames / fps)} at '
           f'{fps} frames per second.')
-    with video.Video(os.path.join(run_dir, 'film'), format, fps) as film, \
-            ProgressBar('Frame', walk.num_frames, 'frame') as progress:
-        for frame in walk.frames(noise, precision):
-            film.add(frame)
-            progress.update()
-    print(f'Wrote {film.path}')
+    out = video.Video(os.path.join(run_dir, 'film'), format, fps)
+    try:
+        with out as film, ProgressBar('Frame', walk.num_frames, 'frame') as progress:
+            for frame in walk.frames(noise, precision):
+                film.add(frame)
+                progress.update()
+    except OSError as err:
+        raise UserError(f'{out.path}: cannot be written: {err.strerror or err}',
+                        'Check the folder and the free space.') from err
+    print(f'Wrote {out.path}')
 
 
 def _checked_format(format: str | None, fps: int) -> str:

@@ -1,8 +1,7 @@
 """generate-video: the frames are the pictures of the walk, and films hold them."""
 
-import gc
 import pathlib
-import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from dnnlib import cli, memory
 from latents import film, options, pictures, video
 from latents.dlatents import Dlatents
 from tests import ROOT
+from tests.full_disk import disk_full_for
 from tests.latents.networks import KINDS, generator
 from tests.latents.test_video import decoded
 from training import misc
@@ -195,24 +195,31 @@ def test_without_ffmpeg_the_film_is_a_gif(Gs, tmp_path, monkeypatch, capsys):
     assert '.[video]' in capsys.readouterr().out
 
 
-def test_memory_does_not_grow_with_the_length(Gs, tmp_path, monkeypatch):
-    """The pixels of a frame are 3072 bytes, so that 140 more of them would be 430 kB."""
-    monkeypatch.setattr(Gs.components.synthesis, 'may_freeze', False)  # This takes memory, once.
+@pytest.mark.parametrize('name, format', [('film.mp4', 'mp4'), ('film.gif', 'gif'), ('frame000002.png', 'frames')])
+def test_a_full_disk_is_one_line(Gs, tmp_path, name, format):
+    with disk_full_for(lambda target: target.endswith(name)), pytest.raises(
+            cli.UserError, match=r'00000-generate-video/film(\.\w+)?: cannot be written: No space left'):
+        run(tmp_path, '--seeds=1', '--seconds-per-seed=0.2', f'--format={format}')
+    assert not list(tmp_path.glob('**/film.*'))
 
-    def peak(per_key):
-        tracemalloc.start()
-        try:
-            with video.Video(str(tmp_path / 'film'), 'gif', 50) as out:
-                for frame in walk(Gs, [3, 8], per_key).frames():
-                    out.add(frame)
-                    if out.num_frames % 4 == 0:
-                        gc.collect()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    peak(4)
-    short, long = peak(40), peak(180)
-    assert long <= 1.05 * short
+
+def test_memory_does_not_grow_with_the_length(Gs, tmp_path, monkeypatch):
+    """Of the frames and of what they are made of, only those that are generated together are alive at a time."""
+    synthesis, made, most = Gs.components.synthesis, [], 0
+    compute = synthesis.run
+
+    def recorded(w, **kwargs):
+        images = compute(w, **kwargs)
+        made.extend([weakref.ref(w), weakref.ref(images)])
+        return images
+    monkeypatch.setattr(synthesis, 'run', recorded)
+    with video.Video(str(tmp_path / 'film'), 'gif', 50) as out:
+        for frame in walk(Gs, [3, 8], 40).frames():
+            out.add(frame)
+            made.append(weakref.ref(frame))
+            most = max(most, sum(each() is not None for each in made))
+    assert out.num_frames == 41 and len(made) == 41 + 2 * 11
+    assert most <= 6  # Two pictures, and W and the pixels of four frames, of which the next ones are being made.
 
 
 @pytest.mark.parametrize('space, what', [('w', 'a film of 100 keyframes'), ('z', 'a frame of 10x10 pictures')])
