@@ -40,11 +40,11 @@ def add_film_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_find_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of find-directions."""
-    _add_keyframe_flags(parser, 'seeds of the sheet, which shows 3 images; or what --labels labels (default: 0-2)')
+    _add_keyframe_flags(parser, 'seeds of the sheet, which shows 3 images (default: 0-2), or of what --labels labels')
     parser.add_argument('--method', choices=METHODS, metavar='NAME',
                         help='sefa = by the modulation weights, pca = by the variance of W, svm = between two sets of '
                              'latents (default: sefa)')
-    _add_layers_flag(parser, 'layers that the directions are for (default: all)')
+    _add_layers_flag(parser, 'layers that the directions are for', 'all')
     parser.add_argument('--num', type=cli.positive_int, metavar='N', help='number of directions (default: 20)')
     parser.add_argument('--num-samples', type=_num_samples, metavar='N',
                         help='random latents that tell how W varies (default: 100000)')
@@ -64,7 +64,7 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--set', dest='strengths', type=_strengths, action='extend', required=True,
                         metavar='NAME=X,...',
                         help='how far to go along which directions, by name or number, in standard deviations of W')
-    _add_layers_flag(parser, 'layers to change (default: those of each direction)')
+    _add_layers_flag(parser, 'layers to change', 'those of each direction')
     add_precision_flag(parser)
 
 
@@ -92,8 +92,9 @@ def add_precision_flag(parser: argparse.ArgumentParser) -> None:
                         help=f'precision of the four highest resolutions: {", ".join(PRECISIONS)} (default: float32)')
 
 
-def _add_layers_flag(parser: argparse.ArgumentParser, help_text: str) -> None:
-    parser.add_argument('--layers', type=cli.num_range, metavar='LAYERS', help=f'{help_text}, such as 0-3')
+def _add_layers_flag(parser: argparse.ArgumentParser, help_text: str, default: str) -> None:
+    parser.add_argument('--layers', type=cli.num_range, metavar='LAYERS',
+                        help=f'{help_text}, such as 0-3 (default: {default})')
 
 
 def _fps(text: str) -> int:
