@@ -190,8 +190,10 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
         grid_args=dict(size='8k', layout='random'), total_kimg=25000)
     for name, change in _find_config(values['config'], resolution, values['num_gpus']).items():
         # A loss with another name has settings of its own.
-        base = {} if 'loss' in name and 'func_name' in change else kwargs.get(name)
-        kwargs[name] = {**base, **change} if isinstance(change, dict) else change
+        if isinstance(change, dict):
+            base = {} if 'loss' in name and 'func_name' in change else kwargs[name]
+            change = {**base, **change}
+        kwargs[name] = change
     _leave_loss(kwargs.G_loss_args, values['G_loss'])
     _leave_loss(kwargs.D_loss_args, values['D_loss'])
     apply_options(kwargs, {**values, 'metrics': None})

@@ -7,6 +7,8 @@ Weights have the layout of StyleGAN's copy of these networks, [kernel, kernel, i
 those of Conv0_up as [kernel, kernel, out, in]; dnnlib/pickles/progan.py translates them.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -121,7 +123,7 @@ class G_paper(Network):
         check_image_kwargs(self)
         act = 'lrelu' if kw.use_leakyrelu else 'relu'
         epsilon = kw.pixelnorm_epsilon if kw.use_pixelnorm else None
-        args = dict(act=act, gain=GAINS[act], use_wscale=kw.use_wscale, epsilon=epsilon)
+        args: dict[str, Any] = dict(act=act, gain=GAINS[act], use_wscale=kw.use_wscale, epsilon=epsilon)
         resolution_log2, up = int(np.log2(kw.resolution)), 'Conv0_up' if kw.fused_scale else 'Conv0'
         self.add_var('lod', [], 'zeros')
         for res in range(2, resolution_log2 + 1):
@@ -205,7 +207,7 @@ class D_paper(Network):
     def build(self, input_shape=None):
         kw = self.kw
         check_image_kwargs(self)
-        args = dict(act='lrelu', gain=GAINS['lrelu'], use_wscale=kw.use_wscale)
+        args: dict[str, Any] = dict(act='lrelu', gain=GAINS['lrelu'], use_wscale=kw.use_wscale)
         resolution_log2 = int(np.log2(kw.resolution))
         self.add_var('lod', [], 'zeros')
         for res in range(resolution_log2, 1, -1):

@@ -118,7 +118,7 @@ def _theano_layers(func_name, resolution_log2):
     return layers
 
 
-def _theano_weight(value, kind, name):
+def _theano_weight(value: Any, kind: str, name: str) -> Any:
     """Weight in the layout of TensorFlow: [kernel, kernel, in, out], or [in, out]."""
     if value.ndim != (2 if kind in ('rgb', 'dense') else 4):
         raise Refusal(f'holds a weight of {name} with {value.ndim} dimensions', DAMAGED)
