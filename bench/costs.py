@@ -23,7 +23,7 @@ PASSES = {
     'D FromRGB':                   (2,       0,     4,       5),  # G_train needs no gradients of D's weights.
     'D convolutions':              (2,       0,     6,       6),
     'D after minibatch stddev':    (2,       0,     6,       4),  # Piecewise linear, so R1 needs no second derivatives.
-    'D output':                    (2,       0,     6,       2),
+    'D output':                    (2,       0,     6,       3),  # The signs of R1's scores are reported.
 }
 PHASE_COLUMNS = {'name': 's', 'per_iteration': '.4f', 'images': 's', 'gflop_per_image': '.0f'}
 LAYER_COLUMNS = {'name': 's', 'gflop': '.2f', **{phase: 'd' for phase in PHASES}}

@@ -8,6 +8,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from dnnlib.cli import UserError
+from dnnlib.util import EasyDict
 from metrics import (
     kernel_inception_distance,
     linear_separability,
@@ -399,7 +400,7 @@ def test_path_length_of_a_network_that_is_a_line():
         return tf.tile(2 * w[:, 0, :1, tf.newaxis, tf.newaxis], [1, 3, 16, 16])
     Gs = types.SimpleNamespace(
         input_shape=[None, 2], lod_stage=lambda: None,
-        components=types.SimpleNamespace(
+        components=EasyDict(
             mapping=lambda z, labels, **kwargs: tf.tile(z[:, tf.newaxis], [1, 3, 1]), synthesis=synthesis))
     metric = perceptual_path_length.PPL('ppl', 50, 1e-2, 'w', 'full', False, minibatch_per_gpu=4)
     source = metric_base.SampleSource(Gs, np.zeros([1, 0]), seed=3)
