@@ -93,7 +93,8 @@ class Conv2D(ScopedLayer):
         blur_filter: Filter before 'down', such as [1, 2, 1]. None = no filter.
     """
 
-    def __init__(self, scope, fmaps, kernel, resample=None, act=None, gain=1.0, use_wscale=True, fused_scale='auto',
+    def __init__(self, scope, fmaps, kernel, resample=None, act=None, gain=1.0, use_wscale=True,
+                 fused_scale: bool | str = 'auto',
                  blur_filter=None):
         super().__init__(scope)
         self.fmaps, self.kernel, self.resample, self.act = fmaps, kernel, resample, act
