@@ -94,8 +94,7 @@ class Conv2D(ScopedLayer):
     """
 
     def __init__(self, scope, fmaps, kernel, resample=None, act=None, gain=1.0, use_wscale=True,
-                 fused_scale: bool | str = 'auto',
-                 blur_filter=None):
+                 fused_scale: bool | str = 'auto', blur_filter=None):
         super().__init__(scope)
         self.fmaps, self.kernel, self.resample, self.act = fmaps, kernel, resample, act
         self.gain, self.use_wscale, self.fused_scale = gain, use_wscale, fused_scale
