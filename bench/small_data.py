@@ -49,7 +49,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     parser.add_argument('--plot', help='draw charts of all rows', metavar='SVG')
     parser.add_argument('--pictures', help='draw the new faces of two cases next to each other', metavar='PNG')
     parser.add_argument('--of', help='the two cases of --pictures', default='100/none/1,100/ada/1', metavar='LIST')
-    parser.add_argument('--at', help='kimg of the snapshots in --pictures', type=int, nargs='+', default=[4, 8, 12],
+    parser.add_argument('--at', help='kimg of the snapshots in --pictures', type=int, nargs='+', default=[4, 8],
                         metavar='KIMG')
     args = parser.parse_args(argv)
 
@@ -62,18 +62,8 @@ def main(argv: Sequence[str], prog: str) -> None:
                          f'found {case!r}')
         if any(row['name'] == f'small-data/{case}' for row in rows):
             continue
-        count, aug, seed = case.split('/')
-        dataset, everything = (dataset_of(args, number) for number in (int(count), total))
-        run_dir = finished_run(runs_of(args, case))
-        if run_dir is None:
-            flags = [f'--aug={aug}', *([f'--ada-kimg={args.ada_kimg:g}'] if aug == 'ada' else [])]
-            train([f'--data-dir={dataset.parent}', f'--dataset={dataset.name}', f'--result-dir={runs_of(args, case)}',
-                   '--resume=latest', *flags, f'--seed={seed}', f'--total-kimg={args.kimg:g}', '--tick-kimg=0.5',
-                   '--image-snapshot-ticks=1000', '--network-snapshot-ticks=4', '--metrics=none',
-                   *demo_settings()])
-            run_dir = finished_run(runs_of(args, case))
-            assert run_dir is not None, 'a training that does not finish raises an exception'
-        evaluation = evaluation or Evaluation(everything)
+        run_dir = run_of(args, case)
+        evaluation = evaluation or Evaluation(dataset_of(args, total))
         rows.append(row_of(case, run_dir, evaluation, args.every))
         timing.keep(rows, args.json)
     timing.report(lines_of(rows), COLUMNS)
@@ -121,6 +111,22 @@ def runs_of(args: argparse.Namespace, case: str) -> Path:
 def finished_run(runs: Path) -> Path | None:
     """Folder of the finished run among `runs`. None = there is none."""
     return next((path.parent for path in runs.glob('*/_finished.txt')), None)
+
+
+def run_of(args: argparse.Namespace, case: str) -> Path:
+    """Folder of the run of a case, which is trained if it has not finished."""
+    count, aug, seed = case.split('/')
+    dataset, runs = dataset_of(args, int(count)), runs_of(args, case)
+    run_dir = finished_run(runs)
+    if run_dir is None:
+        ada_kimg = [f'--ada-kimg={args.ada_kimg:g}'] if aug == 'ada' else []
+        train([f'--data-dir={dataset.parent}', f'--dataset={dataset.name}', f'--result-dir={runs}', '--resume=latest',
+               f'--total-kimg={args.kimg:g}', '--tick-kimg=0.5', '--image-snapshot-ticks=1000',
+               '--network-snapshot-ticks=4', '--metrics=none', *demo_settings(), f'--aug={aug}', *ada_kimg,
+               f'--seed={seed}'])
+        run_dir = finished_run(runs)
+    assert run_dir is not None, 'a training that does not finish raises an exception'
+    return run_dir
 
 
 def train(flags: Sequence[str]) -> None:
@@ -204,7 +210,7 @@ def row_of(case: str, run_dir: Path, evaluation: Evaluation, every: int) -> dict
     snapshots = [{'kimg': kimg, **evaluation.measure(path, int(count))}
                  for kimg, path in snapshots_of(run_dir).items() if kimg % every == 0]
     ticks = [{'kimg': line['kimg'], 'p': line.get('Progress/augment'), 'r_t': round(line['Loss/signs/real'], 4)}
-             for line in report.read_stats(run_dir) if 'Loss/signs/real' in line]
+             for line in report.read_stats(str(run_dir)) if 'Loss/signs/real' in line]
     return {'name': f'small-data/{case}', 'faces': int(count), 'aug': aug, 'seed': int(seed), 'snapshots': snapshots,
             'ticks': ticks}
 
