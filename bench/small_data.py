@@ -8,9 +8,9 @@ generated ones. A case that --json contains already is not run again, and a trai
 
 import argparse
 import json
+import operator
 import re
 import shlex
-import statistics
 import subprocess
 import sys
 import zipfile
@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[1]
 CASES = ','.join([*(f'100/{aug}/{seed}' for seed in (1, 2, 3) for aug in ('none', 'ada')),
                   '300/none/1', '300/ada/1', '1000/none/1', '1000/ada/1'])
 COLUMNS = {'name': 's', 'kimg': 'd', 'distance': '.1f', 'thumbnail_recall': '.3f',
-           'thumbnail_variety': '.2f', 'p': '.2f', 'r_t': '.2f', 'reals': '.2f', 'held_out': '.2f', 'fakes': '.2f'}
+           'thumbnail_variety': '.2f', 'p': '.2f', 'r_t': '.2f', 'reals': '.2f', 'held_out': '.2f', 'fakes': '.2f',
+           'gap': '.3f'}
 SCORED = 400    # Most images of a kind whose scores are averaged.
 MINIBATCH = 8   # As in training, because D compares the images of a minibatch with each other,
 GROUP = 4       # in groups of this size, which must be complete.
@@ -222,8 +223,15 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         snapshot = next(snapshot for snapshot in row['snapshots'] if snapshot['kimg'] == kimg)
         tick = max((tick for tick in row['ticks'] if tick['kimg'] < kimg + 1), key=lambda tick: tick['kimg'])
-        lines.append({'name': row['name'], **snapshot, 'p': tick['p'], 'r_t': tick['r_t']})
+        lines.append({'name': row['name'], **snapshot, 'p': tick['p'], 'r_t': tick['r_t'], 'gap': gap(snapshot)})
     return lines
+
+
+def gap(snapshot: dict[str, Any]) -> float | None:
+    """How far D overfits: 0 = it scores held-out faces as reals, 1 = as fakes. None = no face is held out."""
+    if snapshot['held_out'] is None:
+        return None
+    return (snapshot['reals'] - snapshot['held_out']) / (snapshot['reals'] - snapshot['fakes'])
 
 
 # ---- Pictures ----
@@ -231,8 +239,8 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     """Save the charts.
 
-    Distance, recall, p and r_t over kimg have a curve for each case. D's scores, one chart for each number of faces of
-    which some are held out, are means over the seeds. Curves without augmentation are dotted.
+    Most have a curve for each case. D's scores have a chart for each number of faces of which some are held out, with
+    the scores of the first seed. Curves without augmentation are dotted.
 
     Args:
         rows: Rows of the page.
@@ -242,26 +250,27 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
     counts = sorted({row['faces'] for row in rows})
     kinds = {'reals': len(counts), 'held_out': len(counts) + 1, 'fakes': len(counts) + 2}
 
-    def curves(key, points):
-        return [Curve(row['name'], [(point['kimg'], point[key]) for point in row[points]], counts.index(row['faces']),
-                      row['aug'] == 'none') for row in rows if row[points][-1][key] is not None]
+    def curves(points, value):
+        found = [(row, [(point['kimg'], value(point)) for point in row[points]]) for row in rows]
+        return [Curve(row['name'], values, counts.index(row['faces']), row['aug'] == 'none') for row, values in found
+                if values[-1][1] is not None]
 
     def scores(count):
-        for aug in ('none', 'ada'):
-            runs = [row['snapshots'] for row in rows if (row['faces'], row['aug']) == (count, aug)]
-            for kind, style in kinds.items() if runs else ():
-                points = [(same[0]['kimg'], statistics.mean(point[kind] for point in same)) for same in zip(*runs)]
-                yield Curve(f'{kind}, {aug}', points, style, aug == 'none')
+        first = min(row['seed'] for row in rows if row['faces'] == count)
+        return [Curve(f'{row["name"]}: {kind}', [(point['kimg'], point[kind]) for point in row['snapshots']], style,
+                      row['aug'] == 'none')
+                for row in rows if (row['faces'], row['seed']) == (count, first) for kind, style in kinds.items()]
 
-    panels = [('distance from all faces', curves('distance', 'snapshots')),
-              ('recall of all faces, thumbnails', curves('thumbnail_recall', 'snapshots')),
-              ('strength p of the augmentation', curves('p', 'ticks')),
-              ('r_t, mean sign of the scores of reals', curves('r_t', 'ticks'))]
-    panels += [(f"D's mean scores, {count} faces", list(scores(count))) for count in counts
+    panels = [('distance from all faces', curves('snapshots', operator.itemgetter('distance'))),
+              ('recall of all faces, thumbnails', curves('snapshots', operator.itemgetter('thumbnail_recall'))),
+              ('strength p of the augmentation', curves('ticks', operator.itemgetter('p'))),
+              ('r_t, mean sign of the scores of reals', curves('ticks', operator.itemgetter('r_t'))),
+              ('gap: scores of held-out faces, 0 = like reals, 1 = like fakes', curves('snapshots', gap))]
+    panels += [(f"D's mean scores, {count} faces, first seed", scores(count)) for count in counts
                if any(row['faces'] == count and row['snapshots'][-1]['held_out'] is not None for row in rows)]
     legend = [*((f'{count} faces', number, False) for number, count in enumerate(counts)),
               *((kind.replace('_', '-'), style, False) for kind, style in kinds.items()),
-              ('with ADA', len(counts) + len(kinds), False), ('without', len(counts) + len(kinds), True)]
+              ('with ADA', len(counts) + len(kinds), False), ('without ADA', len(counts) + len(kinds), True)]
     save_panels(panels, legend, path)
 
 

@@ -498,8 +498,9 @@ def test_the_page_of_small_data(tmp_path, capsys, monkeypatch):
     assert none['snapshots'] == ada['snapshots'] and none['ticks'] == ada['ticks']
     assert PIL.Image.open(tmp_path / 'new.png').size == (2 * (8 * 8 + 4 + 8 * 8), 2 * 2 * 8)
     root = xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot()
-    assert [text for text in root.itertext() if "D's mean scores" in text] == ["D's mean scores, 10 faces"]
+    assert [text for text in root.itertext() if "D's mean scores" in text] == ["D's mean scores, 10 faces, first seed"]
     assert capsys.readouterr().out.count('small-data/10/ada/1') == 2
+    assert small_data.gap({'reals': 3.0, 'held_out': 2.0, 'fakes': -1.0}) == 0.25
     with pytest.raises(SystemExit):
         small_data.main([*flags, '--cases=17/ada/1'], 'bench')
     assert "--cases: expected NUMBER/none/SEED or NUMBER/ada/SEED, NUMBER from 2 to 16, found '17/ada/1'" in (
