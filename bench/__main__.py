@@ -22,6 +22,7 @@ PAGES = {
     'growth': 'cost of training over resolution, width and minibatch, compared with the growth of the work',
     'precision': 'the metric that training reaches in bfloat16 and in float32: the runs of make demo-precision',
     'demo': 'what settings of make demo reach with a given amount of work: metrics of the new faces',
+    'small-data': 'training with 100, 300 and 1,000 faces, with and without ADA: distance, recall, p, r_t, scores of D',
     'stages': 'time and memory of progressive growing at each resolution',
     'memory': 'memory that training needs by reckoning, and the largest --minibatch-gpu for GPUs of several sizes',
     'scale': 'estimated speed of config-f at 1024x1024 on many accelerators, from its work, its bytes and the reader',
@@ -41,7 +42,7 @@ def main() -> None:
     argv = [arg for arg in sys.argv[2:] if arg != '--tf32']
     if len(argv) == len(sys.argv[2:]):
         os.environ['NVIDIA_TF32_OVERRIDE'] = '0'  # Holds for child processes, too.
-    importlib.import_module(f'bench.{page}').main(argv, prog=f'python -m bench {page}')
+    importlib.import_module(f'bench.{page.replace("-", "_")}').main(argv, prog=f'python -m bench {page}')
 
 
 if __name__ == '__main__':

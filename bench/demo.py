@@ -103,30 +103,52 @@ class Measure:
 
     def _measure(self, trainer: Any, training_set: Any, progress: Any, gflop: float) -> None:
         from dnnlib.tflib.random import random_state_kept
-        from metrics.metric_base import MetricGroup
-        from metrics.metric_defaults import metric_args
         from training import misc
         Gs, name = trainer.Gs, f'{self._args.tag}-{gflop / 1000:g}'
         with random_state_kept():
             save_grids(Gs, os.path.join(self._args.out, f'{name}.png'))
             if self._marks:
                 return
-            group = MetricGroup([metric_args(metric) for metric in METRICS], seed=0)
-            for metric in group.metrics:
-                metric.feature_net, metric.networks = 'efficientnet_lite0', ['efficientnet_lite0']
-            data_dir, dataset = os.path.split(self._args.dataset)
-            values = group.run(name, Gs, None, data_dir, dict(tfrecord_dir=dataset))
-            latents = np.random.RandomState(1).randn(1000, *Gs.input_shape[1:])
-            fakes = np.clip(Gs.run(latents, None, minibatch_size=50, is_validation=True), -1, 1) * 127.5 + 127.5
-            values.update(thumbnail_measures(next(training_set.iterate(1000, seed=0))[0].numpy(), fakes))
+            reals = next(training_set.iterate(1000, seed=0))[0].numpy()
+            measures = measures_of(metric_group(), name, Gs, self._args.dataset, reals)
             misc.save_pkl((trainer.G, trainer.D, Gs), os.path.join(self._args.out, f'{name}.pkl'))
-        measures = {key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4)
-                    for key, value in values.items()}
         row = dict(tag=self._args.tag, gflop=gflop, kimg=progress.kimg, cpu_seconds=round(self._seconds), **measures,
                    flags=self._args.flags, set=self._args.set, dataset=self._args.dataset)
         print(json.dumps(row))
         with open(Path(self._args.out) / 'rows.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(row) + '\n')
+
+
+def metric_group() -> Any:
+    """MetricGroup of METRICS, all with the features of EfficientNet."""
+    from metrics.metric_base import MetricGroup
+    from metrics.metric_defaults import metric_args
+    group = MetricGroup([metric_args(metric) for metric in METRICS], seed=0)
+    for metric in group.metrics:
+        metric.feature_net, metric.networks = 'efficientnet_lite0', ['efficientnet_lite0']
+    return group
+
+
+def measures_of(group: Any, name: str, Gs: Any, dataset: str, reals: np.ndarray) -> dict[str, float]:
+    """Compare new images with real ones, without truncation.
+
+    Args:
+        group:   What `metric_group` returned. It keeps what it knows about the dataset for the next call.
+        name:    Name of the network, for the lines that are printed.
+        Gs:      Generator.
+        dataset: Folder of TFRecords, with the real images that the metrics compare with.
+        reals:   The real images that `thumbnail_measures` compares with, [N, 3, H, W] in [0, 255].
+
+    Returns:
+        The values of METRICS and of `thumbnail_measures`, with 4 decimals, e.g. {'fd_efficientnet1k': 150.0,
+        'thumbnails_recall': 0.01, ...}.
+    """
+    data_dir, tfrecord_dir = os.path.split(dataset)
+    values = group.run(name, Gs, None, data_dir, dict(tfrecord_dir=tfrecord_dir))
+    latents = np.random.RandomState(1).randn(1000, *Gs.input_shape[1:])
+    fakes = np.clip(Gs.run(latents, None, minibatch_size=50, is_validation=True), -1, 1) * 127.5 + 127.5
+    values.update(thumbnail_measures(reals, fakes))
+    return {key.removeprefix('Metrics/').replace('/', '_'): round(float(value), 4) for key, value in values.items()}
 
 
 def thumbnail_measures(reals: np.ndarray, fakes: np.ndarray) -> dict[str, float]:

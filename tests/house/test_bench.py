@@ -5,11 +5,14 @@ import functools
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
+import zipfile
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -28,6 +31,7 @@ from bench import (
     networks,
     ops,
     projector,
+    small_data,
     stages,
     startup,
     timing,
@@ -456,6 +460,63 @@ def test_the_curve_for_the_docs(tmp_path):
     assert picture.tag == '{http://www.w3.org/2000/svg}svg' and len(picture.findall('.//{*}circle')) == 2
     done = subprocess.run([*command, 'Metrics/is1k'], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and 'expected values of Metrics/is1k, found none' in done.stderr
+
+
+@pytest.mark.slow
+def test_the_page_of_small_data(tmp_path, capsys, monkeypatch):
+    """A tiny network and 10 of 16 faces; a copy of its results takes the place of those without ADA."""
+    import run_training
+    with zipfile.ZipFile(ROOT / 'demo' / 'faces32.zip') as faces, zipfile.ZipFile(tmp_path / 'faces.zip', 'w') as few:
+        for name in faces.namelist()[:16]:
+            image = PIL.Image.open(io.BytesIO(faces.read(name))).resize((8, 8))
+            image.save(data := io.BytesIO(), 'png')
+            few.writestr(name, data.getvalue())
+    settings = small_data.demo_settings()
+    assert '--fmap-base=512' in settings and all(flag.startswith('--') for flag in settings)
+    monkeypatch.setattr(small_data, 'demo_settings', lambda: [
+        '--fmap-base=64', '--fmap-max=16', '--latent-size=16', '--mapping-layers=1', '--g-loss=G_logistic_ns',
+        '--minibatch-size=8', '--minibatch-gpu=8', '--lrate=0.004', '--g-smoothing-kimg=0.1'])
+    monkeypatch.setattr(demo, 'METRICS', ('fd_efficientnet16', 'pr0.016k3_exact'))
+    trained, measured = [], {}
+
+    def train(flags):
+        trained.append([flag for flag in flags if flag.startswith(('--aug', '--ada'))])
+        if len(trained) == 1:
+            run_training.main(flags)
+        else:
+            shutil.copytree(tmp_path / 'runs' / '10-ada-1', tmp_path / 'runs' / '10-none-1')
+
+    def measure(self, snapshot, count, measure=small_data.Evaluation.measure):
+        if snapshot.name not in measured:
+            measured[snapshot.name] = measure(self, snapshot, count)
+        return measured[snapshot.name]
+    monkeypatch.setattr(small_data, 'train', train)
+    monkeypatch.setattr(small_data.Evaluation, 'measure', measure)
+    flags = [f'--faces={tmp_path / "faces.zip"}', f'--out={tmp_path}', f'--json={tmp_path / "rows.json"}', '--kimg=1',
+             '--every=1', '--cases=10/ada/1,10/none/1']
+    small_data.main(flags, 'bench')
+    assert trained == [['--aug=ada', '--ada-kimg=20'], ['--aug=none']]
+    small_data.main([*flags, f'--plot={tmp_path / "plot.svg"}', f'--pictures={tmp_path / "new.png"}', '--at', '1',
+                     '--of=10/none/1,10/ada/1'], 'bench')
+    assert len(trained) == 2
+    ada, none = json.loads((tmp_path / 'rows.json').read_text())
+    assert [row['name'] for row in (ada, none)] == ['small-data/10/ada/1', 'small-data/10/none/1']
+    snapshot, = ada['snapshots']
+    assert snapshot['kimg'] == 1 and snapshot['distance'] > 0 and 0 <= snapshot['thumbnail_recall'] <= 1
+    assert len({snapshot['reals'], snapshot['held_out'], snapshot['fakes']}) == 3
+    tick = ada['ticks'][-1]
+    assert 1 <= tick['kimg'] < 1.1 and -1 <= tick['r_t'] <= 1 and 0 <= tick['p'] <= 0.1
+    assert {key: none[key] for key in ('aug', 'seed')} == {'aug': 'none', 'seed': 1}
+    assert none['snapshots'] == ada['snapshots'] and none['ticks'] == ada['ticks']
+    assert PIL.Image.open(tmp_path / 'new.png').size == (2 * (8 * 8 + 4 + 8 * 8), 2 * 2 * 8)
+    root = xml.etree.ElementTree.parse(tmp_path / 'plot.svg').getroot()
+    assert [text for text in root.itertext() if "D's mean scores" in text] == ["D's mean scores, 10 faces, first seed"]
+    assert capsys.readouterr().out.count('small-data/10/ada/1') == 2
+    assert small_data.gap({'reals': 3.0, 'held_out': 2.0, 'fakes': -1.0}) == 0.25
+    with pytest.raises(SystemExit):
+        small_data.main([*flags, '--cases=17/ada/1'], 'bench')
+    assert "--cases: expected NUMBER/none/SEED or NUMBER/ada/SEED, NUMBER from 2 to 16, found '17/ada/1'" in (
+        capsys.readouterr().err)
 
 
 def test_measures_of_thumbnails_tell_varied_faces_from_alike_ones_and_do_not_see_grain():
