@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from dnnlib.cli import UserError
@@ -213,6 +213,26 @@ def new_file(path: str | os.PathLike, shared: bool = False) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):
             os.remove(part)
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a local binary file that appears complete or not at all, and is on the disk when this returns.
+
+    Args:
+        path:  File to write, as in `new_file`.
+        write: Function that writes the contents to an open file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        with new_file(path) as part, open(part, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        raise UserError(f'{path}: cannot be written: {err.strerror}',
+                        'Check the folder, its permissions and the free space.') from None
 
 
 @contextlib.contextmanager

@@ -96,14 +96,7 @@ def dump(obj: Any, path: str | os.PathLike) -> None:
         ValueError: `obj` contains something that `load` would refuse.
         UserError: The file cannot be written.
     """
-    try:
-        with storage.new_file(path) as part, open(part, 'wb') as file:
-            _Writer(file.write).dump(obj)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as err:
-        raise UserError(f'{path}: cannot be written: {err.strerror}',
-                        'Check the folder, its permissions and the free space.') from None
+    storage.write_whole(path, lambda file: _Writer(file.write).dump(obj))
 
 
 # ---- Reading ----

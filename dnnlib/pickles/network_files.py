@@ -81,14 +81,7 @@ def dump(states: Sequence[NetworkState], path: str | os.PathLike) -> None:
     arrays = {f'{state.name}/{name}': value for state in states for name, value in _variables(state).items()}
     description = json.dumps([_describe(state) for state in states])
     write = _write_npz if os.fspath(path).endswith('.npz') else _write_safetensors
-    try:
-        with storage.new_file(path) as part, open(part, 'wb') as file:
-            write(file, arrays, description)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as err:
-        raise UserError(f'{path}: cannot be written: {err.strerror}',
-                        'Check the folder, its permissions and the free space.') from None
+    storage.write_whole(path, lambda file: write(file, arrays, description))
 
 
 # ---- Networks and arrays ----

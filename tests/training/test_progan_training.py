@@ -3,17 +3,14 @@
 import contextlib
 import io
 import json
-import signal
 
 import numpy as np
 import pytest
 
-from dnnlib.cli import Stopped
 from tests.golden import GOLDEN_FAMILY
-from tests.training.run.test_resume import assert_same_run, make_dataset, train
+from tests.training.run.test_resume import make_dataset, stop_and_go_on, train
 from training import misc
 from training.configs import training_run
-from training.step.iteration import Iterations
 
 # 4x4 until 16 images, then 8x8 fades in until 32.
 OPTIONS = dict(config='progan', cond=True, fmap_base=32, fmap_max=4, latent_size=8, minibatch_size=4, minibatch_gpu=4,
@@ -36,14 +33,8 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_the_same_and_its_pickle_is_trained_on(data_dir, tmp_path):
-    never, stopped = tmp_path / 'never', tmp_path / 'stopped'
     kwargs = arguments()
-    train(data_dir, never, resume=None, **kwargs)
-    with pytest.raises(Stopped):
-        train(data_dir, stopped, {(Iterations, 'run'): lambda count: signal.raise_signal(signal.SIGTERM)
-                                  if count == 6 else None}, resume=None, **kwargs)
-    train(data_dir, stopped, **kwargs)
-    assert_same_run(stopped, never)
+    never = stop_and_go_on(data_dir, tmp_path, **kwargs)
     lines = [json.loads(line) for line in (never / 'stats.jsonl').read_text().splitlines()]
     assert {'Loss/label_penalty/real', 'Loss/label_penalty/fake', 'Loss/gradient_penalty'} <= set(lines[-1])
     G, D, Gs = misc.load_networks(never / 'network-final.pkl')

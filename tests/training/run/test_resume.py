@@ -234,11 +234,9 @@ ADA = dict(
     ada_rules=True, G_smoothing_rampup=0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('kwargs', [
-    dict(augpipe='bgc', augment_p=0.5, total_kimg=0.064), ADA], ids=['fixed-and-growing', 'ada'])
-def test_augmentation_goes_on(kwargs, data_dir, tmp_path):
-    """Stopped between two updates of p, whose scores until then are counted."""
+def stop_and_go_on(data_dir, tmp_path, **kwargs):
+    """Stop a run after its sixth iteration and resume it: it ends like one that was never stopped. Returns the latter's
+    folder."""
     never, stopped = tmp_path / 'never', tmp_path / 'stopped'
     train(data_dir, never, resume=None, **kwargs)
     with pytest.raises(Stopped):
@@ -246,6 +244,15 @@ def test_augmentation_goes_on(kwargs, data_dir, tmp_path):
                                   if count == 6 else None}, resume=None, **kwargs)
     train(data_dir, stopped, **kwargs)
     assert_same_run(stopped, never)
+    return never
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kwargs', [
+    dict(augpipe='bgc', augment_p=0.5, total_kimg=0.064), ADA], ids=['fixed-and-growing', 'ada'])
+def test_augmentation_goes_on(kwargs, data_dir, tmp_path):
+    """Stopped between two updates of p, whose scores until then are counted."""
+    never = stop_and_go_on(data_dir, tmp_path, **kwargs)
     ps = [json.loads(line)['Progress/augment'] for line in (never / 'stats.jsonl').read_text().splitlines()]
     if 'ada_target' not in kwargs:
         assert set(ps) == {0.5}
