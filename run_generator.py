@@ -179,10 +179,10 @@ _WITHOUT_RUN_DIR = ('convert', 'name-direction')
 
 def _function(command: str) -> Callable[..., None]:
     """The function of a command."""
+    import dnnlib.tflib  # noqa: F401  First, so that TensorFlow loads quietly.
     module, _, name = _COMMANDS[command].partition(':')
     if module == 'run_generator':
         return globals()[name]
-    import dnnlib.tflib  # noqa: F401  First, so that TensorFlow loads quietly.
     return getattr(importlib.import_module(module), name)
 
 

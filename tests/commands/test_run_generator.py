@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 import types
@@ -413,3 +414,10 @@ def test_convert_to_an_unknown_format_is_refused(tmp_path, capsys):
     assert "'a.onnx': expected a name that ends with .pkl, .npz, .safetensors" in capsys.readouterr().err
     with pytest.raises(cli.UserError, match='--pickle-version=5: a.npz is no pickle'):
         run_generator.main(['convert', '--network=a.pkl', '--out=a.npz', '--pickle-version=5'])
+
+
+def test_tensorflow_is_loaded_quietly():
+    env = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}  # conftest.py sets it.
+    program = "import run_generator; run_generator._function('generate-images'); import latents.pictures"
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
