@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-import re
 from typing import TYPE_CHECKING
 
+from dnnlib import run_dir
 from dnnlib.cli import UserError
 from dnnlib.util import is_url, open_url
 
@@ -77,11 +77,11 @@ def _newest_pickle(folder: str) -> str:
     The end of a run writes network-final.pkl, and _finished.txt after it. A run that continues removes _finished.txt.
     """
     names = os.listdir(folder)
-    snapshots = [name for name in names if re.fullmatch(r'network-snapshot-\d.*\.pkl', name)]
+    snapshots = run_dir.network_snapshots(folder)
     if 'network-final.pkl' in names and ('_finished.txt' in names or not snapshots):
         return os.path.join(folder, 'network-final.pkl')
     if snapshots:
-        return os.path.join(folder, max(snapshots, key=lambda name: name.removesuffix('.pkl')))
+        return os.path.join(folder, snapshots[-1])
     pickles = sorted(name for name in names if name.endswith('.pkl'))
     remedy = 'Give the path of a network-snapshot-*.pkl or network-final.pkl, or the folder of a training run.'
     if pickles:

@@ -65,18 +65,17 @@ def _find_compiler(tf_include: pathlib.Path, archs: Sequence[str] | None, gpus: 
     NVRTC of TensorFlow's version of CUDA comes before a system's nvcc: every driver that runs TensorFlow loads what it
     makes, whereas a newer nvcc needs a newer driver.
     """
-    import tensorflow as tf
     tf_cuda = tf_include / 'third_party/gpus/cuda/include'
     headers = [f'-I{tf_cuda}'] if (tf_cuda / 'cuda.h').is_file() else []
     homes = [f'{os.environ[name]}/bin' for name in ('CUDA_HOME', 'CUDA_PATH') if os.environ.get(name)]
-    nvcc = _first_nvcc(homes)
-    library = None if nvcc else nvrtc.find(tf.sysconfig.get_build_info().get('cuda_version', '12'))
+    nvcc = find_nvcc(homes)
+    library = None if nvcc else find_nvrtc()
     if library:
         known, version = nvrtc.architectures(library), nvrtc.version(library)
         headers = headers or [f'-I{folder}' for folder in nvrtc.include_folders(library)]
         return Cuda([sys.executable, '-I', nvrtc.__file__, library], True, version, _choose_archs(known, archs, gpus),
                     headers)
-    nvcc = nvcc or _first_nvcc([None, '/usr/local/cuda/bin'])
+    nvcc = nvcc or find_nvcc()
     if nvcc is None:
         return None
     command = [nvcc]
@@ -89,8 +88,14 @@ def _find_compiler(tf_include: pathlib.Path, archs: Sequence[str] | None, gpus: 
     return Cuda(command, False, compilers.output([nvcc, '--version']), _choose_archs(known, archs, gpus), headers)
 
 
-def _first_nvcc(folders: Sequence[str | None]) -> str | None:
-    """Path of nvcc in the first folder that has it; None stands for the folders of PATH."""
+def find_nvrtc() -> str | None:
+    """NVRTC of the version of CUDA that this TensorFlow is built for; None = there is none."""
+    import tensorflow as tf
+    return nvrtc.find(tf.sysconfig.get_build_info().get('cuda_version', '12'))
+
+
+def find_nvcc(folders: Sequence[str | None] = (None, '/usr/local/cuda/bin')) -> str | None:
+    """Path of nvcc in the first folder that has it, where None stands for the folders of PATH; None = there is none."""
     return next(filter(None, (shutil.which('nvcc', path=folder) for folder in folders)), None)
 
 

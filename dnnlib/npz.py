@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
+
+from dnnlib import memory
 
 # What a damaged archive can raise.
 ERRORS = (ValueError, OSError, EOFError, TypeError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile,
@@ -59,3 +63,28 @@ def read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: Header) 
     if header.dtype.kind == 'U' and np.frombuffer(data, f'{header.dtype.byteorder}u4').max(initial=0) > sys.maxunicode:
         raise ValueError(f'{ascii(info.filename)} holds numbers that are no characters')
     return np.ndarray(header.shape, header.dtype, data, order='F' if header.is_fortran else 'C')
+
+
+def read_arrays(archive: zipfile.ZipFile, headers: Mapping[str, Header], members: Mapping[str, zipfile.ZipInfo],
+                path: str | os.PathLike, remedy: str, copies: int = 1) -> dict[str, np.ndarray]:
+    """The arrays of an archive whose headers have been read, by name. One of `ERRORS` if one of them is damaged.
+
+    Args:
+        archive: The archive.
+        headers: {name: header} of the arrays to read.
+        members: {name: entry of the archive}, at least for these names; see `members_of`.
+        path:    Name of the file, for messages.
+        remedy:  What to do if there is not enough memory.
+        copies:  How many times the memory of the arrays is going to be needed.
+
+    Raises:
+        UserError: There is not enough memory.
+    """
+    num_bytes = sum(header.num_bytes for header in headers.values())
+    memory.require(copies * num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', remedy)
+    return {name: read_array(archive, members[name], header) for name, header in headers.items()}
+
+
+def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """{name of an array: its entry in the archive}."""
+    return {info.filename.removesuffix('.npy'): info for info in archive.infolist()}

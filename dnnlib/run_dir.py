@@ -259,3 +259,9 @@ def _write(path: str, text: str) -> None:
     except OSError as err:
         raise cli.UserError(f'{path}: cannot be written: {err.strerror}',
                             'Check the folder, its permissions and the free space.') from err
+
+
+def network_snapshots(folder: str | os.PathLike) -> list[str]:
+    """Names of the files network-snapshot-*.pkl in the folder of a training run, in order of time."""
+    names = [name for name in os.listdir(folder) if re.fullmatch(r'network-snapshot-\d.*\.pkl', name)]
+    return sorted(names, key=lambda name: name.removesuffix('.pkl'))

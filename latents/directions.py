@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import memory, npz, storage
+from dnnlib import npz, storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
 from dnnlib.tflib import Network
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike) -> Directions:
         raise UserError(f'{path}: there is no such file', _FIND_THEM)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+            members = npz.members_of(archive)
             missing = [name for name in _ARRAYS if name not in members]
             if missing:
                 raise UserError(f"{path}: expected an array '{missing[0]}' of directions, found "
@@ -115,9 +115,7 @@ def load(path: str | os.PathLike) -> Directions:
                                 _FIND_THEM)
             headers = {name: npz.read_header(archive, members[name]) for name in _ARRAYS}
             _check_headers(headers, path)
-            num_bytes = sum(header.num_bytes for header in headers.values())
-            memory.require(2 * num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', _FIND_THEM)
-            arrays = {name: npz.read_array(archive, members[name], headers[name]) for name in _ARRAYS}
+            arrays = npz.read_arrays(archive, headers, members, path, _FIND_THEM, copies=2)
     except npz.ERRORS as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise UserError(f'{path} is no .npz of directions: {reason}', _FIND_THEM) from err

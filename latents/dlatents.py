@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnlib import memory, npz, storage
+from dnnlib import npz, storage
 from dnnlib.cli import UserError
 from training import misc
 
@@ -109,16 +109,14 @@ def _read_arrays(path, layers, size) -> dict[str, np.ndarray]:
     require_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+            members = npz.members_of(archive)
             headers = {name: npz.read_header(archive, info) for name, info in members.items() if _KEYS.fullmatch(name)}
             if not {'w', 'dlatents'} & set(headers):
                 found = ', '.join(ascii(name)[1:-1] for name in sorted(members)[:8]) or 'nothing'
                 raise UserError(f"{path}: expected an array 'w' of latents, found {found[:200]}", _GIVE_A_PROJECTION)
             _check_headers(headers, path, layers, size)
-            num_bytes = sum(header.num_bytes for header in headers.values())
-            # Twice: what is read, and the latents in float32 for every layer.
-            memory.require(2 * num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', _GIVE_A_PROJECTION)
-            return {name: npz.read_array(archive, members[name], header) for name, header in headers.items()}
+            # Two copies: what is read, and the latents in float32 for every layer.
+            return npz.read_arrays(archive, headers, members, path, _GIVE_A_PROJECTION, copies=2)
     except npz.ERRORS as err:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         raise UserError(f'{path} is no .npz of numbers: {reason}', _GIVE_A_PROJECTION) from err

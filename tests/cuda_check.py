@@ -11,7 +11,6 @@ import concurrent.futures
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,20 +18,10 @@ import time
 from collections.abc import Sequence
 
 from custom_ops import nvrtc
+from custom_ops.cuda_compilers import find_nvcc, find_nvrtc
 from tests import ROOT
 
 SOURCE = ROOT / 'custom_ops/native/gpu_kernels.cu'
-
-
-def find_nvcc() -> str | None:
-    """Path of nvcc; None = there is none."""
-    return shutil.which('nvcc') or shutil.which('nvcc', path='/usr/local/cuda/bin')
-
-
-def find_nvrtc() -> str | None:
-    """NVRTC of the version of CUDA that this TensorFlow is built for; None = there is none."""
-    import tensorflow as tf
-    return nvrtc.find(tf.sysconfig.get_build_info().get('cuda_version', '12'))
 
 
 def headers() -> str:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from dnnlib import run_dir
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_files
 from dnnlib.pickles.network_state import CHANGED, DIGEST_KEY, MODULE_KEY, READ_VERSIONS, SHAPE_KEYS, import_line
@@ -294,10 +295,9 @@ def list_network_pkls(run_id_or_run_dir: int | str, include_final: bool = True,
     Args:
         include_final: Include network-final.pkl, as the last one?
     """
-    run_dir = locate_run_dir(run_id_or_run_dir, result_dir)
-    snapshots = sorted(glob.glob(os.path.join(glob.escape(run_dir), 'network-snapshot-*.pkl')),
-                       key=lambda path: path.removesuffix('.pkl'))
-    final = os.path.join(run_dir, 'network-final.pkl')
+    folder = locate_run_dir(run_id_or_run_dir, result_dir)
+    snapshots = [os.path.join(folder, name) for name in run_dir.network_snapshots(folder)]
+    final = os.path.join(folder, 'network-final.pkl')
     return snapshots + [final] * (include_final and os.path.isfile(final))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import memory, npz, storage
+from dnnlib import npz, storage
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle
 from dnnlib.pickles.network_state import NetworkState
@@ -142,14 +142,12 @@ def _write_npz(file, arrays, description):
 def _read_npz(path):
     """(description, name -> array)."""
     with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+        members = npz.members_of(archive)
         if _DESCRIPTION not in members or len(members) > _MAX_ARRAYS:
             found = ', '.join(show(name) for name in list(members)[:5])
             raise Refusal(f'does not say what its arrays are; found {found}', _EXPECTED)
         headers = {name: npz.read_header(archive, info) for name, info in members.items()}
-        num_bytes = sum(header.num_bytes for header in headers.values())
-        memory.require(num_bytes, f'{path}, which expands to {memory.describe(num_bytes)},', _EXPECTED)
-        arrays = {name: npz.read_array(archive, members[name], header) for name, header in headers.items()}
+        arrays = npz.read_arrays(archive, headers, members, path, _EXPECTED)
     description = arrays.pop(_DESCRIPTION)
     if description.dtype.kind != 'U' or description.shape:
         raise Refusal('has a description that is no text', _EXPECTED)

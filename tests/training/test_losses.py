@@ -92,22 +92,22 @@ def rounding_spread(variables, gradients):
     return spread
 
 
+@pytest.fixture(scope='module')
+def networks_of():
+    """Function from the path of a pickle to (G, D), loaded once."""
+    return functools.cache(lambda pkl: misc.load_pkl(pkl)[:2])
+
+
 # ---- ProGAN ----
 
 PROGAN_CASES = load_json('progan/losses/cases.json', GOLDEN_FAMILY)
 
 
-@pytest.fixture(scope='module')
-def progan_networks():
-    """Function from the file name of a pickle to (G, D), loaded once."""
-    return functools.cache(lambda pkl: misc.load_networks(GOLDEN_FAMILY / 'progan/losses' / pkl)[:2])
-
-
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
 @pytest.mark.parametrize('name', PROGAN_CASES)
-def test_golden_progan(name, progan_networks):
+def test_golden_progan(name, networks_of):
     case, data = PROGAN_CASES[name], load_npz(f'progan/losses/{name}.npz', GOLDEN_FAMILY)
-    (G, D), func = progan_networks(case['weights']), loss.find_loss(case['loss']).func
+    (G, D), func = networks_of(GOLDEN_FAMILY / 'progan/losses' / case['weights']), loss.find_loss(case['loss']).func
     net = G if case['loss'].startswith('G') else D
     variables = net.named_variables(trainable=True)
     assert float(D.get_var('lod')) == pytest.approx(case['lod'])
@@ -176,17 +176,11 @@ def generator_name(name):
 ADA_CASES = {case['key']: case for case in load_json('loss/cases.json', GOLDEN_ADA) or []}
 
 
-@pytest.fixture(scope='module')
-def ada_networks():
-    """Function from the file name of a pickle to (G, D), loaded once."""
-    return functools.cache(lambda pkl: misc.load_pkl(GOLDEN_ADA / 'loss' / pkl)[:2])
-
-
 @pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
 @pytest.mark.parametrize('name', ADA_CASES)
-def test_golden_ada(name, ada_networks):
+def test_golden_ada(name, networks_of):
     case, data = ADA_CASES[name], load_npz(f'loss/{name}.npz', GOLDEN_ADA)
-    (G, D), key = ada_networks(case['pkl']), case['grad_of']
+    (G, D), key = networks_of(GOLDEN_ADA / 'loss' / case['pkl']), case['grad_of']
     G.kw.style_mixing_prob = case['loss_kwargs']['style_mixing_prob'] or None
     if 'w_avg_before' in data:
         G.set_var('dlatent_avg', data['w_avg_before'])

@@ -1,8 +1,15 @@
 """The optimizer: Adam in the formulations of TensorFlow 1 and of the paper, skipping updates that are not finite."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from training.step.groups import Groups
+
+
+def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Scalar bool: Are all elements of all tensors finite?"""
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in tensors]))
 
 
 class Adam(tf.Module):
@@ -60,7 +67,7 @@ class Adam(tf.Module):
 
     def apply_joined(self, grads, lrate, divisor=1.0):
         """`apply` for gradients as `groups.join` returns them, which are first divided by `divisor`."""
-        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads]))
+        finite = all_finite(grads)
         # Moments with a decay of 1 and a gradient of 0, and weights with a learning rate of 0, stay as they are. x / 0
         # is 0 here for any x.
         divisor = tf.where(finite, divisor, 0.0)

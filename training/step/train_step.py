@@ -9,7 +9,7 @@ from dnnlib.cli import UserError
 from dnnlib.tflib import KeyedRandom, Random, lerp
 from training import loss as loss_table
 from training.configs import PRECISIONS
-from training.step.adam import Adam
+from training.step.adam import Adam, all_finite
 from training.step.devices import Devices
 from training.step.loss_scaling import LossScaling
 
@@ -246,18 +246,18 @@ class TrainStep(tf.Module):
         if key == 'G' and 'reg' in parts and self._devices.number > 1:
             self.pl_mean.assign(self._devices.sum(self.pl_mean.read_value()) / self._devices.number)
         if self._ada_rules:
-            all_finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(grad)) for grad in grads]))
+            finite = all_finite(grads)
             optimizer.apply_joined([_finite(grad / self._devices.number) for grad in grads], lrate)
         else:
             num_terms = float(microbatches * self._devices.number)
-            all_finite = optimizer.apply_joined(grads, lrate, scaling.apply_loss_scaling(num_terms))
+            finite = optimizer.apply_joined(grads, lrate, scaling.apply_loss_scaling(num_terms))
         if self.augmentation is not None and loss_table.REAL_SIGNS in tags:
             self.augmentation.collect(moments[tags.index(loss_table.REAL_SIGNS)])
         name = _scope_of(phase)
         scalars = {f'{name}/learning_rate': lrate * optimizer.mb_ratio,
-                   f'{name}/overflow_frequency': tf.logical_not(all_finite)}
+                   f'{name}/overflow_frequency': tf.logical_not(finite)}
         if scaling.log2 is not None:
-            scalars[f'{name}/loss_scaling_log2'] = scaling.update(all_finite)
+            scalars[f'{name}/loss_scaling_log2'] = scaling.update(finite)
         rows = [*tf.unstack(moments), *tf.unstack(_moments(list(scalars.values())))]
         return dict(zip([*tags, *scalars], rows, strict=True))
 
