@@ -46,9 +46,9 @@ def export_network(network_pkl: str, format: str, output: str | None = None, par
     formats.check(format, path)
     Gs = pretrained_networks.load_generator(network_pkl, impl, precision=precision)
     psi = None if truncation_psi == options.PSI_INPUT else float(truncation_psi)
-    if part != 'synthesis' and psi is not None:
-        pictures.psi_kwargs(Gs, psi, _TRUNCATION_PSI)
-    half_weights = format == 'litert' and precision == 'float16'
+    if part == 'generator' and psi is not None:
+        pictures.psi_kwargs(Gs, psi, _TRUNCATION_PSI)  # Says that ProGAN's networks truncate nothing.
+    half_weights = format == 'litert' and precision == 'mixed_float16'
     exported = Part(Gs, part, psi, noise, 'float32' if half_weights else PRECISIONS[precision])
     print(f'Writing {path} ...')
     start = time.perf_counter()

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_ops.reference import portable_form
+from dnnlib.cli import UserError
 from dnnlib.tflib import Network
 from dnnlib.tflib.frozen import Template
 from training import misc
@@ -22,7 +23,7 @@ class Part:
 
     Args:
         Gs:    Generator. Its level of detail, if it grows, is that of the export.
-        part:  'generator', 'mapping' (Z to W, truncated) or 'synthesis' (W to images).
+        part:  'generator', 'mapping' (Z to truncated W) or 'synthesis' (truncated W to images).
         psi:   Scale of the deviation from the mean of W. None = an input, truncation_psi.
         noise: 'fixed' = the noise maps of the pickle; 'input' = inputs noise0, noise1, ...; 'none' = no noise.
         dtype: Type of activations at the highest resolutions, 'float32', 'bfloat16' or 'float16'.
@@ -32,7 +33,7 @@ class Part:
         output:   Name of the output: 'images_out' [N, C, H, W], about -1 to 1, or 'dlatents_out' [N, layers, size].
 
     Raises:
-        UserError: The network has no W, and the part or psi need it.
+        UserError: The network has no W or no noise, and the arguments ask for it.
     """
 
     def __init__(self, Gs: Network, part: str = 'generator', psi: float | None = 1.0, noise: str = 'fixed',
@@ -57,6 +58,8 @@ class Part:
             if self.psi is None:
                 inputs[PSI] = []
         maps = self._noise_shapes() if self.noise == 'input' else {}
+        if self.noise == 'input' and not maps:
+            raise UserError('--noise=input: the network has no noise', 'Leave it out.')
         return {name: tuple(shape) for name, shape in {**inputs, **maps}.items()}
 
     def _noise_shapes(self):

@@ -20,8 +20,8 @@ NOISES = ('fixed', 'input', 'none')
 PSI_INPUT = 'input'
 
 # Precisions that a format can have. Arrays are always float32.
-_PRECISIONS = {'savedmodel': tuple(PRECISIONS), 'keras': ('float32',), 'onnx': ('float32', 'float16'),
-               'litert': ('float32', 'float16')}
+_PRECISIONS = {'savedmodel': tuple(PRECISIONS), 'keras': ('float32',), 'onnx': ('float32', 'mixed_float16'),
+               'litert': ('float32', 'mixed_float16')}
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +40,9 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
                         help='fixed = the noise maps of the network file, input = inputs noise0, noise1, ..., or none '
                              '(default: fixed)')
     parser.add_argument('--precision', choices=PRECISIONS, metavar='NAME',
-                        help='float32, or float16: of the four highest resolutions of a SavedModel or ONNX file, of '
-                             'the stored weights of a LiteRT file; or bfloat16, for a SavedModel (default: float32)')
+                        help='float32; mixed_float16 = float16 at the four highest resolutions of a SavedModel or ONNX '
+                             'file, or for the stored weights of a LiteRT file; bfloat16, for a SavedModel (default: '
+                             'float32)')
     cli.add_impl_flag(parser, default=argparse.SUPPRESS)
     cli.add_debug_flag(parser)
 

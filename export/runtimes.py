@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dnnlib.cli import UserError
+from dnnlib.tflib.quiet import silent_stderr
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -57,8 +58,9 @@ def run(kind: str, path: str, inputs: Inputs) -> Result:
     if kind in ('savedmodel', 'keras'):
         return _run_alone(kind, path, inputs)
     try:
-        function = _onnx(path) if kind == 'onnx' else _litert(path)
-        function(inputs)
+        with silent_stderr():
+            function = _onnx(path) if kind == 'onnx' else _litert(path)
+            function(inputs)
         return timed(lambda: function(inputs))
     except Exception as err:  # Each runtime has exceptions of its own.
         reason = (str(err) or type(err).__name__).strip().splitlines()[0][:300]
@@ -84,11 +86,7 @@ def _onnx(path):
 
 def _litert(path):
     from ai_edge_litert.interpreter import Interpreter
-
-    from dnnlib.tflib.quiet import silent_stderr
-    with silent_stderr():
-        interpreter = Interpreter(path, num_threads=os.cpu_count())
-        runner = interpreter.get_signature_runner('serving_default')
+    runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner('serving_default')
     return lambda inputs: next(iter(runner(**inputs).values()))
 
 
