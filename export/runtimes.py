@@ -59,7 +59,7 @@ def run(kind: str, path: str, inputs: Inputs) -> Result:
         return _run_alone(kind, path, inputs)
     try:
         with silent_stderr():
-            function = _onnx(path) if kind == 'onnx' else _litert(path)
+            function = open_onnx(path) if kind == 'onnx' else open_litert(path)
             function(inputs)
         return timed(lambda: function(inputs))
     except Exception as err:  # Each runtime has exceptions of its own.
@@ -78,13 +78,15 @@ def timed(function: Callable[[], np.ndarray]) -> Result:
             return Result(output, min(seconds))
 
 
-def _onnx(path):
+def open_onnx(path: str) -> Callable[[Inputs], np.ndarray]:
+    """Open an ONNX file on the CPU: function of its inputs."""
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda inputs: session.run(None, dict(inputs))[0]
 
 
-def _litert(path):
+def open_litert(path: str) -> Callable[[Inputs], np.ndarray]:
+    """Open a LiteRT file on the CPU: function of its inputs."""
     from ai_edge_litert.interpreter import Interpreter
     runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner('serving_default')
     return lambda inputs: next(iter(runner(**inputs).values()))
