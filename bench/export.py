@@ -42,7 +42,7 @@ def _functions(config: str, resolution: int, fmap_base: int,
     from export.graph import Part
     part = Part(networks.make_network('G', config, resolution, fmap_base=fmap_base), psi=0.7)
     inputs = part.example()
-    functions: dict[str, Callable[[], np.ndarray]] = {'Gs.run': lambda: part.run(inputs)}
+    functions: dict[str, Callable[[], np.ndarray]] = {'Gs.run': lambda: part.run(inputs, assume_frozen=True)}
     for kind, open_file in (('onnx', runtimes.open_onnx), ('litert', runtimes.open_litert)):
         path = os.path.join(folder, kind)
         formats.write(kind, part, path)

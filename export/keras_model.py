@@ -41,7 +41,7 @@ def build(part: Part) -> Any:
         UserError: The version of Keras is too old, or the network has an operation that is not known here.
     """
     require_keras_3()
-    traced = part.trace()
+    traced = part.traced
     builder = _Builder()
     for placeholder, (name, shape) in zip(traced.inputs, part.inputs.items()):
         builder.add_input(placeholder.op.name, name, shape)

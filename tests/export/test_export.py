@@ -16,7 +16,7 @@ from tests import ROOT
 from training import configs, misc
 from training.nets.registry import create_network
 
-_SMALL = dict(resolution=16, num_channels=3, fmap_base=64, fmap_max=8, latent_size=6)
+_SMALL = dict(resolution=8, num_channels=3, fmap_base=64, fmap_max=8, latent_size=6)
 _SMALL_W = dict(_SMALL, dlatent_size=6, mapping_fmaps=6, mapping_layers=2)
 _LARGEST = 1e-5  # Difference from Gs.run, relative to the largest value.
 
@@ -51,11 +51,11 @@ GENERATORS = _generators_of_all_configs()
 
 # Others: name -> settings, and arguments of Part.
 CASES = {
-    'gray, psi and noise as inputs': (dict(num_channels=1), dict(psi=None, noise='input')),
-    'labels, without noise': (dict(label_size=3, conv_clamp=256), dict(psi=0.5, noise='none')),
+    'gray, with labels, psi and noise': (dict(num_channels=1, label_size=2), dict(psi=None, noise='input')),
+    'clamped, without noise': (dict(conv_clamp=256), dict(psi=0.5, noise='none')),
     'truncated layers': (dict(func_name='G_style', truncation_cutoff=3, fused_scale=True),
                          dict(psi=None, noise='input')),
-    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', lod=1.5), dict(psi=0.7, noise='input')),
+    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', resolution=16, lod=1.5), dict(psi=0.7, noise='input')),
     'ProGAN grows, with labels': (dict(func_name='G_paper', label_size=3, lod=0.25), {}),
     'mapping': (dict(label_size=3, label_embed=True), dict(part='mapping', psi=None)),
     'synthesis': (dict(architecture='resnet', nonlinearity='swish'), dict(part='synthesis', noise='none')),
@@ -83,7 +83,7 @@ def check_graph_and_keras(part):
     function = part.named()
     images = function(*[tf.constant(value) for value in inputs.values()])[part.output].numpy()
     assert command.relative_difference(images, expected) < _LARGEST
-    graph = part.trace().graph
+    graph = part.traced.graph
     types = {op.type for op in graph.get_operations()}
     assert not graph.captures and not [name for name in types if name.startswith('Stylegan2')]
     assert not types & {'DepthwiseConv2dNativeBackpropInput', 'ReadVariableOp', 'IdentityN'}
@@ -116,7 +116,7 @@ def test_the_packages_are_those_of_the_extra(kind, package):
 
 
 @pytest.mark.parametrize('kind', ['onnx', 'litert'])
-@pytest.mark.parametrize('case', ['gray, psi and noise as inputs', 'labels, without noise', 'truncated layers',
+@pytest.mark.parametrize('case', ['gray, with labels, psi and noise', 'truncated layers',
                                   'ProGAN grows, with labels'])
 def test_files_for_other_runtimes(kind, case, tmp_path):
     pytest.importorskip('tf2onnx' if kind == 'onnx' else 'ai_edge_litert')
@@ -148,7 +148,7 @@ def test_half_precision(tmp_path):
 def network(tmp_path_factory):
     """A network file."""
     path = tmp_path_factory.mktemp('network') / 'small.pkl'
-    Gs = generator(resolution=8, latent_size=6)
+    Gs = generator()
     misc.save_pkl((Gs, create_network('D', 'D_stylegan2', resolution=8, num_channels=3, fmap_base=64, fmap_max=8), Gs),
                   path)
     return str(path)
@@ -228,16 +228,13 @@ def test_a_missing_runtime_is_named(monkeypatch, capsys):
     assert '[export]' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('argument, message', [('part=mapping', '--part=mapping: needs W'),
-                                               ('truncation-psi=input', '--truncation-psi=input: needs W'),
-                                               ('truncation-psi=0.7', '--truncation-psi=0.7: needs W')])
-def test_progan_has_no_w(argument, message, tmp_path):
-    D = create_network('D', 'D_paper', **{key: _SMALL[key] for key in ('resolution', 'num_channels')})
-    Gs = generator('G_paper')
+def test_progan_has_no_w(tmp_path):
+    Gs, D = generator('G_paper'), create_network('D', 'D_paper', resolution=8, num_channels=3, fmap_base=64, fmap_max=8)
     misc.save_pkl((Gs, D, Gs), tmp_path / 'progan.pkl')
-    with pytest.raises(UserError, match=message):
-        run_generator.main(['export', f'--network={tmp_path}/progan.pkl', '--format=savedmodel', f'--{argument}',
-                            f'--output={tmp_path}/model'])
+    for argument in ('part=mapping', 'truncation-psi=input', 'truncation-psi=0.7'):
+        with pytest.raises(UserError, match=f'--{argument}: needs W'):
+            run_generator.main(['export', f'--network={tmp_path}/progan.pkl', '--format=savedmodel', f'--{argument}',
+                                f'--output={tmp_path}/model'])
     assert not (tmp_path / 'model').exists()
 
 
