@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,7 +56,8 @@ CASES = {
     'clamped, without noise': (dict(conv_clamp=256), dict(psi=0.5, noise='none')),
     'truncated layers': (dict(func_name='G_style', truncation_cutoff=3, fused_scale=True),
                          dict(psi=None, noise='input')),
-    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', resolution=16, lod=1.5), dict(psi=0.7, noise='input')),
+    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', resolution=16, lod=1.5),
+              dict(psi=0.7, noise='input')),
     'ProGAN grows, with labels': (dict(func_name='G_paper', label_size=3, lod=0.25), {}),
     'mapping': (dict(label_size=3, label_embed=True), dict(part='mapping', psi=None)),
     'synthesis': (dict(architecture='resnet', nonlinearity='swish'), dict(part='synthesis', noise='none')),
@@ -94,7 +96,7 @@ def check_graph_and_keras(part):
     assert {type(layer).__module__.split('.')[0] for layer in model.layers} == {'keras'}
 
 
-needs_keras_3 = pytest.mark.skipif(not hasattr(__import__('keras'), 'ops'), reason='needs Keras 3')
+needs_keras_3 = pytest.mark.skipif(not hasattr(keras, 'ops'), reason='needs Keras 3')
 
 
 @needs_keras_3
@@ -166,7 +168,7 @@ def exported(network, tmp_path_factory):
             if line.startswith('    python run_generator.py export --network=NETWORK'):
                 argv = line.split('#')[0].replace('NETWORK', network).split()[2:]
                 kind = next(arg.split('=')[1] for arg in argv if arg.startswith('--format='))
-                if importlib.util.find_spec(needed.get(kind, 'numpy')) and (kind != 'keras' or hasattr(tf.keras, 'ops')):
+                if importlib.util.find_spec(needed.get(kind, 'numpy')) and (kind != 'keras' or hasattr(keras, 'ops')):
                     run_generator.main(argv)
     return folder
 
