@@ -127,7 +127,7 @@ class Part:
         if LABELS in arrays:
             arrays[LABELS] = np.eye(self.inputs[LABELS][1])[rnd.randint(self.inputs[LABELS][1], size=batch)]
         if PSI in arrays:
-            arrays[PSI] = np.float32(0.7)
+            arrays[PSI] = np.asarray(0.7)
         return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
     def run(self, inputs: Mapping[str, np.ndarray], assume_frozen: bool = False) -> np.ndarray:
@@ -147,7 +147,7 @@ class Part:
         if self.part == 'mapping':
             dlatents = tf.constant(Gs.components.mapping.run(latents, labels, assume_frozen=assume_frozen))
             return Gs.truncate(dlatents, tf.constant(Gs.get_var('dlatent_avg')), psi, Gs.kw.truncation_cutoff).numpy()
-        kwargs = dict(randomize_noise=False, dtype=self.dtype, assume_frozen=assume_frozen)
+        kwargs: dict[str, Any] = dict(randomize_noise=False, dtype=self.dtype, assume_frozen=assume_frozen)
         with misc.noise_of(Gs, self._noises(inputs)):
             if self.part == 'synthesis':
                 return Gs.components.synthesis.run(inputs[DLATENTS], **kwargs)

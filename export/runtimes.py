@@ -82,7 +82,7 @@ def open_onnx(path: str) -> Callable[[Inputs], np.ndarray]:
     """Open an ONNX file on the CPU: function of its inputs."""
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    return lambda inputs: session.run(None, dict(inputs))[0]
+    return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
 
 
 def open_litert(path: str) -> Callable[[Inputs], np.ndarray]:
