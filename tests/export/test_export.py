@@ -209,6 +209,15 @@ def test_six_programs_are_on_the_page():
     assert len(_programs()) == 6
 
 
+def test_images_of_a_saved_model_have_gradients(exported):
+    generate = tf.saved_model.load(str(exported / 'faces-savedmodel')).signatures['serving_default']
+    z = tf.ones([2, 6])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        images = generate(latents_in=z)['images_out']
+    assert np.abs(tape.gradient(images, z)).max() > 0
+
+
 def test_arrays_of_a_half(network, tmp_path):
     path = str(tmp_path / 'synthesis.npz')
     run_generator.main(['export', f'--network={network}', '--format=npz', '--part=synthesis', f'--output={path}'])

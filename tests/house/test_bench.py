@@ -20,6 +20,7 @@ from bench import (
     augment,
     costs,
     demo,
+    export,
     generator,
     growth,
     kernels,
@@ -373,6 +374,17 @@ def test_the_page_of_latents(tmp_path, capsys, narrow, in_this_process):
     assert film['ratio'] == film['film_best_ms'] / film['bare_best_ms'] > 0
     assert directions['seconds'] > 0 and directions['peak_mb'] >= directions['start_mb'] > 0
     assert 'latents/film/config-f/8/mp4' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_of_export(tmp_path, capsys):
+    pytest.importorskip('tf2onnx')
+    path = tmp_path / 'rows.json'
+    export.main(['--rounds=2', '--resolution=8', '--fmap-base=64', f'--json={path}'], 'bench')
+    rows = json.loads(path.read_text())
+    assert [row['name'].split('/')[-1] for row in rows] == ['Gs.run', 'onnxruntime', 'ai-edge-litert']
+    assert all(row['best_ms'] <= row['ms'] and row['difference'] < 1e-5 for row in rows)
+    assert 'export/config-f/8/onnxruntime' in capsys.readouterr().out
 
 
 @pytest.mark.slow
