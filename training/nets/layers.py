@@ -257,11 +257,12 @@ class ModulatedConv2D(ScopedLayer):
     def call(self, x, dlatents, noise=None):
         """x [N, H, W, in], dlatents [N, dlatent_size], noise [N or 1, 1, H', W'] or None -> [N, H', W', out]."""
         w, dtype = tf.convert_to_tensor(self.weight), x.dtype
-        style = tf.matmul(dlatents, self.modulation()) + self.mod_bias + 1  # [N, in]
+        style = tf.matmul(dlatents, self.modulation())  # [N, in]
         if dtype == tf.float16 and self.demodulate:
-            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style, [1])
-        style = style * self.coef  # Applied to the style, which has far fewer elements than the weights.
-        x = x * conv.per_channel(tf.cast(style, dtype))
+            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style + self.mod_bias + 1, [1]) * self.coef
+        else:  # The factor of the weight is applied to the style, which has far fewer elements.
+            style = fused_bias_act(style, self.mod_bias + 1, act='linear', gain=self.coef)
+        x = styled_bias_act(x, scale=style, data_format=conv.image_format())
         if self.up:
             x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
         else:
