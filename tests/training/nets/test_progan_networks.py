@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.golden import GOLDEN_FAMILY, assert_close, load_json, load_npz
-from tests.training.test_networks import eagerly
+from tests.training.test_networks import eagerly, scale_of_scores
 from training import misc
 
 VARIANTS = load_json('progan/networks/variants.json', GOLDEN_FAMILY)
@@ -64,18 +63,6 @@ def test_outputs(variant):
                 net.set_var('lod', 0)
                 compared += 1
     assert compared >= 4
-
-
-def scale_of_scores(D, images):
-    """Size of what D's last layer adds up to a score, which is often far smaller."""
-    layer, inputs = D.layer('4x4/Dense1'), []
-    call = layer.call
-    layer.call = lambda x: inputs.append(x) or call(x)
-    try:
-        D(tf.constant(images))
-    finally:
-        layer.call = call
-    return float(np.sqrt(np.square(inputs[0]) @ np.square(layer.weight * layer.coef)).max())
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
