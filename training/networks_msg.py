@@ -48,8 +48,7 @@ class G_synthesis(networks_stylegan.G_synthesis):
         x, images = None, []
         for res in range(2, resolution_log2 + 1):
             x = block(res, x)
-            if kw.all_sizes or res == resolution_log2:
-                images.append(conv.to_nchw(to_rgb(res, x)))
+            images.append(conv.to_nchw(to_rgb(res, x)))  # TensorFlow leaves out those that are not returned.
         for image in images:
             record_layer(f'images_out_{image.shape[2]}x{image.shape[3]}', image.shape)
         return tuple(images) if kw.all_sizes else images[-1]
