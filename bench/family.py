@@ -1,6 +1,6 @@
-"""The family on the demo's faces: trains ProGAN, StyleGAN, MSG-StyleGAN and two steps of StyleGAN2 for the same CPU time
-each, with the settings of the demo as far as each takes them, then measures the distance of new faces from the real
-ones and the recall.
+"""The family on the demo's faces: trains ProGAN, StyleGAN, MSG-StyleGAN and two steps of StyleGAN2 for the same CPU
+time each, with the settings of the demo as far as each takes them, then measures the distance of new faces from the
+real ones and the recall.
 
 CPU time is counted, of all threads together, so that other load on the machine has little influence. A case that --json
 contains already is not run again, and a training that was interrupted goes on.

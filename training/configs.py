@@ -223,7 +223,7 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
     if kwargs.G_args['func_name'].endswith('.G_paper'):
         _adjust_progan(kwargs, values)
     if kwargs.D_args['func_name'].startswith('training.networks_msg'):
-        _check_msg(kwargs, values)
+        _check_msg(values)
     if kwargs.G_args.get('mapping_layers') == 0 and values['cond']:
         raise cli.UserError(f'--cond=true: {values["config"]} has no mapping network, which would take the labels',
                             'Leave it out, give --mapping-layers=8, or choose another configuration.')
@@ -280,12 +280,12 @@ def _adjust_progan(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
         kwargs['G_smoothing_beta'] = None
 
 
-def _check_msg(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
+def _check_msg(values: dict[str, Any]) -> None:
     """Raise a UserError for options that do not work with images of several sizes."""
-    for flag, loss in (('--g-loss', kwargs['G_loss_args']['func_name']), ('--d-loss', kwargs['D_loss_args']['func_name'])):
-        if loss.endswith(('pathreg', 'gp', 'acgan')):
-            raise cli.UserError(f'{flag}={loss.split(".")[-1]}: is for images of one size, but {values["config"]} makes '
-                                'them in all sizes', 'Choose another loss, such as G_logistic_ns or D_logistic_r1.')
+    for flag, loss in (('--g-loss', values['G_loss']), ('--d-loss', values['D_loss'])):
+        if loss in ('G_logistic_ns_pathreg', 'D_wgan_gp', 'D_wgangp_acgan'):
+            raise cli.UserError(f'{flag}={loss}: is for images of one size, but {values["config"]} makes them in all '
+                                'sizes', 'Choose another loss, such as G_logistic_ns or D_logistic_r1.')
     if values['aug'] not in (None, 'none'):
         raise cli.UserError(f'--aug={values["aug"]}: augments images of one size, but {values["config"]} makes them in '
                             'all sizes', 'Leave it out.')

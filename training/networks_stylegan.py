@@ -319,7 +319,7 @@ def conv_args_of(kw):
 
 
 def append_stddev(x, kw):
-    """`minibatch_stddev` of images of s x s pixels by the settings of a discriminator, listed as sxs/MinibatchStddev."""
+    """`minibatch_stddev` of images in the internal layout by the settings of a discriminator, listed as a layer."""
     if not uses_mbstd(kw):
         return x
     size = x.shape[progressive.pixel_axes()[0]]

@@ -9,7 +9,10 @@ NO_SCALING = LossScaling()
 
 
 def scaled_gradient(tape, y, x, dy, scaling):
-    """Gradient of sum(y * dy) with respect to x or a tuple x, all float32. It is scaled on its way, which may be in float16."""
+    """Gradient of sum(y * dy) with respect to x, a tensor or a tuple of tensors, all float32.
+
+    It is scaled on its way, which may be in float16.
+    """
     grads = tape.gradient(y, x, output_gradients=scaling.apply_loss_scaling(dy))
     return tf.nest.map_structure(scaling.undo_loss_scaling, grads)
 

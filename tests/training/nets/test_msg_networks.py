@@ -1,5 +1,7 @@
 """MSG-StyleGAN's networks against the original's numbers, names and shapes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,19 @@ CALLS = {'psi1': dict(truncation_psi=1), 'psi0.7_cutoff4': dict(truncation_psi=0
 def sizes_of(images):
     """{'4x4': images, ...} of images of several sizes."""
     return {f'{x.shape[2]}x{x.shape[3]}': x for x in images}
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', ['m16-labels', 'm16-traditional-0'])
+def test_list_of_layers(name, capsys):
+    """As the original's, except that it numbered the inputs, and did not list the largest image a second time."""
+    for net in misc.load_networks(GOLDEN_FAMILY / f'msg/networks/{name}.pkl')[:2]:
+        net.print_layers()
+
+    def rows(text):
+        text = re.sub(r'\b(\w+_in(_\d+x\d+)?|input_\d)(?= )', 'input', text)
+        return [row for row in map(str.split, text.splitlines()) if row and row[0] != 'images_out']
+    assert rows(capsys.readouterr().out) == rows((GOLDEN_FAMILY / f'msg/networks/{name}.layers.txt').read_text())
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')

@@ -38,6 +38,16 @@ def test_names_shapes_and_values_survive(variant):
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', ['p16-labels', 'p16-nofused-labels', 'p16-nonormlatents'])
+def test_list_of_layers(name, capsys):
+    nets = misc.load_networks(GOLDEN_FAMILY / f'progan/networks/{name}.pkl')
+    for net in nets[:2]:
+        net.print_layers()
+    found, expected = capsys.readouterr().out, (GOLDEN_FAMILY / f'progan/networks/{name}.layers.txt').read_text()
+    assert found == expected
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
 def test_outputs(variant):
     name, nets, again = variant
     data = load_npz(f'{name}.npz', GOLDEN_FAMILY)
