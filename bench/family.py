@@ -57,18 +57,28 @@ def main(argv: Sequence[str], prog: str) -> None:
     rows = json.loads(Path(args.json).read_text()) if Path(args.json).exists() else []
     dataset, group = small_data.dataset_of(args, small_data.num_faces(args.faces)), None
     for case in cases:
-        if any(row['name'] == f'family/{case}' for row in rows):
+        if any(row['name'] == name_of(args, case) for row in rows):
             continue
         run_dir = run_of(args, case, dataset)
         group = group or demo.metric_group()
-        rows.append(row_of(case, run_dir, dataset, group))
+        rows.append({'name': name_of(args, case), **results_of(case, run_dir, dataset, group)})
         timing.keep(rows, args.json)
     timing.report(rows, COLUMNS)
     if args.pictures:
         save_pictures([[picture_source(args, case, moment) for moment in args.at] for case in cases], args.pictures)
 
 
+def name_of(args: argparse.Namespace, case: str) -> str:
+    """Name of the row of a case."""
+    return f'family/{case}/{args.minutes:g}min'
+
+
 # ---- Training ----
+
+def runs_of(args: argparse.Namespace, case: str) -> Path:
+    """Folder that the run of a case makes its own folder in."""
+    return small_data.runs_of(args, f'{case}/{args.minutes:g}min')
+
 
 def flags_of(args: argparse.Namespace, case: str) -> list[str]:
     """Flags of run_training.py with the settings of a case."""
@@ -84,7 +94,7 @@ def flags_of(args: argparse.Namespace, case: str) -> list[str]:
 def run_of(args: argparse.Namespace, case: str, dataset: Path) -> Path:
     """Folder of the run of a case, which is trained if it has not finished."""
     from training.run import report
-    runs = small_data.runs_of(args, case)
+    runs = runs_of(args, case)
     run_dir = small_data.finished_run(runs)
     if run_dir is None:
         begun = sorted(runs.glob('*-*'))
@@ -107,7 +117,7 @@ def train(flags: Sequence[str]) -> None:
 
 # ---- Results ----
 
-def row_of(case: str, run_dir: Path, dataset: Path, group: Any) -> dict[str, Any]:
+def results_of(case: str, run_dir: Path, dataset: Path, group: Any) -> dict[str, Any]:
     """Evaluate the last networks of a run.
 
     Args:
@@ -117,7 +127,7 @@ def row_of(case: str, run_dir: Path, dataset: Path, group: Any) -> dict[str, Any
         group:   What demo.metric_group returned.
 
     Returns:
-        Name of the case; CPU minutes and kimg; distance, precision and recall with the features of EfficientNet;
+        CPU minutes and kimg; distance, precision and recall with the features of EfficientNet;
         precision, recall and variety of thumbnails (demo.thumbnail_measures).
     """
     from training import dataset as datasets
@@ -128,8 +138,8 @@ def row_of(case: str, run_dir: Path, dataset: Path, group: Any) -> dict[str, Any
     Gs, last = misc.load_networks(run_dir / 'network-final.pkl')[2], report.read_stats(str(run_dir))[-1]
     values = demo.measures_of(group, case, Gs, str(dataset), faces)
     distance, pr = demo.METRICS
-    return {'name': f'family/{case}', 'cpu_minutes': round(last['seconds'] / 60, 2), 'kimg': last['kimg'],
-            'distance': values[distance], 'precision': values[f'{pr}_precision'], 'recall': values[f'{pr}_recall'],
+    return {'cpu_minutes': round(last['seconds'] / 60, 2), 'kimg': last['kimg'], 'distance': values[distance],
+            'precision': values[f'{pr}_precision'], 'recall': values[f'{pr}_recall'],
             **{f'thumbnail_{kind}': values[f'thumbnails_{kind}'] for kind in ('precision', 'recall', 'variety')}}
 
 
@@ -142,7 +152,7 @@ def picture_source(args: argparse.Namespace, case: str, moment: float) -> Path:
         moment: Fraction of the time of its training.
     """
     from training.run import report
-    run_dir = small_data.finished_run(small_data.runs_of(args, case))
+    run_dir = small_data.finished_run(runs_of(args, case))
     assert run_dir is not None, 'its row has been measured'
     lines = report.read_stats(str(run_dir))
     times = {run_dir / 'network-final.pkl': 1.0}
