@@ -23,6 +23,7 @@ PAGES = {
     'precision': 'the metric that training reaches in bfloat16 and in float32: the runs of make demo-precision',
     'demo': 'what settings of make demo reach with a given amount of work: metrics of the new faces',
     'small-data': 'training with 100, 300 and 1,000 faces, with and without ADA: distance, recall, p, r_t, scores of D',
+    'family': 'ProGAN, StyleGAN, MSG-StyleGAN and StyleGAN2 on the faces of the demo, trained for the same time',
     'stages': 'time and memory of progressive growing at each resolution',
     'memory': 'memory that training needs by reckoning, and the largest --minibatch-gpu for GPUs of several sizes',
     'scale': 'estimated speed of config-f at 1024x1024 on many accelerators, from its work, its bytes and the reader',

@@ -438,6 +438,7 @@ class G_main(Network):
     call_settings = frozenset(settings) - {'mapping_func', 'synthesis_func'}
     input_names = ('latents_in', 'labels_in')
     output_names = ('images_out',)
+    grows = True  # Has it the variable lod, which only matters if the synthesis network grows?
 
     @classmethod
     def all_settings(cls, static_kwargs):
@@ -473,7 +474,8 @@ class G_main(Network):
         synthesis = self.component_class('synthesis', kwargs)('G_synthesis', ignore_unknown=True, **kwargs)
         mapping = self.component_class('mapping', kwargs)(
             'G_mapping', ignore_unknown=True, **{'dlatent_broadcast': synthesis.input_shape[1], **kwargs})
-        self.add_var('lod', [], 'zeros')
+        if self.grows:
+            self.add_var('lod', [], 'zeros')
         self.add_var('dlatent_avg', [mapping.kw.dlatent_size], 'zeros')
         self.add_component('synthesis', synthesis)
         self.add_component('mapping', mapping)
@@ -500,7 +502,8 @@ class G_main(Network):
             synthesis.own_vars['lod'].assign(tf.convert_to_tensor(self._net.own_vars['lod']))
         record_layer('latents_in', latents_in.shape)
         record_layer('labels_in', labels_in.shape)
-        record_layer('lod', ())
+        if self.grows:
+            record_layer('lod', ())
         record_layer('dlatent_avg', dlatent_avg.shape)
 
         mixes = kw.is_training and kw.style_mixing_prob  # None and 0 mean the same.
@@ -527,7 +530,7 @@ class G_main(Network):
             for name, var in synthesis.own_vars.items():
                 if '/' not in name:
                     record_layer(name, var.shape)
-        record_layer('images_out', images.shape)
+        record_layer('images_out', (images[-1] if isinstance(images, tuple) else images).shape)
         return (images, dlatents) if kw.return_dlatents else images
 
     @staticmethod

@@ -136,6 +136,39 @@ def test_golden_progan(name, networks_of):
             assert_close(grad, expected, 5e-5, f'{name} {key}')
 
 
+# ---- MSG-StyleGAN ----
+
+MSG_CASES = load_json('msg/losses/cases.json', GOLDEN_FAMILY).get('cases', {})
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', MSG_CASES)
+def test_golden_msg(name, networks_of):
+    case, data = MSG_CASES[name], load_npz(f'msg/losses/{name}.npz', GOLDEN_FAMILY)
+    G, D = networks_of(GOLDEN_FAMILY / 'msg/losses' / case['weights'])
+    net, func_name = (G, 'G_logistic_ns') if case['loss'].startswith('G') else (D, 'D_logistic_r1')
+    variables = net.named_variables(trainable=True)
+    reals = tuple(tf.constant(data[key]) for key in data if key.startswith('reals/'))
+    context = loss.LossContext(
+        G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
+        tf.zeros([1, case['label_size']]), reals, tf.constant(data['labels']) if 'labels' in data else None)
+    G.set_var('dlatent_avg', data['dlatent_avg_before'])
+    kwargs = {name.removeprefix('r1_'): value for name, value in case['loss_kwargs'].items()}
+    with tf.GradientTape() as tape:
+        terms = loss.find_loss(func_name).func(context, ('loss', 'reg'), **kwargs)
+        value = terms.loss + (0 if terms.reg is None else tf.reduce_mean(terms.reg))
+        total = tf.reduce_mean(value)
+    grads = tape.gradient(total, list(variables.values()), unconnected_gradients='zero')
+    assert_close(value, data['loss'], 1e-5, name)
+    assert_close(G.get_var('dlatent_avg'), data['dlatent_avg_after'], 1e-5, 'dlatent_avg')
+    assert not case['zero_grad'] and len(reals) in (0, len(D.input_shapes) - 1)
+    for key, grad in zip(variables, grads, strict=True):
+        if key == '4x4/Dense1/bias':  # A sum of terms that cancel.
+            np.testing.assert_allclose(grad, data[f'grad/{key}'], rtol=5e-5, atol=1e-6)
+        else:
+            assert_close(grad, data[f'grad/{key}'], 5e-5, f'{name} {key}')
+
+
 # ---- StyleGAN2-ADA ----
 
 def numbers_of_ada(data, prefix=''):
@@ -278,7 +311,7 @@ def test_D_sees_fakes_and_reals_together_where_its_statistics_stay_the_same(grou
     def counted(*args, **kwargs):
         calls.append(args)
         return D(*args, **kwargs)
-    counted.kw = D.kw
+    counted.kw, counted.input_shapes = D.kw, D.input_shapes
     found = step._replace(D=counted).scores_of_fakes_and_reals(fakes, labels)
     assert len(calls) == passes
     for scores, others in zip(found, expected):

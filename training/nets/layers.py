@@ -319,7 +319,7 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
         group_size = tf.shape(x)[0] if group_size is None else tf.minimum(group_size, tf.shape(x)[0])
     else:
         group_size = min(group_size or batch, batch)
-    y = conv.to_nchw(x)
+    y = tf.cast(conv.to_nchw(x), tf.float32)
     _, c, h, w = y.shape
     y = tf.reshape(y, [group_size, -1, num_new_features, c // num_new_features, h, w])
     y -= tf.reduce_mean(y, axis=0, keepdims=True)
@@ -327,7 +327,7 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
     y = tf.reduce_mean(y, axis=[2, 3, 4])
     y = tf.tile(y[:, :, tf.newaxis, tf.newaxis], [group_size, 1, h, w])
     y = conv.from_nchw(tf.ensure_shape(y, [x.shape[0], num_new_features, h, w]))
-    return tf.concat([x, y], axis=conv.channel_axis())
+    return tf.concat([x, tf.cast(y, x.dtype)], axis=conv.channel_axis())
 
 
 def normalize_2nd_moment(x, epsilon=1e-8):
