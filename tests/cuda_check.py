@@ -2,7 +2,8 @@
 
 The kernels are compiled for each generation of GPUs: by nvcc where it is installed, and then by NVRTC only for the
 oldest and the newest one; otherwise by NVRTC. Then the whole library is built with CUDA kernels, which compiles ops.cc
-against TensorFlow's headers with CUDA enabled and links it, and is loaded. Its launchers must find all their kernels in the images.
+against TensorFlow's headers with CUDA enabled and links it, and is loaded. Its launchers must find all their kernels in
+the images.
 """
 
 from __future__ import annotations
