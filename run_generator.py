@@ -120,7 +120,7 @@ def _network_file(text: str) -> str:
 
 def _add_network_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
-                        help='network pickle: a path, a URL, an official name such as stylegan:ffhq; or the folder of a '
+                        help='network pickle: a path, a URL, a name such as stylegan:ffhq; or the folder of a '
                              'training run')
 
 

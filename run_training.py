@@ -57,7 +57,8 @@ valid configurations:
   config-a to config-d = the steps from StyleGAN to StyleGAN2;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network;
   auto, stylegan2, paper256, paper512, paper1024, cifar = the presets of StyleGAN2-ADA, see docs/small-data.md;
-  progan = Progressive GAN of 2018, stylegan-b to stylegan-f = the steps from it to StyleGAN, see docs/family.md.
+  progan = Progressive GAN of 2018, stylegan-b to stylegan-f = the steps from it to StyleGAN,
+  msg-stylegan = StyleGAN with an image at every resolution instead of growing, see docs/family.md.
 '''
 
 _DEFAULT_METRICS = ['fid50k']

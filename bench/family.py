@@ -110,9 +110,9 @@ def run_of(args: argparse.Namespace, case: str, dataset: Path) -> Path:
 
 def train(flags: Sequence[str]) -> None:
     """Run run_training.py in a process of its own, whose clock, and so its --max-minutes, counts CPU time."""
-    program = ('import sys, time; time.monotonic = time.process_time; import run_training; '
-               'run_training.main(sys.argv[1:])')
-    subprocess.run([sys.executable, '-c', program, *flags], check=True, cwd=small_data.ROOT)
+    program = ('import sys, time; time.monotonic = time.process_time; sys.path.insert(0, sys.argv.pop(1)); '
+               'import run_training; run_training.main(sys.argv[1:])')
+    subprocess.run([sys.executable, '-c', program, str(small_data.ROOT), *flags], check=True)
 
 
 # ---- Results ----
