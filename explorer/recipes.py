@@ -247,7 +247,9 @@ def walk_curve(net: Loaded, keys: Sequence[Latent], curve: str, loop: bool):
 
 def noises_for(net: Loaded, request: dict[str, Any], latent: Latent) -> list[np.ndarray] | None:
     """The noise maps that a request asks for: those of the latent, others, none, or (None) those of the file."""
-    noise = choice(request, 'noise', NOISES, 'fixed')
+    noise = choice(request, 'noise', [*NOISES, 'file'], 'fixed')
+    if noise == 'file':
+        return None
     if noise == 'off':
         return [np.zeros(var.shape, np.float32) for var in misc.noise_variables(net.Gs)]
     noises = integer(request, 'noise_seed', 0, 2 ** 32 - 1, 0) if noise == 'fresh' else latent.noises
