@@ -7,6 +7,7 @@ page that could get into another.
 from __future__ import annotations
 
 import collections
+import os
 import secrets
 import typing
 from collections.abc import Sequence
@@ -163,11 +164,11 @@ class Kitchen:
 
     def _mix(self, net: Loaded, recipe: dict[str, Any], depth: int) -> Latent:
         a, b = (self.latent(net, part(recipe, key), depth + 1) for key in ('a', 'b'))
-        amounts = np.array(items(recipe, 'amounts', (int, float), len(a.w)), np.float64)  # type: ignore[arg-type]
-        if len(amounts) != len(a.w) or not (np.isfinite(amounts).all() and (np.abs(amounts) <= 10).all()):
-            raise UserError(f'amounts: expected {len(a.w)} numbers, one for each layer')
+        given = recipe.get('amounts')
+        if not isinstance(given, list) or len(given) != len(a.w):
+            raise UserError(f'amounts: expected {len(a.w)} numbers, one for each layer', 'Load the page again.')
         # Not a + amount * (b - a), so that an amount of 1 gives exactly b.
-        amounts = amounts[:, np.newaxis]
+        amounts = np.array([number(dict(amount=amount), 'amount', -10, 10) for amount in given])[:, np.newaxis]
         return Latent(f'{a.name}-{b.name}'[:100], (1 - amounts) * a.w + amounts * b.w, a.noises)
 
     def _edit(self, net: Loaded, recipe: dict[str, Any], depth: int) -> Latent:
@@ -202,9 +203,12 @@ class Kitchen:
         if name == 'file':
             if self.directions_file is None:
                 raise UserError('there is no file of directions', 'Give run_explorer.py --directions=FILE.')
-            found = directions_module.load(self.directions_file)
-            found.check_fits(net.Gs, self.directions_file)
-            return found
+            is_there = os.path.isfile(self.directions_file)
+            key = 'file', os.stat(self.directions_file).st_mtime_ns if is_there else 0
+            if key not in self._directions:
+                self._directions[key] = directions_module.load(self.directions_file)
+            self._directions[key].check_fits(net.Gs, self.directions_file)
+            return self._directions[key]
         if not net.has_w:
             raise UserError('this network is of ProGAN, which has no W to work with', 'Choose another network.')
         if (net.key, name) not in self._directions:

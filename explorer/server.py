@@ -31,7 +31,8 @@ from latents import editing
 from training.options import PRECISIONS
 
 MAX_UPLOAD = 20 * 2 ** 20  # Bytes of a photo.
-_MAX_JSON = 2 ** 20        # Bytes of any other request.
+_MAX_UPLOADS = 4           # Photos that are in memory at a time.
+_MAX_JSON = 2 ** 18        # Bytes of any other request.
 _PAGE = pathlib.Path(__file__).parent / 'page'
 _HEADERS = {
     # The page has its scripts and styles from here, and sends nothing to anybody else.
@@ -66,6 +67,7 @@ class Explorer:
     def __init__(self, shelf: Shelf, directions: str | None = None, hosts: list[str] | None = None,
                  auth: str | None = None, precision: str = 'float32', debug: bool = False):
         self.worker, self._kitchen, self._shelf = Worker(debug), Kitchen(shelf, directions), shelf
+        self._uploads = asyncio.Semaphore(_MAX_UPLOADS)
         self._hosts, self._auth, self._precision, self._debug = hosts, auth, precision, debug
         files = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.is_file()}
         self._files = {'': files['index.html'], **files}
@@ -210,10 +212,15 @@ class Explorer:
         """Project the photo that is the body of the request, with the options in its address as JSON."""
         try:
             options = json.loads(request.query_params.get('options', ''))
-        except ValueError:
+        except (ValueError, RecursionError):
             options = None
         if not isinstance(options, dict):
             raise UserError('options: expected an object')
+        async with self._uploads:
+            return JSONResponse(await self._opened(request, options))
+
+    async def _opened(self, request: Request, options: dict[str, Any]) -> dict[str, Any]:
+        """Start to project the photo, or keep the latents, that is the body of a request."""
         with tempfile.TemporaryDirectory(prefix='explorer-') as folder:
             path = os.path.join(folder, 'upload')
             body = await _body(request, MAX_UPLOAD)
@@ -227,7 +234,7 @@ class Explorer:
                 if isinstance(found, list):
                     return dict(latents=found)
                 return self.worker.start(*jobs.start_projection(net, found, options, self._kitchen)).status()
-            return JSONResponse(await self._compute(request, start))
+            return await self._compute(request, start)
 
     async def _job(self, request: Request) -> Response:
         return JSONResponse(self.worker.job(request.path_params['id']).status())

@@ -64,7 +64,7 @@ class Loaded:
     def info(self) -> dict[str, Any]:
         """What the page needs to know of it."""
         layers, size = self.w_shape if self.has_w else (0, 0)
-        return dict(label=self.named.label, quoted=shlex.quote(self.named.name), resolution=self.Gs.output_shape[2], channels=self.Gs.output_shape[1],
+        return dict(label=self.named.label, quoted=shlex.quote(self.named.name), resolution=self.Gs.output_shape[2],
                     layers=layers, w_size=size, classes=self.Gs.input_shapes[1][1], preview=self.preview,
                     has_noise=bool(misc.noise_variables(self.Gs)))
 

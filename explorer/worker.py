@@ -15,14 +15,14 @@ import traceback
 from collections.abc import Callable, Generator
 from typing import Any
 
-from dnnlib import cli
+from dnnlib import cli, storage
 from dnnlib.cli import UserError
 
 MAX_WAITING = 64    # Calls in the queue. More are refused.
 MAX_RUNNING = 4     # Jobs that are not done. More are refused.
 _MAX_KEPT = 32      # Jobs that are done and whose results can still be had.
 _SLICE = 0.1        # Seconds for which a job may compute before the others have their turn.
-_FORGOTTEN = 60.0   # Seconds after which a job that nobody asks about is stopped.
+_FORGOTTEN = 300.0  # Seconds after which a job that nobody asks about is stopped. Hidden pages ask once a minute.
 
 
 class Busy(UserError):
@@ -188,5 +188,7 @@ def message(err: BaseException, debug: bool = False) -> dict[str, str]:
         return dict(error=err.fact, remedy=err.remedy)
     if cli.is_out_of_memory(err):
         return dict(error='there is not enough memory for this', remedy='Ask for less, or close other programs.')
+    if isinstance(err, OSError):
+        return dict(error=storage.reason(err), remedy='Check the file and the free space.')
     traceback.print_exception(err)
     return dict(error='something went wrong in the explorer', remedy='Its terminal shows what.')

@@ -6,7 +6,7 @@ export function compareTab() {
   let abort = null;
   let drawn = '';
   const source = picker('From', 0, () => { rows.disabled = !source.isSeed(); });
-  const rows = el('input', {type: 'number', class: 'short', min: 1, max: 12, value: 3, 'aria-label': 'Number of seeds'});
+  const rows = el('input', {type: 'number', class: 'short', min: 1, max: 12, value: 3});
   const size = el('input', {type: 'range', min: 64, max: 320, step: 16, value: 144,
     'aria-label': 'Size of the pictures', oninput: () => resize()});
   const boxes = state.info.networks.map((label, index) =>

@@ -34,7 +34,7 @@ export function mixTab() {
     el('div', {class: 'row'}, el('label', {}, 'Rows', rows)),
     el('div', {class: 'row'}, el('label', {}, 'Columns', columns)),
     el('div', {class: 'row'}, el('button', {id: 'draw-grid', onclick: () => drawGrid()}, 'Draw grid')),
-    el('p', {class: 'hint'}, 'Pictures of the grid take the coarse layers of their column, and the others of their row.'));
+    el('p', {class: 'hint'}, 'Pictures of the grid take the coarse layers of their column, the others of their row.'));
 
   function fill() {
     amounts = Array(state.net.layers).fill(0);
