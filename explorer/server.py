@@ -320,6 +320,7 @@ def listen(port: int, everywhere: bool) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(('0.0.0.0' if everywhere else '127.0.0.1', port))
+        sock.listen(100)  # A browser that comes while the networks are loaded waits.
     except OSError as err:
         sock.close()
         raise UserError(f'--port={port}: cannot listen there: {err.strerror}',

@@ -7,7 +7,7 @@ import {blocks} from './mix.js';
 export function directionsTab() {
   let strengths = {};
   let loaded = '';   // Which directions are shown.
-  const base = picker('Start from', 0, () => update());
+  const base = picker('Start', 0, () => update());
   const stage = new Stage(() => 'Edited picture');
   const names = {file: (state.info.directions ?? '').split(/[/\\]/).pop(), sefa: 'SeFa: by weights',
     pca: 'PCA: by variance of W'};

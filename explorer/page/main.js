@@ -99,6 +99,10 @@ async function start() {
   const walk = tabs.find(({name}) => name === 'Walk');
   on('keys', () => { walk.button.textContent = state.keys.length ? `Walk (${state.keys.length})` : 'Walk'; });
   on('settings', () => current?.activate());
+  state.psi = Number(byId('psi').value);  // Browsers keep what was there before the page was loaded again.
+  byId('psi-value').value = state.psi.toFixed(2);
+  byId('network').value = 0;
+  state.noise = byId('noise').value;
   await chooseNetwork(0);
   choose(tabs[0]);
 }

@@ -248,7 +248,8 @@ def test_directions_of_the_file_can_be_named(address, directions_file):
 def test_directions_are_computed_on_the_spot(address):
     sefa = post(address, 'directions', dict(network=0, set='sefa')).json()
     assert len(sefa) == 20 and sefa[0]['share'] >= sefa[1]['share'] > 0 and all(sefa[0]['layers'])
-    assert 'directions are for 8 layers' in post(address, 'directions', dict(network=1, set='file'), 400).json()['error']
+    answer = post(address, 'directions', dict(network=1, set='file'), 400).json()
+    assert 'directions are for 8 layers' in answer['error']
 
 
 # ---- Mistakes, and strangers ----
