@@ -236,6 +236,24 @@ def separating_direction(positive: np.ndarray, negative: np.ndarray) -> tuple[np
     return vector / np.linalg.norm(vector), float(machine.score(x, y))
 
 
+def make(vectors: np.ndarray, shares: np.ndarray, layers: Sequence[int], num_layers: int, cov: np.ndarray,
+         settings: dict[str, Any]) -> Directions:
+    """Directions without names, from what a method has found.
+
+    Args:
+        vectors:    [N, dlatent_size], of length 1.
+        shares:     [N].
+        layers:     Layers of W that they are to be added to.
+        num_layers: Number of layers of W.
+        cov:        Covariance of W, which gives the sigmas.
+        settings:   How they were found.
+    """
+    return Directions(
+        vectors.astype(np.float32), np.tile(np.isin(np.arange(num_layers), layers), [len(vectors), 1]),
+        np.sqrt(np.maximum(np.einsum('ni,ij,nj->n', vectors, cov, vectors), 0)).astype(np.float32),
+        shares.astype(np.float32), [''] * len(vectors), settings)
+
+
 def covariance_of_w(Gs: Network, num_samples: int, label: np.ndarray | None = None) -> np.ndarray:
     """Covariance of W of the first layer, float64 [dlatent_size, dlatent_size], from random latents.
 

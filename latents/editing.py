@@ -89,10 +89,8 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
         vectors, shares = directions_module.sefa(weights, num)
     elif method == 'pca':
         vectors, shares = directions_module.pca(cov, num)
-    found = Directions(
-        vectors.astype(np.float32), np.tile(np.isin(np.arange(num_layers), layers), [len(vectors), 1]),
-        np.sqrt(np.maximum(np.einsum('ni,ij,nj->n', vectors, cov, vectors), 0)).astype(np.float32),
-        shares.astype(np.float32), [''] * len(vectors),
+    found = directions_module.make(
+        vectors, shares, layers, num_layers, cov,
         dict(network=str(network_pkl), method=method, num_samples=num_samples, class_idx=class_idx))
     path = os.path.join(run_dir, 'directions.npz')
     found.save(path)

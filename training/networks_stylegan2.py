@@ -235,12 +235,13 @@ class G_synthesis_stylegan2(Network):
 
     settings = dict(
         STYLEGAN2_SETTINGS, **SYNTHESIS_SETTINGS,
-        architecture  = 'skip',  # 'orig', 'skip' or 'resnet'.
-        use_noise     = True,    # Add noise.
-        fmap_const    = None,    # Number of feature maps of the learned input. None = as many as of 4x4/Conv.
-        fused_modconv = True,    # Has no effect. In the original it chose between two equivalent computations.
+        architecture   = 'skip',  # 'orig', 'skip' or 'resnet'.
+        use_noise      = True,    # Add noise.
+        fmap_const     = None,    # Number of feature maps of the learned input. None = as many as of 4x4/Conv.
+        fused_modconv  = True,    # Has no effect. In the original it chose between two equivalent computations.
+        max_resolution = None,    # Return the sum of the RGB images up to this resolution; needs 'skip'. None = of all.
     )
-    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv'}
+    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv', 'max_resolution'}
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
 
@@ -289,12 +290,16 @@ class G_synthesis_stylegan2(Network):
         return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
 
     def call(self, dlatents_in, rng=None, **dynamic_kwargs):
-        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]. See max_resolution."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
+        last = kw.max_resolution or kw.resolution
+        if last != kw.resolution and (kw.architecture != 'skip' or f'{last}x{last}/ToRGB' not in self._net.layers):
+            raise ValueError(f"{self.name}: received max_resolution={last}; expected, with architecture='skip', a "
+                             f'power of two from 4 to {kw.resolution}')
         dlatents = tf.unstack(dlatents_in, axis=1)
         noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
 
@@ -304,7 +309,7 @@ class G_synthesis_stylegan2(Network):
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0)
         y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
-        for res in range(3, int(np.log2(kw.resolution)) + 1):
+        for res in range(3, int(np.log2(last)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
             x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5)

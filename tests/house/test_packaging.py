@@ -64,7 +64,7 @@ def test_every_module_is_shipped_and_exists():
 
 @pytest.mark.parametrize('patterns, extras', [
     (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])],
-     ['align', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
+     ['align', 'explorer', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
     (['tests/**/*.py'], ['dev', 'addons', 'offline-metrics']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo', 'demo-data'])])
@@ -153,6 +153,8 @@ def test_wheel_and_sdist_hold_the_native_sources_and_the_weights(distributions):
     for names in in_sdist, in_wheel:
         assert {name for name in names if name.startswith('custom_ops/native/')} - {'custom_ops/native/'} == sources
         assert {'metrics/features/lpips_v0.1_vgg.pth', 'metrics/features/lpips_v0.1_vgg.LICENSE'} < names
+        page = {f'explorer/page/{path.name}' for path in (ROOT / 'explorer/page').iterdir()}
+        assert 'explorer/page/index.html' in page and page <= names
 
 
 @pytest.mark.slow
