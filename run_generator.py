@@ -1,4 +1,4 @@
-"""Command line: pictures and films from a trained network, directions of its W, and other formats of network files."""
+"""Command line: pictures and films from a trained network, directions of its W, and files for other programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnnlib import cli, memory
 from dnnlib.run_dir import RunDir
+from export import options as export_options
 from latents import options
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ _EXAMPLES = '''examples:
 
   # A network of stylegan2-ada-pytorch as a file that other programs can read
   python run_generator.py convert --network=ada:metfaces --out=metfaces.safetensors
+
+  # The generator as a file for onnxruntime, which takes the truncation as an input
+  python run_generator.py export --network=NETWORK --format=onnx --truncation-psi=input
 '''
 
 
@@ -108,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
                          help='version of a .pkl: 4 = StyleGAN2, 5 = StyleGAN2-ADA (default: 5 for networks with its '
                               'settings)')
     cli.add_debug_flag(convert)
+
+    export = commands.add_parser('export', help='write the generator for another runtime: ONNX, LiteRT, ...', **kwargs)
+    _add_network_flag(export)
+    export_options.add_export_flags(export)
     return parser
 
 
@@ -146,6 +154,8 @@ def main(argv: Sequence[str]) -> None:
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
         raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
+    if command == 'export':
+        export_options.check(kwargs)
     if command in _WITHOUT_RUN_DIR:
         _function(command)(**kwargs)
         return
@@ -173,8 +183,9 @@ _COMMANDS = {
     'edit-images': 'latents.editing:edit_images',
     'name-direction': 'latents.editing:name_direction',
     'convert': 'run_generator:convert',
+    'export': 'export.command:export_network',
 }
-_WITHOUT_RUN_DIR = ('convert', 'name-direction')
+_WITHOUT_RUN_DIR = ('convert', 'export', 'name-direction')
 
 
 def _function(command: str) -> Callable[..., None]:

@@ -38,7 +38,7 @@ class FreezableFunction:
         self._read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
         self._lock = threading.RLock()
         self._held = None             # Values of the variables in the frozen functions. None = nothing is frozen.
-        self._templates = {}          # Batch size -> _Template of the functions that were frozen last.
+        self._templates = {}          # Batch size -> Template of the functions that were frozen last.
         self._frozen = OrderedDict()  # Batch size -> frozen function, the most recently used one last.
         self._seconds = defaultdict(float)  # Batch size -> time of its evaluations that were not frozen.
         self._patience = 1.0          # Multiplier of the time after which a function is frozen.
@@ -101,7 +101,7 @@ class FreezableFunction:
         self._templates = {size: template for size, template in self._templates.items()
                            if size in self._frozen or size == batch}
         if batch not in self._templates:
-            self._templates[batch] = _Template(self._function.python_function, inputs, scalars, self._variables)
+            self._templates[batch] = Template(self._function.python_function, inputs, scalars, self._variables)
         self._frozen[batch] = self._templates[batch].freeze(self._held)
         outputs = self._frozen[batch](inputs, scalars)
         self._cost = time.perf_counter() - start
@@ -113,14 +113,14 @@ def _address(tensor):
     return np.asarray(memoryview(tensor)).__array_interface__['data'][0]
 
 
-class _Template:
+class Template:
     """The graph of a function, split into a part that depends only on variables, and the rest.
 
     Variables that the function does not merely read remain variables.
 
     Args:
         function:        Python function of (list of tensors, dict of scalar tensors).
-        inputs, scalars: Tensors to trace it with. The graph is for their shapes.
+        inputs, scalars: Tensors or tf.TensorSpecs to trace it with. The graph is for their shapes.
         variables:       tf.Variables to replace by constants.
     """
 
@@ -191,7 +191,12 @@ class _Template:
                     graph_def.node[-1].input[:] = kept
             given = dict(zip(self._inputs, tf.nest.flatten([inputs, scalars])))
             graph = tf.compat.v1.get_default_graph()
-            given.update({name: graph.capture(handle) for name, handle in self._captured.items()})
+            # Variables that only constants were computed from are needed no longer.
+            used = {f'{name}:0' for node in graph_def.node for name in node.input}
+            given.update({name: graph.capture(handle) for name, handle in self._captured.items() if name in used})
+            kept = [node for node in graph_def.node if f'{node.name}:0' in used or f'{node.name}:0' not in self._captured]
+            del graph_def.node[:]
+            graph_def.node.extend(kept)
             outputs = tf.graph_util.import_graph_def(graph_def, given, self._outputs, name='')
             return tf.nest.pack_sequence_as(self._structure, outputs)
         return frozen.get_concrete_function()

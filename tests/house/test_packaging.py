@@ -64,7 +64,7 @@ def test_every_module_is_shipped_and_exists():
 
 @pytest.mark.parametrize('patterns, extras', [
     (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])],
-     ['align', 'explorer', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
+     ['align', 'explorer', 'export', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
     (['tests/**/*.py'], ['dev', 'addons', 'offline-metrics']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo', 'demo-data'])])
