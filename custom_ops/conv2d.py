@@ -20,7 +20,7 @@ import functools
 
 import tensorflow as tf
 
-from dnnlib.tflib.network import call_dtype
+from dnnlib.tflib.call_dtype import call_dtype
 from dnnlib.tflib.tfutil import has_gpu
 
 _forced_format = None
