@@ -108,9 +108,10 @@ def extract(tfrecord_dir: str, output_dir: str, force: bool = False, zip: bool =
         image_archive.write(output_dir, images, labels, zip, force)
     else:
         with storage.new_folder(output_dir, r'img\d{8,}\.png|dataset\.json', force) as folder:
-            names = [f'img{index:08d}.png' for index in range(files.num_images)]
-            for name, image in zip(names, images, strict=True):
-                image.save(os.path.join(folder, name))
+            names = []
+            for index, image in enumerate(images):
+                names.append(f'img{index:08d}.png')
+                image.save(os.path.join(folder, names[-1]))
             if labels is not None:
                 with open(os.path.join(folder, image_archive.LABEL_FILE), 'wb') as file:
                     file.write(image_archive.label_file(names, labels))

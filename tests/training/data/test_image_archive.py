@@ -181,11 +181,12 @@ def test_labels_that_do_not_fit_are_not_lost_without_a_word(two_images, content,
 
 
 def test_plain_extract_writes_the_labels(two_images, capsys):
-    write_zip('in.zip', {**two_images, 'labels.csv': '\n'.join(f'{name},0.5,{len(name)}' for name in two_images)})
+    rows = [f'{name},0.5,{number}' for number, name in enumerate(two_images)]
+    write_zip('in.zip', {**two_images, 'labels.csv': '\n'.join(rows)})
     dataset_tool.main(['create_from_images', 'data', 'in.zip', '--labels=labels.csv', '--shuffle=0'])
     for flags in [], ['--force']:
         dataset_tool.main(['extract', 'data', 'out', *flags])
-    assert json.loads(pathlib.Path('out/dataset.json').read_text())['labels'][1] == ['img00000001.png', [0.5, 22]]
+    assert json.loads(pathlib.Path('out/dataset.json').read_text())['labels'][1] == ['img00000001.png', [0.5, 1]]
     dataset_tool.main(['create_from_images', 'again', 'out', '--shuffle=0'])
     dataset_tool.main(['compare', 'data', 'again'])
     assert 'Identical labels: 2 / 2' in capsys.readouterr().out
