@@ -32,7 +32,7 @@ def test_the_notebook_runs(monkeypatch):
     outputs = [output for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs]
     data = [output.data for output in outputs if 'data' in output]
     pictures = [PIL.Image.open(io.BytesIO(base64.b64decode(item['image/png']))) for item in data if 'image/png' in item]
-    assert [picture.size for picture in pictures] == [(768, 192), (768, 288), (768, 192), (768, 96), (320, 160)]
+    assert [picture.size for picture in pictures] == [(768, 192), (768, 288), (768, 192), (480, 96), (320, 160)]
     assert all(np.std(picture) > 20 for picture in pictures)
     assert sum('image/gif' in item for item in data) == 1
     text = ''.join(output.text for output in outputs if output.output_type == 'stream')
