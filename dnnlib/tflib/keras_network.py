@@ -158,7 +158,7 @@ class KerasNetwork(keras.Model):
         """Integer part of the variable lod, which selects the active layers. None = the network does not grow."""
         if 'lod_stage' not in self.known_kwargs():
             return None
-        return int(np.floor(self.named_variables()['lod'].numpy()))
+        return int(np.floor(tf_variable(self._net.own_vars['lod']).numpy()))
 
     # ---- Shapes ----
 
@@ -206,7 +206,7 @@ class KerasNetwork(keras.Model):
         return super().summary(*args, **kwargs)
 
     def _tell_layers_their_shapes(self):
-        shapes = {scope: shape for scope, _params, shape, _weight in self.list_layers()}
+        shapes = {scope: shape for scope, _params, shape, _weight in self.list_layers()} if self._net.layers else {}
         for scope, layer in self._net.layers.items():
             layer.listed = SimpleNamespace(shape=shapes.get(scope))
         for component in self.components.values():

@@ -227,6 +227,7 @@ SCRIPT = """
 import tensorflow as tf
 import numpy as np
 import dnnlib.tflib as tflib
+import projector
 from training.nets import registry
 
 tflib.init_tf()
@@ -257,6 +258,11 @@ def step(z):
 
 for n in 1, 2:
     step(tf.zeros([n, 4]))
+for seed in range(6):
+    search = projector.Projector(distance='pixel')
+    search.num_steps, search.dlatent_avg_samples = 3, 10
+    search.set_network(G)
+    search.run(np.zeros([1, 3, 4, 4]))
 G.predict(np.zeros([3, 4], 'float32'), verbose=0)
 print('done')
 """
