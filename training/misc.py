@@ -159,7 +159,7 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
-    from dnnlib.tflib.network import count_variables, skip_initializers
+    from dnnlib.tflib.variables import count_variables, skip_initializers
     from training.nets import registry
     try:
         state = from_version_5(state) if state.version == 5 else from_original(state)

@@ -103,7 +103,7 @@ class D_basic(Network):
     def output_spec_shapes(self):
         return ((None, 1),)
 
-    def call(self, *inputs, **dynamic_kwargs):
+    def compute(self, *inputs, **dynamic_kwargs):
         """Images [N, C, 4, 4], [N, C, 8, 8], ... of all sizes, and labels [N, label_size] -> [N, 1].
 
         See networks_stylegan.compute_scores.

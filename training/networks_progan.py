@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import (
@@ -152,7 +152,7 @@ class G_paper(Network):
     def output_spec_shapes(self):
         return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
 
-    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> [N, num_channels, resolution, resolution], about [-1, 1].
 
         The argument `rng` has no effect: there is no noise.
@@ -232,7 +232,7 @@ class D_paper(Network):
     def output_spec_shapes(self):
         return ((None, 1), (None, self.kw.label_size))[:2 if self.kw.label_logits else 1]
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage -> scores [N, 1], logits of the labels [N, label_size].
 
         labels_in has no effect. With label_logits=False the scores are the only result.

@@ -15,7 +15,7 @@ import tensorflow as tf
 from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
-from dnnlib.tflib.network import layer_prefix, record_layer
+from dnnlib.tflib.layer_list import layer_prefix, record_layer
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import (
@@ -184,7 +184,7 @@ class G_mapping(Network):
             return ((None, kw.dlatent_size),)
         return ((None, kw.dlatent_broadcast, kw.dlatent_size),)
 
-    def call(self, latents_in, labels_in, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> [N, dlatent_broadcast, dlatent_size] float32."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('latents_in', latents_in.shape)
@@ -259,7 +259,7 @@ class G_synthesis_stylegan2(Network):
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, noise=kw.use_noise,
                          clamp=kw.conv_clamp)
         fmaps, const_fmaps = num_fmaps(kw, 1), kw.fmap_const or num_fmaps(kw, 1)
-        self.add_layer(Const('4x4/Const', const_fmaps))
+        self.add_layer(Const('4x4/Const', const_fmaps), self.input_spec_shapes()[0])
         size = 4
         while True:
             stage, last = int(np.log2(size)) - 1, size == kw.resolution
@@ -289,7 +289,7 @@ class G_synthesis_stylegan2(Network):
     def output_spec_shapes(self):
         return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
         """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]. See max_resolution."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
@@ -349,7 +349,7 @@ class G_synthesis_stylegan_revised(Network):
         add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, clamp=kw.conv_clamp)
-        self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)))
+        self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)), self.input_spec_shapes()[0])
         for res in range(2, resolution_log2 + 1):
             size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
             if size == 4:
@@ -366,7 +366,7 @@ class G_synthesis_stylegan_revised(Network):
             self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
         self.built = True
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
         """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
@@ -492,7 +492,7 @@ class G_main(Network):
     def output_spec_shapes(self):
         return self.components.synthesis.output_spec_shapes()
 
-    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> images [N, C, H, W].
 
         With return_dlatents the result is (images, dlatents [N, layers, dlatent_size]).
@@ -630,7 +630,7 @@ class D_stylegan2(Network):
     def output_spec_shapes(self):
         return ((None, 1),)
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W], [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('images_in', images_in.shape)
@@ -772,7 +772,7 @@ class D_stylegan(Network):
         build_score_layers(self, fmaps, out_fmaps)
         self.built = True
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('images_in', images_in.shape)

@@ -12,6 +12,7 @@ Variables are float32. Layers on images compute in the dtype of their input. Hal
 float32.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -20,8 +21,10 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
-from dnnlib.tflib.network import create_variable, record_layer
+from dnnlib.tflib.keras_network import register
+from dnnlib.tflib.layer_list import record_layer
 from dnnlib.tflib.tfutil import tf_variable
+from dnnlib.tflib.variables import create_variable
 
 
 class ScopedLayer(keras.layers.Layer):
@@ -30,6 +33,12 @@ class ScopedLayer(keras.layers.Layer):
     Args:
         scope: Scope such as '64x64/Conv0_up'. The variables are called scope/weight, scope/bias, ...
     """
+
+    listed = SimpleNamespace(shape=None)  # Of the last `summary` of its network. A namespace, which Keras leaves alone.
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     def __init__(self, scope):
         # With autocast Keras would convert images in half precision to float32.
@@ -66,7 +75,7 @@ class ScopedLayer(keras.layers.Layer):
         return float(coef)
 
     def record(self, x, is_image=True, weight=None):
-        """Add this layer to the list of layers that is being recorded, if any (dnnlib.tflib.network.record_layer).
+        """Add this layer to the list of layers that is being recorded, if any (dnnlib.tflib.layer_list.record_layer).
 
         Args:
             x:        Output of the layer.
@@ -81,6 +90,16 @@ class ScopedLayer(keras.layers.Layer):
         weight = variables[0] if weight is None else weight
         record_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
         return x
+
+    def _trackable_children(self, save_type='checkpoint', **kwargs):
+        return super()._trackable_children('checkpoint', **kwargs)  # In a SavedModel, functions are the network's.
+
+    @property
+    def output_shape(self):
+        """Shape of the output as users see it, for Keras' tables of layers."""
+        if self.listed.shape is None:
+            raise AttributeError('output_shape: known after a summary of the network')
+        return self.listed.shape
 
     def get_config(self):
         return {'scope': self.scope}
