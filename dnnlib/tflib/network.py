@@ -727,6 +727,32 @@ def record_layer(scope: str, output_shape, params: int = 0, weight_shape=None):
         _recording.rows.append(row)
 
 
+# ---- Outputs of the layers, for figures ----
+
+_captured: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar('captured', default=None)
+
+
+@contextlib.contextmanager
+def capture_outputs():
+    """Collect the outputs of all layers that are called inside the with-block: a dict of scope -> tensor.
+
+    Images are in the internal layout. Inside a tf.function the tensors are those of its graph, and it can return them.
+    """
+    outputs = {}
+    token = _captured.set(outputs)
+    try:
+        yield outputs
+    finally:
+        _captured.reset(token)
+
+
+def capture_output(scope: str, x):
+    """Add the output of a layer to those that are being collected, if any."""
+    outputs = _captured.get()
+    if outputs is not None:
+        outputs[scope] = x
+
+
 def _shape_text(shape):
     if len(shape) == 1:
         return f'({"?" if shape[0] is None else shape[0]},)'
