@@ -22,9 +22,9 @@ SRC_SEEDS, DST_SEEDS = (639, 701, 687, 615, 2268), (888, 829, 1898, 1733, 1614, 
 NOISE_DETAIL_SEEDS, NOISE_COMPONENTS_SEEDS, TRUNCATION_SEEDS = (1157, 1012), (1967, 1555), (91, 388)
 PSIS = (1, 0.7, 0.5, 0, -0.5, -1)
 NOISE_SAMPLES = 100
+STD_SCALE = 4  # Levels of gray for a standard deviation of one level.
 
 _CROP = (650, 180, 906, 436)  # Region of noise_detail: left, top, right, bottom, of 1024.
-_STD_SCALE = 4                # Levels of gray for a standard deviation of one level.
 _SMALLEST_UNCURATED = 64      # uncurated does not shrink pictures below this size.
 
 
@@ -145,7 +145,7 @@ def noise_detail(Gs: Network, seeds: Sequence[int], num_samples: int = NOISE_SAM
                 part = picture.crop(detail_crop(size)).resize((half, half), PIL.Image.Resampling.NEAREST)
                 canvas.paste(part, (size + (idx - 1) % 2 * half, row * size + (idx - 1) // 2 * half))
         std = np.sqrt(np.maximum(squares / num_samples - (total / num_samples) ** 2, 0))
-        gray = np.clip(_STD_SCALE * std + 0.5, 0, 255).astype(np.uint8)
+        gray = np.clip(STD_SCALE * std + 0.5, 0, 255).astype(np.uint8)
         canvas.paste(PIL.Image.fromarray(gray), (2 * size, row * size))
     drawn.close()
     return canvas

@@ -66,8 +66,8 @@ class ScopedLayer(keras.layers.Layer):
         return float(coef)
 
     def record(self, x, is_image=True, weight=None):
-        """Add this layer to the list of layers that is being recorded, and its output to those that are being collected,
-        if any (record_layer and capture_outputs of dnnlib.tflib.network).
+        """Add this layer to the list of layers that is being recorded, and its output to those that are being
+        collected, if any (record_layer and capture_outputs of dnnlib.tflib.network).
 
         Args:
             x:        Output of the layer.
