@@ -69,7 +69,7 @@ def draw_figures(run_dir: str, network_pkl: str, figures: Sequence[str] | None =
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
     if truncation_psi not in (None, 1):
         misc.require_w(Gs, f'--truncation-psi={truncation_psi:g}')
-    settings = Settings(seeds, num_samples, truncation_psi if 'mapping' in Gs.components else None,
+    settings = Settings(seeds, num_samples, truncation_psi if misc.has_w(Gs) else None,
                         pictures.one_hot(Gs, class_idx), precision, snapshots)
     sections, left_out = [], []
     for name in names:  # The last one may have to download weights: the others are there already.
@@ -113,7 +113,7 @@ def _kimg(path: str) -> float | None:
 
 def _why_not(Gs: Network, name: str) -> str:
     """Why a network cannot have a figure; '' if it can."""
-    if name in ('style-mixing', 'truncation-trick', 'path-length') and 'mapping' not in Gs.components:
+    if name in ('style-mixing', 'truncation-trick', 'path-length') and not misc.has_w(Gs):
         return 'it needs W, but the network is of ProGAN, which has Z alone'
     if name == 'style-mixing' and Gs.components.synthesis.input_shape[1] == 1:
         return 'W of this network is one vector for all layers'
