@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training import networks_stylegan
 from training.nets.dtypes import dtype_at
 from training.nets.layers import image_shape

@@ -72,8 +72,14 @@ class LatentBlock(ScopedLayer):
         self.add_var('bias', [self.fmaps])
         self.built = True
 
+    has_modulation = has_own_style = True  # Directions in Z are found as those in W.
+
+    def modulation(self):
+        """The weights from the latents and labels to the features, [latents + labels, 16 * fmaps]."""
+        return self.weight * self.coef
+
     def call(self, x):
-        x = conv.from_nchw(tf.reshape(tf.matmul(x, self.weight * self.coef), [-1, self.fmaps, 4, 4]))
+        x = conv.from_nchw(tf.reshape(tf.matmul(x, self.modulation()), [-1, self.fmaps, 4, 4]))
         return self.record(normalized(bias_act(x, self.bias, self.act, gain=1), self.epsilon))
 
 

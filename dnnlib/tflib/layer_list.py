@@ -1,7 +1,10 @@
-"""The list of layers of a network: while a recording is active, every layer that computes adds a row to it."""
+"""The list of layers of a network: while a recording is active, every layer that computes adds a row to it; and their
+outputs, which are collected the same way."""
 
 import contextlib
+import contextvars
 from types import SimpleNamespace
+from typing import Any
 
 _recording = None
 
@@ -62,3 +65,29 @@ def _shape_text(shape):
     if len(shape) == 1:
         return f'({"?" if shape[0] is None else shape[0]},)'
     return '(' + ', '.join('?' if size is None else str(size) for size in shape) + ')'
+
+
+# ---- Outputs of the layers, for figures ----
+
+_captured: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar('captured', default=None)
+
+
+@contextlib.contextmanager
+def capture_outputs():
+    """Collect the outputs of all layers that are called inside the with-block: a dict of scope -> tensor.
+
+    Images are in the internal layout. Inside a tf.function the tensors are those of its graph, and it can return them.
+    """
+    outputs = {}
+    token = _captured.set(outputs)
+    try:
+        yield outputs
+    finally:
+        _captured.reset(token)
+
+
+def capture_output(scope: str, x: Any):
+    """Add the output of a layer to those that are being collected, if any."""
+    outputs = _captured.get()
+    if outputs is not None:
+        outputs[scope] = x

@@ -22,7 +22,7 @@ import tensorflow as tf
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from dnnlib.tflib.keras_network import register
-from dnnlib.tflib.layer_list import record_layer
+from dnnlib.tflib.layer_list import capture_output, record_layer
 from dnnlib.tflib.tfutil import tf_variable
 from dnnlib.tflib.variables import create_variable
 
@@ -75,7 +75,8 @@ class ScopedLayer(keras.layers.Layer):
         return float(coef)
 
     def record(self, x, is_image=True, weight=None):
-        """Add this layer to the list of layers that is being recorded, if any (dnnlib.tflib.layer_list.record_layer).
+        """Add this layer to the list of layers that is being recorded, and its output to those that are being
+        collected, if any (record_layer and capture_outputs of dnnlib.tflib.layer_list).
 
         Args:
             x:        Output of the layer.
@@ -89,6 +90,7 @@ class ScopedLayer(keras.layers.Layer):
         params = sum(int(np.prod(var.shape)) for var in variables)
         weight = variables[0] if weight is None else weight
         record_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
+        capture_output(self.scope, x)
         return x
 
     def _trackable_children(self, save_type='checkpoint', **kwargs):
