@@ -46,24 +46,41 @@ ada_urls = {f'ada:{name}': f'{_ADA_ROOT}{name}.pkl'
 # 'gdrive:networks/stylegan2-ffhq-config-f.pkl' -> URL. The names say gdrive because the files were there at first.
 gdrive_urls = {f'gdrive:{file}': _ROOT + file for file in _official_files()}
 
+_DRIVE = 'https://drive.google.com/uc?id='
+
+# 'stylegan:ffhq' -> URL of a network of StyleGAN, as listed in its documentation.
+stylegan_urls = {
+    'stylegan:ffhq':     _DRIVE + '1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ',  # 1024x1024
+    'stylegan:celebahq': _DRIVE + '1MGqJl28pN4t7SAtSrPdSRJSQJqahkzUf',  # 1024x1024
+    'stylegan:bedrooms': _DRIVE + '1MOSKeGF0FJcivpBI7s63V9YHloUTORiF',  # 256x256
+    'stylegan:cars':     _DRIVE + '1MJ6iCfNtMIRicihwRorsM3b7mmtmK9c3',  # 512x384
+    'stylegan:cats':     _DRIVE + '1MQywl0FNt6lHu8E_EUqnRbviagS7fbiJ',  # 256x256
+}
+
+# The same of ProGAN. Its documentation gives the address of this file alone; the others are in a folder.
+progan_urls = {'progan:celebahq': _DRIVE + '188K19ucknC6wg1R6jbuPEhTq9zoufOx4'}  # 1024x1024
+
+# Beginning of the names -> table.
+_TABLES = {'gdrive': gdrive_urls, 'ada': ada_urls, 'stylegan': stylegan_urls, 'progan': progan_urls}
+
 
 def get_path_or_url(path_or_gdrive_path: str | os.PathLike) -> str:
-    """Return the URL of an official network ('gdrive:networks/...' or 'ada:...'), or the path of a pickle.
+    """Return the URL of an official network (such as 'gdrive:networks/...' or 'ada:ffhq'), or the path of a pickle.
 
     Args:
         path_or_gdrive_path: Official name, or the folder of a training run, which stands for its newest pickle. A URL,
                              or the path of a file, is returned as it is.
 
     Raises:
-        UserError: The argument begins with 'gdrive:' or 'ada:' and is not the name of an official network, or it is a
-                   folder without network pickles.
+        UserError: The argument begins as the names of official networks do, 'gdrive:', 'ada:', 'stylegan:' or
+                   'progan:', and is none, or it is a folder without network pickles.
     """
     name = os.fspath(path_or_gdrive_path)
     if os.path.isdir(name):
         return _newest_pickle(name)
-    if not name.startswith(('gdrive:', 'ada:')):
+    urls = _TABLES.get(name.partition(':')[0]) if ':' in name else None
+    if urls is None:
         return name
-    urls = ada_urls if name.startswith('ada:') else gdrive_urls
     if name not in urls:
         nearest = difflib.get_close_matches(name, urls, n=3, cutoff=0.0)
         raise UserError(f'{name}: there is no official network of this name',
@@ -115,8 +132,8 @@ def load_networks(path_or_gdrive_path: str | os.PathLike) -> tuple[Network, Netw
     The same pickle gives the same three objects for the life of the process, unless the file has changed.
 
     Args:
-        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl' or 'ada:ffhq'), URL, or path
-                             of a network pickle.
+        path_or_gdrive_path: Official name ('gdrive:networks/stylegan2-ffhq-config-f.pkl', 'ada:ffhq' or
+                             'stylegan:ffhq'), URL, or path of a network pickle.
 
     Returns:
         G:  Generator at the end of training.
@@ -165,8 +182,13 @@ def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = No
     print(f'Loading networks from "{path_or_gdrive_path}"...')
     _G, _D, Gs = load_networks(path_or_gdrive_path)
     print(custom_ops.impl_report())
+    require_pictures(Gs, path_or_gdrive_path)
+    return Gs
+
+
+def require_pictures(Gs: Network, name: str | os.PathLike) -> None:
+    """Raise a UserError unless the images of a generator are gray or RGB. `name` is that of its file."""
     channels = Gs.output_shape[1]
     if channels not in (1, 3):
-        raise UserError(f'--network: {path_or_gdrive_path} makes images of {channels} channels, '
+        raise UserError(f'--network: {name} makes images of {channels} channels, '
                         'expected 1 (gray) or 3 (RGB)', 'Call Gs.run() from Python to get them as arrays.')
-    return Gs

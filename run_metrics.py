@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='run_metrics.py', description='Measure the quality of a trained StyleGAN2 network.', epilog=_EXAMPLES,
         formatter_class=cli.help_formatter, allow_abbrev=False)
     parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
-                        help='network pickle: a path, a URL, gdrive:networks/... or ada:...; or the folder of a '
+                        help='network pickle: a path, a URL, a name such as stylegan:ffhq; or the folder of a '
                              'training run')
     parser.add_argument('--metrics', type=cli.name_list, default='fid50k', metavar='LIST',
                         help='comma-separated, see below (default: %(default)s)')

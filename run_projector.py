@@ -94,7 +94,7 @@ def _add_real_flags(parser: argparse.ArgumentParser) -> None:
 def _add_common_flags(parser: argparse.ArgumentParser, num_snapshots: int = 5) -> None:
     """Flags of all commands. `num_snapshots`: default of --num-snapshots."""
     parser.add_argument('--network', dest='network_pkl', type=cli.path, required=True, metavar='PKL',
-                        help='network pickle: a path, a URL, gdrive:networks/... or ada:...; or the folder of a '
+                        help='network pickle: a path, a URL, a name such as stylegan:ffhq; or the folder of a '
                              'training run')
     parser.add_argument('--num-snapshots', type=cli.non_negative_int, default=num_snapshots, metavar='N',
                         help='pictures of intermediate steps (default: %(default)s)')

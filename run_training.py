@@ -57,7 +57,8 @@ valid configurations:
   config-a to config-d = the steps from StyleGAN to StyleGAN2;
   config-e-G{orig,skip,resnet}-D{orig,skip,resnet} choose the architecture of each network;
   auto, stylegan2, paper256, paper512, paper1024, cifar = the presets of StyleGAN2-ADA, see docs/small-data.md;
-  progan = Progressive GAN of 2018, stylegan-b to stylegan-f = the steps from it to StyleGAN, see docs/family.md.
+  progan = Progressive GAN of 2018, stylegan-b to stylegan-f = the steps from it to StyleGAN,
+  msg-stylegan = StyleGAN with an image at every resolution instead of growing, see docs/family.md.
 '''
 
 _DEFAULT_METRICS = ['fid50k']
@@ -213,7 +214,8 @@ def _check_dataset(data_dir: str, dataset: str) -> None:
     if not any(name.endswith('.tfrecords') for name in names):
         raise cli.UserError(
             f'--dataset: expected .tfrecords files in {folder}, found none',
-            f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
+            f'Make them from a folder of images: '
+            f'{cli.command("dataset_tool.py")} create_from_images {folder} IMAGE_DIR')
 
 
 def _find_checkpoint(args: argparse.Namespace, run: EasyDict, settings: dict[str, Any]) -> checkpoint.Found | None:
@@ -256,7 +258,7 @@ def _resume_command(argv: Sequence[str], run_dir: str | None) -> str:
     """The command that continues this run."""
     rest = [arg for i, arg in enumerate(argv)
             if not arg.startswith('--resume=') and '--resume' not in argv[max(i - 1, 0):i + 1]]
-    return shlex.join(['python', 'run_training.py', *rest, f'--resume={run_dir}'])
+    return f'{cli.command("run_training.py")} {shlex.join([*rest, f"--resume={run_dir}"])}'
 
 
 if __name__ == '__main__':

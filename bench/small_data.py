@@ -299,6 +299,14 @@ def save_panels(panels: Sequence[tuple[str, Sequence[Any]]], legend: Sequence[tu
     charts.save_svg('\n'.join([f'<svg viewBox="0 0 {2 * width} {total}">', *parts, '</svg>']), path)
 
 
+def face_grid(snapshot: Path) -> np.ndarray:
+    """Two rows of eight new faces of a network pickle, from the same latents always, [C, 2 * H, 8 * W] in [-1, 1]."""
+    from training import misc
+    Gs = misc.load_networks(snapshot)[2]
+    latents = np.random.RandomState(0).randn(16, *Gs.input_shape[1:])
+    return misc.create_image_grid(Gs.run(latents, None, randomize_noise=False, is_validation=True), (8, 2))
+
+
 def save_pictures(cases: Sequence[Sequence[Path]], path: str) -> None:
     """Save new faces of two cases next to each other, from the same latents and without truncation, enlarged.
 
@@ -310,12 +318,7 @@ def save_pictures(cases: Sequence[Sequence[Path]], path: str) -> None:
 
     from training import misc
     from training.data import pil_ops
-
-    def grid(snapshot):
-        Gs = misc.load_networks(snapshot)[2]
-        latents = np.random.RandomState(0).randn(16, *Gs.input_shape[1:])
-        return misc.create_image_grid(Gs.run(latents, None, randomize_noise=False), (8, 2))
-    left, right = (np.concatenate([grid(snapshot) for snapshot in snapshots], axis=1) for snapshots in cases)
+    left, right = (np.concatenate([face_grid(snapshot) for snapshot in snapshots], axis=1) for snapshots in cases)
     gap = np.ones([*left.shape[:2], left.shape[2] // 16])
     picture = misc.convert_to_pil_image(np.concatenate([left, gap, right], axis=2), [-1, 1])
     pil_ops.save_png(picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST), path)

@@ -21,7 +21,7 @@ import functools
 import tensorflow as tf
 
 from custom_ops.reference import is_portable
-from dnnlib.tflib.network import call_dtype
+from dnnlib.tflib.call_dtype import call_dtype
 from dnnlib.tflib.tfutil import has_gpu
 
 _forced_format = None

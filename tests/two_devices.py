@@ -21,8 +21,10 @@ from tests.training.run.test_health import PLAIN  # noqa: E402
 from tests.training.run.test_resume import Killed, assert_same_run, kill_at, train  # noqa: E402
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: E402, PLC0414  A fixture.
 from tests.training.test_misc import small_networks  # noqa: E402
+from training.configs import training_run  # noqa: E402
 from training.data import dataset_writer  # noqa: E402
 from training.dataset import TFRecordDataset  # noqa: E402
+from training.nets import registry  # noqa: E402
 from training.step.ada import Augmentation  # noqa: E402
 from training.step.devices import Devices  # noqa: E402
 from training.step.iteration import Iterations  # noqa: E402
@@ -231,6 +233,46 @@ def test_weights_are_those_of_one_device_with_the_same_minibatch(given, devices,
         ).max()
         > 1e-3
     )
+
+
+def first_gradients(args, nets, fed, reals, labels, devices=None):
+    """Gradients by network of G_train and D_train of a configuration, with two parts on one device or one on each."""
+    rng, devices = (InjectedRandom(), Devices()) if devices is None else (InjectedOnDevices(), devices)
+    rng.feed(fed)
+    with devices.scope():
+        trainer = TrainStep(
+            *[net.clone() for net in nets], args.G_loss_args['func_name'], args.D_loss_args['func_name'],
+            G_opt_args=args.G_opt_args, D_opt_args=args.D_opt_args, lazy_regularization=args.lazy_regularization,
+            label_table=np.eye(3), rng=rng, devices=devices)
+    stage = trainer.set_lod(0.25 if trainer.D.lod_stage() is not None else 0)
+    for phase in ('D_train', 'G_train'):
+        trainer.run(phase, PART, 2 // devices.number, LRATE, *devices.split(reals, labels), stage)
+    return {key: gradients(trainer, key) for key in 'GD'}
+
+
+@pytest.mark.parametrize('config', ['progan', 'msg-stylegan'])
+def test_older_configurations_have_the_gradients_of_one_device(config, devices):
+    """Their gradient penalties: at images between reals and fakes, with label penalties; and at images of all sizes."""
+    args = training_run('tiny', config=config, fmap_base=32, fmap_max=4, latent_size=8).run_func_kwargs
+    shape, width = dict(num_channels=3, resolution=8, label_size=3), dict(fmap_base=32, fmap_max=4)
+    seed_everything(0)
+    G, D = (registry.create_network(name, **shape, **{**kwargs, **width})
+            for name, kwargs in (('G', args.G_args), ('D', args.D_args)))
+    draw, fed = np.random.RandomState(1), {}
+    for phase in ('G_train', 'D_train'):
+        for name, size in {'latents': [8], 'mixing_factors': [1, 1, 1]}.items():
+            fed[f'{phase}/{name}'] = [draw.uniform(-1, 1, [PART, *size]).astype(np.float32) for _ in range(2)]
+        fed[f'{phase}/labels0'] = [np.eye(3, dtype=np.float32)[draw.randint(3, size=PART)] for _ in range(2)]
+        for idx, size in enumerate([4, 4, 8, 8]):
+            fed[f'{phase}/G0/noise{idx}'] = [draw.randn(PART, 1, size, size).astype(np.float32) for _ in range(2)]
+    reals = tf.constant(draw.uniform(-1, 1, [2 * PART, 3, 8, 8]), tf.float32)
+    labels = tf.constant(np.eye(3)[draw.randint(3, size=2 * PART)], tf.float32)
+    single, both = (first_gradients(args, (G, D, G.clone('Gs')), fed, reals, labels, some) for some in (None, devices))
+    for key in 'GD':
+        largest = max(np.abs(grad).max() for grad in single[key])
+        assert largest > 1e-3
+        for actual, expected in zip(both[key], single[key], strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-5 * largest)
 
 
 def test_one_trace_for_both_devices_and_layers_that_stay_as_they_are(given, devices):

@@ -1,6 +1,6 @@
 """The configurations of the papers as one table: those of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, table 1 and
-figure 8), the presets of StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676), and ProGAN (Karras et al. 2018,
-arXiv:1710.10196).
+figure 8), the presets of StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676), ProGAN (Karras et al. 2018,
+arXiv:1710.10196), and MSG-StyleGAN (Karnewar and Wang 2020, arXiv:1903.06048).
 
 `training_run` turns a configuration and the options of training/options.py into arguments of the training loop.
 """
@@ -101,14 +101,22 @@ _PROGAN_PRESETS = {
 _PROGAN_TICK_KIMG = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 20, 1024: 10}
 
 
-def _progan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
-    """ProGAN, by its preset for so many GPUs, or for the next lower number that has one."""
-    base, sizes, rates = _PROGAN_PRESETS[max(number for number in _PROGAN_PRESETS if number <= num_gpus)]
+def _nearest_preset(presets: dict[int, Any], num_gpus: int) -> Any:
+    """The preset for so many GPUs, or for the next lower number that has one."""
+    return presets[max(number for number in presets if number <= num_gpus)]
 
-    def per_gpu(size: int) -> int:
-        share = max(size // num_gpus, 1)  # Rounded down so that the groups of minibatch stddev are whole.
-        return share if share <= 4 else share // 4 * 4
-    parts = {resolution: per_gpu(size) for resolution, size in sizes.items()}
+
+def _per_gpu(size: int, num_gpus: int) -> int:
+    """Images of a minibatch for each GPU, rounded down so that the groups of minibatch stddev are whole."""
+    share = max(size // num_gpus, 1)
+    return share if share <= 4 else share // 4 * 4
+
+
+def _progan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
+    """ProGAN, by its preset for the number of GPUs."""
+    base, sizes, rates = _nearest_preset(_PROGAN_PRESETS, num_gpus)
+    part = _per_gpu(base, num_gpus)
+    parts = {resolution: _per_gpu(size, num_gpus) for resolution, size in sizes.items()}
     return dict(
         G_args=dict(func_name='training.networks_progan.G_paper'),
         D_args=dict(func_name='training.networks_progan.D_paper'),
@@ -117,11 +125,25 @@ def _progan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
         sched_args=dict(
             lod_initial_resolution=4,
             G_lrate_base=0.001, G_lrate_dict=rates, D_lrate_base=0.001, D_lrate_dict=rates,
-            minibatch_size_base=per_gpu(base) * num_gpus,
-            minibatch_size_dict={resolution: part * num_gpus for resolution, part in parts.items()},
-            minibatch_gpu_base=per_gpu(base), minibatch_gpu_dict=parts,
+            minibatch_size_base=part * num_gpus,
+            minibatch_size_dict={resolution: size * num_gpus for resolution, size in parts.items()},
+            minibatch_gpu_base=part, minibatch_gpu_dict=parts,
             tick_kimg_base=160, tick_kimg_dict=_PROGAN_TICK_KIMG),
         lazy_regularization=False, D_first=True, G_smoothing_beta=0.999, total_kimg=12000)
+
+
+_MSG_MINIBATCHES = {1: 4, 2: 32, 4: 16, 8: 32}  # Of MSG-StyleGAN, by the number of GPUs.
+
+
+def _msg_stylegan(_resolution: int | None, num_gpus: int) -> dict[str, Any]:
+    """MSG-StyleGAN, with the minibatch of its code for the number of GPUs."""
+    part = _per_gpu(_nearest_preset(_MSG_MINIBATCHES, num_gpus), num_gpus)
+    return dict(
+        G_args=dict(func_name='training.networks_msg.G_style'), D_args=dict(func_name='training.networks_msg.D_basic'),
+        G_loss_args=_NO_PATHREG,
+        sched_args=dict(G_lrate_base=0.003, D_lrate_base=0.003, minibatch_size_base=part * num_gpus,
+                        minibatch_gpu_base=part, tick_kimg_base=10, tick_kimg_dict={}),
+        grid_args=dict(size='4k'), lazy_regularization=False, D_first=True)
 
 
 # Each value is a dict, or a function of (resolution, num_gpus) that returns one.
@@ -151,6 +173,7 @@ CONFIGS: dict[str, dict[str, Any] | Callable[[Any, int], dict[str, Any]]] = {
     'stylegan-e': _stylegan(style_mixing_prob=0.0),  # + noise
     'stylegan-f': _stylegan(),  # + mixing regularization = config-a
     'progan': _progan,  # Progressive GAN, as published in 2018
+    'msg-stylegan': _msg_stylegan,  # StyleGAN with multi-scale gradients instead of growing
 }
 
 
@@ -199,6 +222,8 @@ def training_run(dataset: str, metric_arg_list: Sequence[dict[str, Any]] = (), r
     apply_options(kwargs, {**values, 'metrics': None})
     if kwargs.G_args['func_name'].endswith('.G_paper'):
         _adjust_progan(kwargs, values)
+    if kwargs.D_args['func_name'].startswith('training.networks_msg'):
+        _check_msg(values)
     if kwargs.G_args.get('mapping_layers') == 0 and values['cond']:
         raise cli.UserError(f'--cond=true: {values["config"]} has no mapping network, which would take the labels',
                             'Leave it out, give --mapping-layers=8, or choose another configuration.')
@@ -253,6 +278,17 @@ def _adjust_progan(kwargs: dict[str, Any], values: dict[str, Any]) -> None:
         kwargs['G_args'].pop(name, None)
     if values['G_smoothing_kimg'] is not None:
         kwargs['G_smoothing_beta'] = None
+
+
+def _check_msg(values: dict[str, Any]) -> None:
+    """Raise a UserError for options that do not work with images of several sizes."""
+    for flag, loss in (('--g-loss', values['G_loss']), ('--d-loss', values['D_loss'])):
+        if loss in ('G_logistic_ns_pathreg', 'D_wgan_gp', 'D_wgangp_acgan'):
+            raise cli.UserError(f'{flag}={loss}: is for images of one size, but {values["config"]} makes them in all '
+                                'sizes', 'Choose another loss, such as G_logistic_ns or D_logistic_r1.')
+    if values['aug'] not in (None, 'none'):
+        raise cli.UserError(f'--aug={values["aug"]}: augments images of one size, but {values["config"]} makes them in '
+                            'all sizes', 'Leave it out.')
 
 
 def _adjust_preset(kwargs: dict[str, Any], values: dict[str, Any]) -> None:

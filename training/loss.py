@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dnnlib.tflib import lerp
+from training import misc
 from training.step.regularizers import NO_SCALING, gradient_penalty, path_length, scaled_gradient
 
 # Tag of the signs of D's scores for reals. Their mean, r_t, tells how much D overfits (training/step/ada.py).
@@ -23,7 +24,7 @@ class LossContext(NamedTuple):
     minibatch_size: int
     rng: Any                   # Random.
     label_table: Any           # [n, label_size]: labels of the training set, from which random labels are drawn.
-    reals: Any = None          # [minibatch_size, C, H, W] in [-1, 1].
+    reals: Any = None          # [minibatch_size, C, H, W] in [-1, 1], or those of all sizes: see inputs_of_D.
     labels: Any = None         # [minibatch_size, label_size] of the reals.
     pl_mean: Any = None        # Scalar tf.Variable: state of path length regularization.
     stage: int | None = None   # Images have 1/2^stage of the full resolution. None = full resolution, no growing.
@@ -45,10 +46,29 @@ class LossContext(NamedTuple):
         return self.random_labels('labels0', self.minibatch_size) if self.random_fake_labels else self.labels
 
     def fakes(self, name, latents, labels, **kwargs):
-        """Images of G in training. `name`, 'G0' or 'G1', identifies the random numbers of this evaluation."""
+        """Images of G in training. `name`, 'G0' or 'G1', identifies the random numbers of this evaluation.
+
+        They are a tuple of the images of all sizes if G makes them.
+        """
         if self.stage is not None:
             kwargs.update(lod_stage=self.stage, full_resolution=False)
+        if 'all_sizes' in self.G.known_call_kwargs():
+            kwargs.update(all_sizes=True)
         return self.G(latents, labels, is_training=True, rng=self.rng.child(name), dtype=self.dtype, **kwargs)
+
+    def inputs_of_D(self, images):
+        """The images that D takes, as a tuple: of all sizes, from 4x4 on, if it sees them all, and else one alone.
+
+        Args:
+            images: [N, C, H, W], of which the smaller sizes are the means of 2x2 pixels, 4x4 pixels, ...; or a tuple of
+                    images, which is returned.
+        """
+        if isinstance(images, (tuple, list)):
+            return tuple(images)
+        sizes = [images]
+        for _ in self.D.input_shapes[2:]:
+            sizes.insert(0, misc.halve(sizes[0]))
+        return tuple(sizes)
 
     def scores(self, name, images, labels):
         """Scores of D for images, [N, 1], augmented first. `name` identifies the random numbers of the augmentation."""
@@ -56,9 +76,35 @@ class LossContext(NamedTuple):
 
     def scores_and_logits(self, name, images, labels):
         """`scores`, and D's logits of the labels, [N, label_size]. None = it has none: only ProGAN's D has."""
-        if self.augment is not None:
-            images = tf.ensure_shape(self.augment(images, self.rng.child(name)), images.shape)
-        out = self.D(images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
+        return self._evaluate_D(self._augmented(name, images), labels)
+
+    def scores_of_fakes_and_reals(self, fakes, labels):
+        """`scores` of fakes with these labels, and of the reals, [N, 1] each.
+
+        Where D can tell them apart, it sees both in one minibatch: that takes fewer and larger operations.
+        """
+        images = self._augmented('aug_fake', fakes), self._augmented('aug_real', self.reals)
+        group = self.D.kw.mbstd_group_size  # None = the minibatch.
+        if group is None or self.minibatch_size % max(group, 1):
+            return [self._evaluate_D(*pair)[0] for pair in zip(images, (labels, self.labels))]
+
+        # They take turns, so that a group of minibatch_stddev has images of one kind, and the same ones as without the
+        # others.
+        def in_turn(fake, real):
+            return tf.reshape(tf.stack([fake, real], axis=1), [2 * self.minibatch_size, *fake.shape[1:]])
+        scores, _ = self._evaluate_D([in_turn(*pair) for pair in zip(*images)], in_turn(labels, self.labels))
+        return scores[::2], scores[1::2]
+
+    def _augmented(self, name, images):
+        """The images that D takes, augmented. Images of several sizes are not augmented."""
+        images = self.inputs_of_D(images)
+        if self.augment is None:
+            return images
+        image, = images
+        return tf.ensure_shape(self.augment(image, self.rng.child(name)), image.shape),
+
+    def _evaluate_D(self, images, labels):
+        out = self.D(*images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
         if not isinstance(out, tuple):
             return out, None
         scores, logits = out
@@ -177,28 +223,37 @@ def G_logistic_ns_pathreg(context, parts, pl_minibatch_shrink=2, pl_decay=0.01, 
 def _D_terms(context, parts, func, gamma=None, on_reals=True):
     """Terms of a discriminator loss.
 
+    For a D that sees images of all sizes, the penalty is the mean over the sizes. The gradient with respect to a size
+    includes what reaches D through smaller ones that were computed from it.
+
     Args:
         func:     func(fake scores, real scores) -> loss.
         gamma:    Weight of the gradient penalty. None = no penalty.
         on_reals: Penalize gradients at the reals (R1) rather than at the fakes (R2).
     """
     loss, reg, stats = None, None, {}
+    regularize = 'reg' in parts and gamma is not None
     need_reals = 'loss' in parts or ('reg' in parts and on_reals)
     need_fakes = 'loss' in parts or ('reg' in parts and not on_reals)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         if need_fakes:
             labels = context.labels_of_fakes()
-            fakes = context.fakes('G0', context.latents('latents', context.minibatch_size), labels)
-            if not on_reals:
-                tape.watch(fakes)
-            fake_scores = context.scores('aug_fake', fakes, labels)
-        if need_reals:
-            if on_reals and gamma is not None:
-                tape.watch(context.reals)
-            real_scores = context.scores('aug_real', context.reals, context.labels)
-            stats[REAL_SIGNS] = tf.sign(real_scores)
-    if 'reg' in parts and gamma is not None:
-        scores, images = (real_scores, context.reals) if on_reals else (fake_scores, fakes)
+            fakes = context.inputs_of_D(
+                context.fakes('G0', context.latents('latents', context.minibatch_size), labels))
+        if regularize:
+            tape.watch(context.reals if on_reals else fakes)
+        if 'loss' in parts and not regularize:
+            fake_scores, real_scores = context.scores_of_fakes_and_reals(fakes, labels)
+        else:
+            if need_fakes:
+                fake_scores = context.scores('aug_fake', fakes, labels)
+            if need_reals:  # Smaller sizes are computed within the tape, which so knows what they come from.
+                reals = context.inputs_of_D(context.reals)
+                real_scores = context.scores('aug_real', reals, context.labels)
+    if need_reals:
+        stats[REAL_SIGNS] = tf.sign(real_scores)
+    if regularize:
+        scores, images = (real_scores, reals) if on_reals else (fake_scores, fakes)
         reg, squares = gradient_penalty(tape, scores, images, context.pixel_weight, gamma, context.scaling)
         stats['Loss/gradient_penalty'] = squares
     if 'loss' in parts:

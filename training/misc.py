@@ -14,7 +14,7 @@ import PIL.Image
 from dnnlib import run_dir
 from dnnlib.cli import UserError
 from dnnlib.pickles import legacy_pickle, network_files
-from dnnlib.pickles.network_state import CHANGED, DIGEST_KEY, MODULE_KEY, READ_VERSIONS, SHAPE_KEYS, import_line
+from dnnlib.pickles.network_state import CHANGED, DIGEST_KEY, READ_VERSIONS, SHAPE_KEYS, import_line, module_in
 from dnnlib.pickles.progan import from_original
 from dnnlib.pickles.version5 import from_version_5, to_version_5
 from dnnlib.util import get_obj_by_name, is_url, open_url
@@ -138,7 +138,7 @@ def network_from_pickle(state: Any) -> Network:
         raise UserError(f'{where}: expected the state of a network, of version 2 to 5, found something else',
                         'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.')
     network = legacy_pickle.NetworkState(
-        **{name: state[name] for name in [*needed, 'version']}, build_module=state.get(MODULE_KEY, ''),
+        **{name: state[name] for name in [*needed, 'version']}, build_module=module_in(state),
         components={key: _state_from_network(net) for key, net in (state.get('components') or {}).items()},
         shapes={key: state[key] for key in SHAPE_KEYS} if set(SHAPE_KEYS) <= set(state) else None,
         augment_p=state.get('augment_p'))
@@ -159,7 +159,7 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
-    from dnnlib.tflib.network import count_variables, skip_initializers
+    from dnnlib.tflib.variables import count_variables, skip_initializers
     from training.nets import registry
     try:
         state = from_version_5(state) if state.version == 5 else from_original(state)
@@ -365,9 +365,14 @@ def noise_variables(Gs: Network) -> list[Any]:
     return [var for name, var in Gs.components.get('synthesis', Gs).vars.items() if name.startswith('noise')]
 
 
+def has_w(Gs: Network) -> bool:
+    """Has a generator a W? ProGAN's draws images from Z itself."""
+    return 'mapping' in Gs.components
+
+
 def require_w(Gs: Network, purpose: str) -> None:
-    """Raise a UserError, which begins with `purpose`, if a generator has no W: ProGAN's draws images from Z itself."""
-    if 'mapping' not in Gs.components:
+    """Raise a UserError, which begins with `purpose`, if a generator has no W."""
+    if not has_w(Gs):
         raise UserError(f'{purpose}: needs W, but the network is of ProGAN, which has Z alone',
                         'Leave it out, or use a network of StyleGAN or StyleGAN2.')
 
@@ -423,13 +428,18 @@ def process_reals(images: Any, labels: Any, lod: float | tf.Tensor, mirror_augme
         images = tf.where(keep, images, mirror(images))
     level = int(np.floor(lod)) if stage is None else stage
     if stage is not None or lod != level:
-        _n, c, h, w = images.shape
-        coarse = tf.reduce_mean(tf.reshape(images, [-1, c, h // 2, 2, w // 2, 2]), axis=[3, 5])
-        coarse = tf.repeat(tf.repeat(coarse, 2, axis=2), 2, axis=3)
+        coarse = tf.repeat(tf.repeat(halve(images), 2, axis=2), 2, axis=3)
         images = lerp(images, coarse, lod - level)
     if stage is None and level:
         images = tf.repeat(tf.repeat(images, 2 ** level, axis=2), 2 ** level, axis=3)
     return images, labels
+
+
+def halve(images: tf.Tensor) -> tf.Tensor:
+    """Images [N, C, H, W] of half the size: means of 2x2 pixels, [N, C, H/2, W/2]."""
+    import tensorflow as tf
+    _n, c, h, w = images.shape
+    return tf.reduce_mean(tf.reshape(images, [-1, c, h // 2, 2, w // 2, 2]), axis=[3, 5])
 
 
 def mirror(images: tf.Tensor) -> tf.Tensor:

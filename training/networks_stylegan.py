@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training import networks_stylegan2
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
@@ -217,6 +217,7 @@ class G_synthesis(Network):
     output_names = ('images_out',)
     num_layers = G_synthesis_stylegan2.num_layers
     output_spec_shapes = G_synthesis_stylegan2.output_spec_shapes
+    grows = True  # Has it the variable lod?
 
     def input_spec_shapes(self):
         return ((None, self.num_layers if self.kw.use_styles else 1, self.kw.dlatent_size),)
@@ -228,13 +229,14 @@ class G_synthesis(Network):
         epilogue = {name: getattr(kw, name) for name in EPILOGUE_SETTINGS}
         conv_args = dict(epilogue=epilogue, gain=gain, use_wscale=kw.use_wscale, fused_scale=kw.fused_scale,
                          blur_filter=kw.blur_filter)
-        self.add_var('lod', [], 'zeros')
+        if self.grows:
+            self.add_var('lod', [], 'zeros')
         add_noise_vars(self, [2 ** (idx // 2 + 2) for idx in range(self.num_layers if kw.use_noise else 0)])
         for res in range(2, resolution_log2 + 1):
             size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
             if size == 4:
                 if kw.const_input_layer:
-                    self.add_layer(ConstBlock('4x4/Const', fmaps, epilogue))
+                    self.add_layer(ConstBlock('4x4/Const', fmaps, epilogue), (None, kw.dlatent_size))
                 else:
                     self.add_layer(DenseBlock('4x4/Dense', fmaps, gain, epilogue), (None, kw.dlatent_size))
                 self.add_layer(SynthesisConv('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps))
@@ -249,14 +251,13 @@ class G_synthesis(Network):
             self.add_layer(to_rgb, image_shape(size, fmaps))
         self.built = True
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
         """[N, layers or 1, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         resolution_log2 = int(np.log2(kw.resolution))
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
-        upscales = iter(['Upscale2D', *[f'Upscale2D_{i}' for i in range(1, resolution_log2)]])
 
         dlatents = tf.unstack(dlatents_in, axis=1) if kw.use_styles else [dlatents_in[:, 0]] * self.num_layers
         noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
@@ -274,6 +275,12 @@ class G_synthesis(Network):
 
         def to_rgb(res, x):
             return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x), tf.float32)
+
+        return self.compose(block, to_rgb, resolution_log2, kw)
+
+    def compose(self, block, to_rgb, resolution_log2, kw):
+        """Compute the images [N, C, H, W] from the functions `block` and `to_rgb`: see progressive.grow_images."""
+        upscales = iter(['Upscale2D', *[f'Upscale2D_{i}' for i in range(1, resolution_log2)]])
 
         def record(name, x):
             record_op(next(upscales) if name.startswith('Upsample') else name, x)
@@ -305,6 +312,50 @@ class G_style(G_main):
 
 # ---- Discriminator ----
 
+def conv_args_of(kw):
+    """Arguments of the convolutions of a discriminator with these settings."""
+    return dict(act=kw.nonlinearity, gain=GAINS[kw.nonlinearity], use_wscale=kw.use_wscale, fused_scale=kw.fused_scale,
+                blur_filter=kw.blur_filter)
+
+
+def append_stddev(x, kw):
+    """`minibatch_stddev` of images in the internal layout by the settings of a discriminator, listed as a layer."""
+    if not uses_mbstd(kw):
+        return x
+    size = x.shape[progressive.pixel_axes()[0]]
+    return record_op(f'{size}x{size}/MinibatchStddev',
+                     minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
+
+
+def num_stddev_features(kw):
+    """Number of feature maps that `append_stddev` appends."""
+    return kw.mbstd_num_features if uses_mbstd(kw) else 0
+
+
+def build_score_layers(net, fmaps, out_fmaps, conv_args):
+    """Create the last layers of a discriminator, from features [N, fmaps, 4, 4] to scores."""
+    kw = net.kw
+    net.add_layer(Conv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps + num_stddev_features(kw)))
+    net.add_layer(Dense('4x4/Dense0', out_fmaps, kw.nonlinearity, GAINS[kw.nonlinearity], use_wscale=kw.use_wscale),
+                  image_shape(4, fmaps))
+    net.add_layer(Dense('4x4/Dense1', max(kw.label_size, 1), use_wscale=kw.use_wscale), (None, out_fmaps))
+
+
+def compute_scores(net, kw, x, labels):
+    """Features [N, fmaps, 4, 4] in the internal layout -> scores [N, 1].
+
+    A conditional network has one output per class. The score is the sum of the outputs weighted by the labels.
+    """
+    x = net.layer('4x4/Conv')(append_stddev(x, kw))
+    x = net.layer('4x4/Dense0')(x)
+    x = net.layer('4x4/Dense1')(x)
+    if kw.label_size:
+        x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
+        record_layer('LabelSwitch', x.shape)
+    record_layer('scores_out', x.shape)
+    return x
+
+
 class D_basic(Network):
     """Images and labels -> scores, which are higher for real images (Karras et al. 2018, Table 2)."""
 
@@ -322,10 +373,7 @@ class D_basic(Network):
     def build(self, input_shape=None):
         kw = self.kw
         check_kwargs(self)
-        gain, resolution_log2 = GAINS[kw.nonlinearity], int(np.log2(kw.resolution))
-        dense_args = dict(use_wscale=kw.use_wscale)
-        conv_args = dict(act=kw.nonlinearity, gain=gain, use_wscale=kw.use_wscale, fused_scale=kw.fused_scale,
-                         blur_filter=kw.blur_filter)
+        conv_args, resolution_log2 = conv_args_of(kw), int(np.log2(kw.resolution))
         self.add_var('lod', [], 'zeros')
         for res in range(resolution_log2, 1, -1):
             size, fmaps, out_fmaps = 2 ** res, num_fmaps(kw, res - 1), num_fmaps(kw, res - 2)
@@ -336,17 +384,11 @@ class D_basic(Network):
                 self.add_layer(Conv2D(f'{size}x{size}/Conv0', fmaps, 3, **conv_args), image_shape(size, fmaps))
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, 'down', **conv_args),
                                image_shape(size, fmaps))
-        features = fmaps + (kw.mbstd_num_features if uses_mbstd(kw) else 0)
-        self.add_layer(Conv2D('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, features))
-        self.add_layer(Dense('4x4/Dense0', out_fmaps, kw.nonlinearity, gain, **dense_args), image_shape(4, fmaps))
-        self.add_layer(Dense('4x4/Dense1', max(kw.label_size, 1), **dense_args), (None, out_fmaps))
+        build_score_layers(self, fmaps, out_fmaps, conv_args)
         self.built = True
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
-        """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1].
-
-        A conditional network has one output per class. The score is the sum of the outputs weighted by the labels.
-        """
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
+        """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         resolution_log2 = int(np.log2(kw.resolution))
         downscales = iter(['Downscale2D', *[f'Downscale2D_{i}' for i in range(1, resolution_log2)]])
@@ -357,14 +399,4 @@ class D_basic(Network):
         def record(name, x):
             record_op(next(downscales) if name.startswith('Downsample') else name, x)
 
-        x = compute_growing_features(self, kw, images_in, record)
-        if uses_mbstd(kw):
-            x = record_op('4x4/MinibatchStddev', minibatch_stddev(x, kw.mbstd_group_size, kw.mbstd_num_features))
-        x = self.layer('4x4/Conv')(x)
-        x = self.layer('4x4/Dense0')(x)
-        x = self.layer('4x4/Dense1')(x)
-        if kw.label_size:
-            x = tf.reduce_sum(x * labels_in, axis=1, keepdims=True)
-            record_layer('LabelSwitch', x.shape)
-        record_layer('scores_out', x.shape)
-        return x
+        return compute_scores(self, kw, compute_growing_features(self, kw, images_in, record), labels_in)

@@ -103,6 +103,16 @@ def import_line(module: str) -> str:
     return f'from {module} import *\n'
 
 
+def module_in(state: dict[str, Any]) -> str:
+    """Name of the module of the function that built a network, from the pickled state. '' = the state does not tell.
+
+    The code of MSG-StyleGAN gave its networks the names of StyleGAN's. Only it stored num_inputs.
+    """
+    if MODULE_KEY not in state and 'num_inputs' in state:
+        return 'training.' + ('networks_stylegan' if state.get('build_func_name') == 'G_mapping' else 'networks_msg')
+    return state.get(MODULE_KEY, '')
+
+
 _FIELD_TYPES = {'name': str, 'static_kwargs': dict, 'components': dict, 'build_func_name': str, 'variables': list,
                 'version': int, 'build_module_src': str, MODULE_KEY: str}
 _OPTIONAL_FIELDS = {MODULE_KEY}
@@ -149,6 +159,7 @@ class NetworkReader(Reader):
                 raise Refusal(f'holds a network without {name}', DAMAGED)
         if all(key in state for key in SHAPE_KEYS):
             network.shapes = {key: state[key] for key in SHAPE_KEYS}
+        network.build_module = module_in(state)
         network.augment_p = state.get('augment_p')
         if DIGEST_KEY in state:
             self.digests[id(network)] = network, state[DIGEST_KEY]

@@ -181,6 +181,14 @@ def test_dry_run_builds_nothing_writes_nothing_and_ends_in_seconds(home, monkeyp
     assert os.listdir(home) == ['datasets']
 
 
+@pytest.mark.parametrize('config', ['progan', 'msg-stylegan', *(f'stylegan-{letter}' for letter in 'bcdef')])
+def test_each_configuration_of_the_family(config, home, capsys):
+    run_training.main([*SMALL[:-1], f'--config={config}', '--metrics=none', '--impl=ref', '--dry-run'])
+    out, err = capsys.readouterr()
+    assert json.loads(out)['run_desc'] == f'stylegan2-ds-1gpu-{config}'
+    assert err.endswith('Dry run: nothing was trained.\n')
+
+
 def test_the_device_and_its_memory_are_told(home, monkeypatch, capsys):
     """The GPU is invented, and large enough for any minibatch of these networks."""
     from dnnlib.tflib import hardware, tfutil

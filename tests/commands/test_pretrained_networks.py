@@ -62,6 +62,18 @@ def test_official_names_of_stylegan2_ada():
     assert 'ada:afhqcat,' in caught.value.remedy
 
 
+def test_official_names_of_older_networks():
+    assert pretrained_networks.get_path_or_url('stylegan:ffhq') == \
+        'https://drive.google.com/uc?id=1MEGjdvVpUsu1jB4zrXZN7Y4kBBOzizDQ'
+    urls = {**pretrained_networks.stylegan_urls, **pretrained_networks.progan_urls}
+    assert sorted(urls) == ['progan:celebahq', *(f'stylegan:{name}' for name in (
+        'bedrooms', 'cars', 'cats', 'celebahq', 'ffhq'))]
+    assert len(set(urls.values())) == 6
+    with pytest.raises(UserError, match='stylegan:car: there is no official network') as caught:
+        pretrained_networks.load_networks('stylegan:car')
+    assert 'stylegan:cars,' in caught.value.remedy
+
+
 def test_unknown_official_name_brings_the_nearest():
     with pytest.raises(UserError, match='fhq-config-g') as caught:
         pretrained_networks.load_networks('gdrive:networks/stylegan2-fhq-config-g.pkl')

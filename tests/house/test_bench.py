@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree
 import zipfile
 
@@ -21,6 +22,8 @@ from bench import (
     costs,
     demo,
     export,
+    explorer,
+    family,
     generator,
     growth,
     kernels,
@@ -376,6 +379,16 @@ def test_the_page_of_latents(tmp_path, capsys, narrow, in_this_process):
     assert 'latents/film/config-f/8/mp4' in capsys.readouterr().out
 
 
+def test_the_page_of_the_explorer(tmp_path, capsys, narrow):
+    path = tmp_path / 'rows.json'
+    explorer.main(['--rounds=2', '--resolutions=32', f'--json={path}'], 'bench')
+    row, = json.loads(path.read_text())
+    assert row['name'] == 'explorer/config-f/32' and row['picture_best_ms'] > row['bare_best_ms'] > 0
+    assert row['extra_ms'] == row['picture_best_ms'] - row['bare_best_ms']
+    assert row['preview_ratio'] == row['preview_best_ms'] / row['picture_best_ms'] > 0
+    assert 'explorer/config-f/32' in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_page_of_export(tmp_path, capsys):
     pytest.importorskip('tf2onnx')
@@ -529,6 +542,59 @@ def test_the_page_of_small_data(tmp_path, capsys, monkeypatch):
         small_data.main([*flags, '--cases=17/ada/1'], 'bench')
     assert "--cases: expected NUMBER/none/SEED or NUMBER/ada/SEED, NUMBER from 2 to 16, found '17/ada/1'" in (
         capsys.readouterr().err)
+
+
+def test_the_page_of_the_family(tmp_path, capsys, monkeypatch):
+    """Tiny networks that are trained for 32 images of 8x8; the case that was not trained to its end goes on."""
+    import run_training
+    with zipfile.ZipFile(ROOT / 'demo' / 'faces32.zip') as faces, zipfile.ZipFile(tmp_path / 'faces.zip', 'w') as few:
+        for name in faces.namelist()[:16]:
+            image = PIL.Image.open(io.BytesIO(faces.read(name))).resize((8, 8))
+            image.save(data := io.BytesIO(), 'png')
+            few.writestr(name, data.getvalue())
+    monkeypatch.setattr(small_data, 'demo_settings', lambda: [
+        '--fmap-base=64', '--fmap-max=16', '--latent-size=16', '--mapping-layers=1', '--resample-kernel=1,1',
+        '--g-loss=G_logistic_ns', '--minibatch-size=8', '--minibatch-gpu=8', '--lrate=0.004', '--gamma=0.5'])
+    monkeypatch.setattr(demo, 'METRICS', ('fd_efficientnet16', 'pr0.016k3_exact'))
+    trained = []
+
+    def train(flags):
+        trained.append(flags)
+        run_training.main([*(flag for flag in flags if not flag.startswith('--max')), '--total-kimg=0.016'])
+    monkeypatch.setattr(family, 'train', train)
+    flags = [f'--faces={tmp_path / "faces.zip"}', f'--out={tmp_path}', f'--json={tmp_path / "rows.json"}',
+             '--minutes=3', '--cases=msg-stylegan,progan']
+    family.main(flags, 'bench')
+    msg, progan = ({flag.split('=')[0]: flag.split('=')[1] for flag in flags} for flags in trained)
+    assert msg['--gamma'] == '0.5' and '--resample-kernel' not in msg and '--lod-training-kimg' not in msg
+    assert progan['--lod-training-kimg'] == progan['--lod-transition-kimg'] == '0.2500'  # Of 1.5 kimg a sixth.
+    assert not {'--gamma', '--mapping-layers', '--g-loss', '--lrate'} & set(progan)
+    assert {each['--max-minutes'] for each in (msg, progan)} == {'3.00'}
+    rows = json.loads((tmp_path / 'rows.json').read_text())
+    assert [row['name'] for row in rows] == ['family/msg-stylegan/3min', 'family/progan/3min']
+    assert all(row['kimg'] == 0.032 and row['distance'] > 0 and 0 <= row['recall'] <= 1 for row in rows)
+    (finished,) = (tmp_path / 'runs' / 'progan-3min').glob('*/_finished.txt')
+    finished.unlink()
+    (tmp_path / 'rows.json').write_text(json.dumps(rows[:1]))
+    family.main([*flags, f'--pictures={tmp_path / "new.png"}', '--at', '0', '1'], 'bench')
+    assert len(trained) == 3 and float(trained[2][4].split('=')[1]) < 3  # Less what the run has used.
+    assert PIL.Image.open(tmp_path / 'new.png').size == (2 * (2 * 64 + 4), 2 * (2 * 16 + 4))
+    assert capsys.readouterr().out.count('family/progan/3min') == 2
+    with pytest.raises(SystemExit):
+        family.main([*flags, '--cases=config-x'], 'bench')
+    assert "--cases: expected some of progan, stylegan-f, config-c, config-e, msg-stylegan, found 'config-x'" in (
+        capsys.readouterr().err)
+
+
+def test_the_clock_of_the_family_counts_cpu_time(capfd):
+    """Its program, with a module in the place of run_training."""
+    source = 'import time\ndef main(argv): print(argv, time.monotonic is time.process_time)'
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_data, 'ROOT', folder)
+        with open(f'{folder}/run_training.py', 'w', encoding='utf-8') as file:
+            file.write(source)
+        family.train(['--a', '--b=c'])
+    assert capfd.readouterr().out == "['--a', '--b=c'] True\n"
 
 
 def test_measures_of_thumbnails_tell_varied_faces_from_alike_ones_and_do_not_see_grain():

@@ -10,7 +10,7 @@ from training.augment import AUGPIPES
 from training.configs import CONFIGS, training_run
 
 PRESETS = ('auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar')  # Of StyleGAN2-ADA.
-OLDER = ('progan', *(f'stylegan-{letter}' for letter in 'bcdef'))  # Not in StyleGAN2's code.
+OLDER = ('progan', 'msg-stylegan', *(f'stylegan-{letter}' for letter in 'bcdef'))  # Not in StyleGAN2's code.
 
 
 def kwargs_of(**options):
@@ -226,6 +226,26 @@ def test_progan():
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+def test_msg_stylegan_has_the_originals_hyperparameters():
+    original = load_json('msg/training/hyperparameters.json', GOLDEN_FAMILY)
+    for num_gpus, minibatch in original['minibatch_by_gpus'].items():
+        kwargs = kwargs_of(config='msg-stylegan', num_gpus=int(num_gpus))
+        assert kwargs.sched_args == dict(
+            G_lrate_base=original['lrate'], D_lrate_base=original['lrate'], minibatch_size_base=minibatch,
+            minibatch_gpu_base=minibatch // int(num_gpus), tick_kimg_base=original['tick_kimg'], tick_kimg_dict={})
+        assert (kwargs.G_opt_args, kwargs.D_opt_args) == (original['G_opt'], original['D_opt'])
+        assert (kwargs.G_loss_args, kwargs.D_loss_args) == (
+            dict(func_name='training.loss.G_logistic_ns'), dict(func_name='training.loss.D_logistic_r1', gamma=10))
+        assert (kwargs.total_kimg, kwargs.lazy_regularization, kwargs.D_first) == (original['total_kimg'], False, True)
+        assert original['grid'] == '{size} {layout}'.format(**kwargs.grid_args)
+        # Defaults of the training loop.
+        assert not {'minibatch_repeats', 'G_smoothing_kimg'} & set(kwargs)
+        assert (original['minibatch_repeats'], original['G_smoothing_kimg'], original['D_repeats']) == (4, 10, 1)
+    sched = kwargs_of(config='msg-stylegan', num_gpus=3).sched_args
+    assert (sched['minibatch_size_base'], sched['minibatch_gpu_base']) == (24, 8)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
 def test_table_1_of_stylegan():
     variants = load_json('stylegan/networks/variants.json', GOLDEN_FAMILY)
     rows = dict(b='tuned-baseline', c='add-mapping-and-styles', d='remove-traditional-input', e='add-noise-inputs')
@@ -242,8 +262,12 @@ def test_table_1_of_stylegan():
     (dict(resample_kernel=[1, 1]), '--resample-kernel: the networks'),
     (dict(G_loss='G_logistic_ns_pathreg'), '--g-loss=G_logistic_ns_pathreg: path lengths'),
     (dict(gamma=1.0), '--gamma=1: D_wgangp_acgan has no such weight'),
-    (dict(config='stylegan-b', cond=True), '--cond=true: stylegan-b has no mapping')])
-def test_what_progan_does_not_have(options, fact):
+    (dict(config='stylegan-b', cond=True), '--cond=true: stylegan-b has no mapping'),
+    (dict(config='msg-stylegan', G_loss='G_logistic_ns_pathreg'), '--g-loss=G_logistic_ns_pathreg: is for images of'),
+    (dict(config='msg-stylegan', D_loss='D_wgan_gp'), '--d-loss=D_wgan_gp: is for images of one size'),
+    (dict(config='msg-stylegan', aug='ada'), '--aug=ada: augments images of one size, but msg-stylegan'),
+    (dict(config='msg-stylegan', lod_training_kimg=1.0), '--lod-training-kimg: the networks of msg-stylegan do not')])
+def test_what_older_configurations_do_not_have(options, fact):
     with pytest.raises(cli.UserError) as caught:
         training_run('ds', **{'config': 'progan', **options})
     assert caught.value.fact.startswith(fact)

@@ -136,6 +136,39 @@ def test_golden_progan(name, networks_of):
             assert_close(grad, expected, 5e-5, f'{name} {key}')
 
 
+# ---- MSG-StyleGAN ----
+
+MSG_CASES = load_json('msg/losses/cases.json', GOLDEN_FAMILY).get('cases', {})
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', MSG_CASES)
+def test_golden_msg(name, networks_of):
+    case, data = MSG_CASES[name], load_npz(f'msg/losses/{name}.npz', GOLDEN_FAMILY)
+    G, D = networks_of(GOLDEN_FAMILY / 'msg/losses' / case['weights'])
+    net, func_name = (G, 'G_logistic_ns') if case['loss'].startswith('G') else (D, 'D_logistic_r1')
+    variables = net.named_variables(trainable=True)
+    reals = tuple(tf.constant(data[key]) for key in data if key.startswith('reals/'))
+    context = loss.LossContext(
+        G, D, case['minibatch'], InjectedRandom({k[5:]: v for k, v in data.items() if k.startswith('rand/')}),
+        tf.zeros([1, case['label_size']]), reals, tf.constant(data['labels']) if 'labels' in data else None)
+    G.set_var('dlatent_avg', data['dlatent_avg_before'])
+    kwargs = {name.removeprefix('r1_'): value for name, value in case['loss_kwargs'].items()}
+    with tf.GradientTape() as tape:
+        terms = loss.find_loss(func_name).func(context, ('loss', 'reg'), **kwargs)
+        value = terms.loss + (0 if terms.reg is None else tf.reduce_mean(terms.reg))
+        total = tf.reduce_mean(value)
+    grads = tape.gradient(total, list(variables.values()), unconnected_gradients='zero')
+    assert_close(value, data['loss'], 1e-5, name)
+    assert_close(G.get_var('dlatent_avg'), data['dlatent_avg_after'], 1e-5, 'dlatent_avg')
+    assert not case['zero_grad'] and len(reals) in (0, len(D.input_shapes) - 1)
+    for key, grad in zip(variables, grads, strict=True):
+        if key == '4x4/Dense1/bias':  # A sum of terms that cancel.
+            np.testing.assert_allclose(grad, data[f'grad/{key}'], rtol=5e-5, atol=1e-6)
+        else:
+            assert_close(grad, data[f'grad/{key}'], 5e-5, f'{name} {key}')
+
+
 # ---- StyleGAN2-ADA ----
 
 def numbers_of_ada(data, prefix=''):
@@ -261,6 +294,28 @@ def test_both_parts_in_one_pass_equal_the_parts_alone(name):
     assert reg_only.loss is None and (reg_only.reg is None) == (both.reg is None)
     if loss.LOSSES[name].reg == 'reals':
         np.testing.assert_allclose(both.reg, reg_only.reg, rtol=1e-5)
+
+
+@pytest.mark.parametrize('group, minibatch, passes', [(4, 8, 1), (2, 6, 1), (0, 3, 1), (4, 3, 2), (None, 4, 2)])
+def test_D_sees_fakes_and_reals_together_where_its_statistics_stay_the_same(group, minibatch, passes):
+    _, _, step = small_step()
+    D = registry.create_network('D', 'D_stylegan2', resolution=8, fmap_base=16, fmap_max=4, num_channels=1,
+                                label_size=2, mbstd_group_size=group)
+    labels = tf.one_hot(tf.range(3 * minibatch) % 2, 2)
+    step = step._replace(D=D, minibatch_size=minibatch, reals=tf.random.normal([minibatch, 1, 8, 8]),
+                         labels=labels[:minibatch])
+    fakes, labels = tf.random.normal([minibatch, 1, 8, 8], 2), labels[1:1 + minibatch]
+    expected = step.scores('aug_fake', fakes, labels), step.scores('aug_real', step.reals, step.labels)
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return D(*args, **kwargs)
+    counted.kw, counted.input_shapes = D.kw, D.input_shapes
+    found = step._replace(D=counted).scores_of_fakes_and_reals(fakes, labels)
+    assert len(calls) == passes
+    for scores, others in zip(found, expected):
+        np.testing.assert_allclose(scores, others, atol=1e-5)
 
 
 def small_step():

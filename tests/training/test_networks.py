@@ -40,7 +40,7 @@ def test_listing(variant, capsys):
     assert capsys.readouterr().out == (GOLDEN / 'networks' / f'{name}.layers.txt').read_text()
 
 
-def scale_of_scores(D, images, labels):
+def scale_of_scores(D, *inputs_of_D):
     """Size of what D's last layer adds up to a score: the root of the sum of the squares of its products.
 
     A score is often far smaller.
@@ -49,7 +49,7 @@ def scale_of_scores(D, images, labels):
     call = layer.call
     layer.call = lambda x, *labels: inputs.append(x) or call(x, *labels)
     try:
-        D(*(tf.constant(x, tf.float32) for x in (images, labels)))
+        D(*(tf.constant(x, tf.float32) for x in inputs_of_D))
     finally:
         layer.call = call
     return float(np.sqrt(np.square(inputs[0]) @ np.square(layer.weight * layer.coef)).max())

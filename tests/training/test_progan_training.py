@@ -64,6 +64,23 @@ def test_a_pickle_of_the_original_is_adapted_and_trained_on(precision, data_dir,
     assert trained.input_shapes[1] == [None, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('config', ['stylegan-c', 'stylegan-d', 'stylegan-e', 'stylegan-f'])
+def test_steps_to_stylegan_train(config, data_dir, tmp_path):
+    kwargs = arguments(config=config, mapping_layers=1, lod_training_kimg=0.004, lod_transition_kimg=0.008,
+                       total_kimg=0.016)
+    kwargs['sched_args']['lod_initial_resolution'] = 4
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(data_dir, tmp_path / 'run', resume=None, **kwargs)
+    G, D, _Gs = misc.load_networks(tmp_path / 'run' / 'network-final.pkl')
+    synthesis = G.components.synthesis
+    assert float(G.get_var('lod')) == 0 and D.input_shapes[1] == [None, 3]
+    assert ('4x4/Const/const' in synthesis.vars) == (config != 'stylegan-c')
+    assert ('noise0' in synthesis.vars) == (config in ('stylegan-e', 'stylegan-f'))
+    assert G.kw.style_mixing_prob == (0.9 if config == 'stylegan-f' else 0)
+    assert np.any(G.get_var('G_synthesis/8x8/Conv1/StyleMod/bias')) and np.any(G.get_var('dlatent_avg'))
+
+
 def test_stylegan_without_mapping_and_styles_trains(data_dir, tmp_path):
     """stylegan-b differs most from config-a."""
     kwargs = arguments(config='stylegan-b', cond=False, lod_training_kimg=0.008, total_kimg=0.020)

@@ -26,7 +26,7 @@ def fade(lod, level: int) -> tf.Tensor:
 
 def is_fixed(kw) -> bool:
     """True if a network has its layers for RGB at full resolution alone, and does not grow: structure='fixed'."""
-    return kw.structure == 'fixed'
+    return getattr(kw, 'structure', None) == 'fixed'
 
 
 def upscale(images: tf.Tensor, factor: int) -> tf.Tensor:

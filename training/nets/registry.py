@@ -4,7 +4,7 @@ import re
 
 import dnnlib.tflib  # noqa: F401  Must be imported before TensorFlow, whose log messages it suppresses.
 from dnnlib.tflib import Network
-from training import networks_progan, networks_stylegan, networks_stylegan2
+from training import networks_msg, networks_progan, networks_stylegan, networks_stylegan2
 
 NETWORKS = {f'{cls.__module__}.{cls.__name__}': cls for cls in (
     networks_stylegan2.G_main,
@@ -19,6 +19,9 @@ NETWORKS = {f'{cls.__module__}.{cls.__name__}': cls for cls in (
     networks_stylegan.D_basic,
     networks_progan.G_paper,
     networks_progan.D_paper,
+    networks_msg.G_style,
+    networks_msg.G_synthesis,
+    networks_msg.D_basic,
 )}
 
 

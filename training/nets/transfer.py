@@ -4,9 +4,9 @@ import re
 
 from dnnlib import memory
 from dnnlib.cli import UserError
-from dnnlib.tflib.network import count_variables
 from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu
+from dnnlib.tflib.variables import count_variables
 from training import misc
 from training.nets import registry
 
@@ -42,7 +42,8 @@ def make_networks(training_set, G_args: dict, D_args: dict, resume_pkl: str | No
         if 'style_mixing_prob' in G_args:  # It belongs to the training, not to the network.
             prob = G_args['style_mixing_prob']
             networks[0].kw.style_mixing_prob = networks[0]._net.static_kwargs['style_mixing_prob'] = prob
-        fits = networks[1].input_shapes == [[None, *training_set.shape], [None, training_set.label_size]]
+        shapes = [[None, *training_set.shape], [None, training_set.label_size]]
+        fits = networks[1].input_shapes[-2:] == shapes  # A D of several inputs of images has the largest last.
         return networks if fits else _adapt(networks, shape)
     print('Constructing networks...')
     try:
@@ -87,7 +88,7 @@ def describe(G, D) -> dict:
 
 def _adapt(networks, shape):
     """Create G, D, Gs with the settings of `networks` but another `shape`, and copy the layers that fit."""
-    (_, channels, size, _), (_, labels) = networks[1].input_shapes
+    (_, channels, size, _), (_, labels) = networks[1].input_shapes[-2:]
     print(f'The pickle is for {size}x{size} images of {channels} channels with {labels} labels, the training set has '
           f'{shape["resolution"]}x{shape["resolution"]} images of {shape["num_channels"]} channels with '
           f'{shape["label_size"]} labels.')

@@ -108,8 +108,20 @@ class Snapshots:
         misc.save_image_grid(self._reals, self.path('reals.png'), drange=self._drange, grid_size=self._grid_size)
 
     def save_fakes(self, Gs: Network, name: str) -> None:
-        """Write a grid of images that Gs generates now, from the same latents and labels every time."""
-        fakes = Gs.run(self.latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size)
+        """Write a grid of images that Gs generates now, from the same latents and labels every time.
+
+        If Gs makes images of several sizes, the smaller ones are written under the same name into a folder for each
+        size, such as 4x4, enlarged to the largest size.
+        """
+        sizes = dict(all_sizes=True) if 'all_sizes' in Gs.known_call_kwargs() else {}
+        *smaller, fakes = Gs.run(self.latents, self._labels, is_validation=True, minibatch_size=self._minibatch_size,
+                                 return_as_list=True, **sizes)
+        for images in smaller:
+            height, width = images.shape[2:]
+            folder = self.path(f'{height}x{width}')
+            os.makedirs(folder, exist_ok=True)
+            enlarged = images.repeat(fakes.shape[2] // height, axis=2).repeat(fakes.shape[3] // width, axis=3)
+            misc.save_image_grid(enlarged, os.path.join(folder, name), drange=[-1, 1], grid_size=self._grid_size)
         misc.save_image_grid(fakes, self.path(name), drange=[-1, 1], grid_size=self._grid_size)
 
     def save_networks(self, networks: Sequence[Network], name: str, keep: int | None = None,

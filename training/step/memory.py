@@ -79,7 +79,7 @@ def kept_bytes(net: Any, precision: str = 'float32') -> int:
         weight = getattr(layer, 'weight', None)
         if not isinstance(layer, ScopedLayer) or weight is None or len(weight.shape) != 4:
             continue
-        out = _resolution_of(layer.scope, settings.resolution)
+        out = _resolution_of(layer.scope, settings.resolution, grows='lod' in net.own_vars)
         if out is None:
             continue
         resample = getattr(layer, 'resample', None)  # Of config-a. The other configurations have up and down.
@@ -91,15 +91,16 @@ def kept_bytes(net: Any, precision: str = 'float32') -> int:
     return total
 
 
-def _resolution_of(scope: str, resolution: int) -> int | None:
+def _resolution_of(scope: str, resolution: int, grows: bool) -> int | None:
     """Resolution of a layer, such as 64 of '64x64/Conv0_up'. None = a layer of growing that full resolution leaves out.
 
     Args:
         scope:      Scope of the layer.
         resolution: Of the network.
+        grows:      Does the network grow?
     """
     if match := re.search(r'_lod(\d+)$', scope):
-        return resolution if match[1] == '0' else None
+        return None if grows and match[1] != '0' else resolution >> int(match[1])
     return int(scope.split('x')[0])
 
 

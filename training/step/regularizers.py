@@ -9,8 +9,12 @@ NO_SCALING = LossScaling()
 
 
 def scaled_gradient(tape, y, x, dy, scaling):
-    """Gradient of sum(y * dy) with respect to x, all float32. It is scaled on its way, which may be in float16."""
-    return scaling.undo_loss_scaling(tape.gradient(y, x, output_gradients=scaling.apply_loss_scaling(dy)))
+    """Gradient of sum(y * dy) with respect to x, a tensor or a tuple of tensors, all float32.
+
+    It is scaled on its way, which may be in float16.
+    """
+    grads = tape.gradient(y, x, output_gradients=scaling.apply_loss_scaling(dy))
+    return tf.nest.map_structure(scaling.undo_loss_scaling, grads)
 
 
 def gradient_penalty(tape, scores, images, pixel_weight, gamma, scaling=NO_SCALING):
@@ -21,7 +25,7 @@ def gradient_penalty(tape, scores, images, pixel_weight, gamma, scaling=NO_SCALI
     Args:
         tape:         GradientTape that watched `images` while `scores` were computed.
         scores:       [N, 1].
-        images:       [N, C, H, W].
+        images:       [N, C, H, W], or a tuple of them: the squared norm is the mean over those.
         pixel_weight: Factor of the squared norm: see training.loss.LossContext.
         gamma:        Weight of the penalty.
         scaling:      LossScaling of the gradient on its way through D.
@@ -31,7 +35,8 @@ def gradient_penalty(tape, scores, images, pixel_weight, gamma, scaling=NO_SCALI
     """
     # As in the original, minibatch stddev lets the score of one image depend on the others of its group.
     grads = scaled_gradient(tape, scores, images, tf.ones_like(scores), scaling)
-    squares = tf.reduce_sum(tf.square(grads), axis=[1, 2, 3]) * pixel_weight
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    squares = tf.add_n([tf.reduce_sum(tf.square(grad), axis=[1, 2, 3]) for grad in grads]) / len(grads) * pixel_weight
     return squares * (gamma * 0.5), squares
 
 

@@ -75,7 +75,7 @@ class TrainStep(tf.Module):
         self.G, self.D, self.Gs = G, D, Gs
         self._losses = {'G': (loss_table.find_loss(G_loss), G_loss_args or {}),
                         'D': (loss_table.find_loss(D_loss), D_loss_args or {})}
-        label_table = np.zeros([1, D.input_shapes[1][1]]) if label_table is None else label_table
+        label_table = np.zeros([1, D.input_shapes[-1][1]]) if label_table is None else label_table
         # A variable, because each device has its own copy of that. A constant would be sent to the others every time.
         # Without labels it is empty: TensorFlow crashes when a cluster creates an empty variable.
         self._label_table = tf.constant(label_table, tf.float32)

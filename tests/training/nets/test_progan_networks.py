@@ -1,11 +1,12 @@
 """ProGAN's networks against the original's numbers, names and shapes."""
 
+import re
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.golden import GOLDEN_FAMILY, assert_close, load_json, load_npz
-from tests.training.test_networks import eagerly
+from tests.training.test_networks import eagerly, scale_of_scores
 from training import misc
 
 VARIANTS = load_json('progan/networks/variants.json', GOLDEN_FAMILY)
@@ -39,6 +40,21 @@ def test_names_shapes_and_values_survive(variant):
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', ['p16-labels', 'p16-nofused-labels', 'p16-nonormlatents'])
+def test_list_of_layers(name, capsys):
+    """Names, numbers of parameters and shapes of weights. As outputs, the original listed the shapes of biases."""
+    nets = misc.load_networks(GOLDEN_FAMILY / f'progan/networks/{name}.pkl')
+    for net in nets[:2]:
+        net.print_layers()
+
+    def rows(text):
+        cells = [re.split('  +', line.strip()) for line in text.splitlines() if line]
+        return [(row[0], *row[1::2]) for row in cells if row[1:2] != ['-']]
+    found = rows(capsys.readouterr().out)
+    assert len(found) > 20 and found == rows((GOLDEN_FAMILY / f'progan/networks/{name}.layers.txt').read_text())
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
 def test_outputs(variant):
     name, nets, again = variant
     data = load_npz(f'{name}.npz', GOLDEN_FAMILY)
@@ -64,18 +80,6 @@ def test_outputs(variant):
                 net.set_var('lod', 0)
                 compared += 1
     assert compared >= 4
-
-
-def scale_of_scores(D, images):
-    """Size of what D's last layer adds up to a score, which is often far smaller."""
-    layer, inputs = D.layer('4x4/Dense1'), []
-    call = layer.call
-    layer.call = lambda x: inputs.append(x) or call(x)
-    try:
-        D(tf.constant(images))
-    finally:
-        layer.call = call
-    return float(np.sqrt(np.square(inputs[0]) @ np.square(layer.weight * layer.coef)).max())
 
 
 @pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')

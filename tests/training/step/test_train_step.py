@@ -14,6 +14,7 @@ from tests.injected import InjectedRandom
 from tests.training.test_losses import generator_name, numbers_of_ada, translated
 from training import configs, misc
 from training.augment import AUGPIPES, AugmentPipe
+from training.loss import LossContext
 from training.nets import registry
 from training.step.ada import Augmentation
 from training.step.iteration import smoothing_beta
@@ -159,6 +160,56 @@ def test_golden_training_of_progan(name):
                     assert_weights_close(value.numpy(), expected, lrate, f'{name} it{iteration} {which}/{key}')
     for which, optimizer in (('G', trainer.G_opt), ('D', trainer.D_opt)):
         assert_close(optimizer.beta2_power.numpy(), case['beta_powers'][f'{which}/beta2_power'], 1e-6, 'beta2_power')
+
+
+# ---- MSG-StyleGAN ----
+
+MSG_CASES = load_json('msg/training/cases.json', GOLDEN_FAMILY)
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_FAMILY')
+@pytest.mark.parametrize('name', MSG_CASES)
+def test_golden_training_of_msg(name):
+    case, data = MSG_CASES[name], load_npz(f'msg/training/{name}.npz', GOLDEN_FAMILY)
+    nets = misc.load_networks(GOLDEN_FAMILY / f'msg/training/{name}-init.pkl')
+    rng = InjectedRandom()
+    trainer = TrainStep(
+        *nets, 'G_logistic_ns', 'D_logistic_r1', D_loss_args=dict(gamma=case['gamma']), G_opt_args=case['adam'],
+        D_opt_args=case['adam'], lazy_regularization=False, label_table=np.zeros([1, case['L']]), rng=rng, D_first=True)
+    assert trainer.set_lod(0) is None
+    for iteration in range(3):
+        prefix = f'rand/it{iteration:02d}/'
+        rng.feed({key.removeprefix(prefix): [value] for key, value in data.items()
+                  if key.startswith(prefix) and 'reals' not in key})
+        images, labels = data[f'{prefix}D_train/reals_uint8'], data[f'{prefix}D_train/labels']
+        reals, _ = misc.process_reals(images, labels, 0, False, [0, 255], [-1, 1])
+        sizes = LossContext(nets[0], nets[1], case['mb'], rng, None).inputs_of_D(reals)
+        for size in sizes:  # Recorded in the first iteration alone.
+            expected = data.get(f'{prefix}D_train/reals_{size.shape[2]}x{size.shape[3]}')
+            assert (expected is None) == (iteration > 0)
+            assert_close(size, size if expected is None else expected, 1e-6, 'reals')
+        assert trainer.phases(iteration) == case['order']
+        for phase in case['order']:
+            if phase == 'Gs_update':
+                trainer.update_Gs(case['Gs_beta'])
+                continue
+            minibatch = [reals, tf.constant(labels)] if phase[0] == 'D' else [None, None]
+            stats = trainer.run(phase, case['mb'], 1, case['lr'], *minibatch).stats
+            parts = [stats[tag].numpy() for tag in (f'Loss/{phase[0]}/loss', f'Loss/{phase[0]}/reg') if tag in stats]
+            assert_close(sum(total / count for count, total, _ in parts), data[f'value/it{iteration:02d}/{phase}'],
+                         1e-5, f'{name} it{iteration} {phase}')
+        compared = 0
+        for which, net in zip(('G', 'D', 'Gs'), nets, strict=True):
+            for key, value in net.vars.items():
+                expected = data.get(f'after_it{iteration:02d}/{which}/{key}')
+                if expected is not None:
+                    assert_weights_close(value.numpy(), expected, case['lr'], f'{name} it{iteration} {which}/{key}')
+                    compared += 1
+        assert bool(compared) == (iteration != 1)
+    assert smoothing_beta(case['mb'], case['smooth'], None, 0) == pytest.approx(case['Gs_beta'])
+    for net, expected in zip(nets, misc.load_networks(GOLDEN_FAMILY / f'msg/training/{name}-final.pkl'), strict=True):
+        for key, value in net.vars.items():
+            assert_weights_close(value.numpy(), expected.get_var(key), case['lr'], f'{name} final {net.name}/{key}')
 
 
 # ---- StyleGAN2-ADA ----
