@@ -323,7 +323,7 @@ class KerasNetwork(keras.Model):
         """
         if format != 'tf_saved_model':
             return super().export(filepath, format, **{'input_signature': self._signature(), **kwargs})
-        archive = keras.export.ExportArchive()
+        archive: Any = keras.export.ExportArchive()
         archive.track(self)
         archive.add_endpoint('serve', self._function_to_save(), self._signature())
         archive.write_out(filepath, **kwargs)

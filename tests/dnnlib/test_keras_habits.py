@@ -220,7 +220,7 @@ def test_summary_shows_shapes(networks):
             net.summary(print_fn=lambda line, **_kwargs: lines.append(line))  # noqa: B023
             text = '\n'.join(lines)
             assert '?' not in text and 'multiple' not in text
-            assert '(None, 3, 8, 8)' in text or net.output_names != ('images_out',)
+            assert 'None, 3, 8, 8' in text or net.output_names != ('images_out',)
 
 
 SCRIPT = """
