@@ -59,7 +59,8 @@ def clash() -> str:
         path = os.path.dirname(path) if spec.submodule_search_locations else path
         folder = os.path.dirname(path)
         if folder != own:
-            in_variable = folder in map(os.path.realpath, os.environ.get('PYTHONPATH', '').split(os.pathsep))
+            listed = [entry for entry in os.environ.get('PYTHONPATH', '').split(os.pathsep) if entry]
+            in_variable = folder in map(os.path.realpath, listed)
             remedy = (f'Remove {folder} from PYTHONPATH.' if in_variable else
                       'Run the command in another folder.' if folder == os.path.realpath('') else
                       'Install this project into a virtual environment of its own.')

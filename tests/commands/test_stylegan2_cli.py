@@ -79,7 +79,7 @@ def test_packages_of_other_projects_are_named(how, tmp_path):
     package.mkdir(parents=True)
     (package / '__init__.py').write_text('raise RuntimeError("of another project")')
     (tmp_path / 'empty').mkdir()
-    path = [str(ROOT)] if how == 'working folder' else [str(package.parent), str(ROOT)]
+    path = [str(ROOT), ''] if how == 'working folder' else [str(package.parent), str(ROOT)]
     done = subprocess.run([sys.executable, '-m', 'stylegan2_cli', 'train', '--help'], capture_output=True, text=True,
                           cwd=package.parent if how == 'working folder' else tmp_path / 'empty',
                           env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)})
