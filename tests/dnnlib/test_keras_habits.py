@@ -141,9 +141,12 @@ def test_export(networks, part, called, tmp_path, capsys):
     twin, z = net.clone(), inputs_of(net)[0]
     if called:
         twin.predict(z, verbose=0)
-    twin.export(str(tmp_path / 'exported'))
+    spec = [tf.TensorSpec([1, 6], tf.float32)] if called else None
+    twin.export(str(tmp_path / 'exported'), input_signature=spec)
+    with pytest.raises(ValueError, match="received 'onnx'; run_generator.py export"):
+        twin.export(str(tmp_path / 'net.onnx'), format='onnx')
     loaded = tf.saved_model.load(str(tmp_path / 'exported'))
-    assert_same(loaded.serve(z), net.run(z, None))
+    assert_same(loaded.serve(z[:1]), net.run(z[:1], None))
 
 
 def test_predict(Gs, networks):
