@@ -38,8 +38,8 @@ COMMANDS = {
 }
 
 # What is installed at the top of site-packages. Packages of other projects can have the same names.
-TOP_LEVEL = ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents', 'projector', 'pretrained_networks',
-             'stylegan2_cli', *dict.fromkeys(command.module for command in COMMANDS.values()))
+TOP_LEVEL = ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents', 'export', 'explorer', 'projector',
+             'pretrained_networks', 'stylegan2_cli', *dict.fromkeys(command.module for command in COMMANDS.values()))
 
 
 def _usage() -> str:
