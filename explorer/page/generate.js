@@ -1,7 +1,7 @@
 // Tab Generate: one seed, and a sheet of the next ones.
 
 import {complain, draw, drawing, el, image, on, randomSeed, seedRecipe, state} from './core.js';
-import {Stage} from './stage.js';
+import {isSlow, Stage} from './stage.js';
 
 const SHEET = 16;
 
@@ -31,6 +31,7 @@ export function generateTab() {
   }
 
   async function drawSheet() {
+    await stage.idle();  // First the large picture, which says how long they take.
     const first = seed() + 1;
     const key = JSON.stringify([first, drawing(), seedRecipe(0)]);
     if (key === sheetKey) return;
@@ -43,7 +44,7 @@ export function generateTab() {
     sheet.replaceChildren(...cells);
     try {
       for (const [index, cell] of cells.entries()) {  // One after the other, so that others have their turn.
-        const {blob} = await draw({...drawing(), recipe: seedRecipe(first + index)}, abort.signal);
+        const {blob} = await draw({...drawing(), recipe: seedRecipe(first + index), preview: isSlow()}, abort.signal);
         cell.prepend(image(blob, ''));
       }
     } catch (error) {

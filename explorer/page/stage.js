@@ -5,7 +5,12 @@ import {changed, commandBox, complain, download, draw, drawing, el, image, keep,
 
 const FAST = 120;  // Milliseconds: pictures that take less need no preview.
 
+const SLOW = 700;  // Pictures that take more are drawn small where many of them are needed.
+
 let lastFull = Infinity;  // How long a whole picture took.
+
+/** Should many pictures be drawn as previews? */
+export const isSlow = () => lastFull > SLOW && lastFull < Infinity;
 
 export class Stage {
   /** `title()` is the text for a picture's description. */
@@ -50,6 +55,11 @@ export class Stage {
     }
     this.abort?.abort();
     if (!this.busy) this.run();
+  }
+
+  /** A promise that nothing is being drawn. */
+  async idle() {
+    while (this.busy) await new Promise((resolve) => setTimeout(resolve, 30));
   }
 
   async run() {
