@@ -332,5 +332,5 @@ def server(explorer: Explorer) -> uvicorn.Server:
     """The server of an explorer, which keeps no log and tells nobody what it is."""
     # Without log_config, which would close the handlers of all other packages.
     return uvicorn.Server(uvicorn.Config(
-        explorer.app, log_config=None, log_level='error', access_log=False, server_header=False, date_header=False, lifespan='off',
-        ws='none', proxy_headers=False, limit_concurrency=200, timeout_graceful_shutdown=2))
+        explorer.app, log_config=None, log_level='error', access_log=False, server_header=False, date_header=False,
+        lifespan='off', ws='none', proxy_headers=False, limit_concurrency=200, timeout_graceful_shutdown=2))
