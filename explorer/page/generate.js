@@ -21,7 +21,7 @@ export function generateTab() {
       el('button', {onclick: () => go(seed() - 1)}, '← Previous'),
       el('button', {onclick: () => go(seed() + 1)}, 'Next →'),
       el('button', {class: 'main', onclick: () => go(randomSeed())}, 'Random')),
-    el('p', {class: 'hint'}, 'A truncation psi of 1 gives the full variety; with less, they are closer to average.'),
+    el('p', {class: 'hint'}, 'A truncation psi of 1 gives the full variety; with less, pictures are more typical.'),
     el('h2', {}, `The next ${SHEET}`), sheet,
     el('div', {class: 'row'}, el('button', {onclick: () => go(seed() + SHEET)}, `Go on by ${SHEET}`)));
 
@@ -55,5 +55,5 @@ export function generateTab() {
 
   on('net', () => { sheetKey = ''; });
   return {node: el('div', {class: 'columns'}, controls, stage.node), activate: () => update(state.moving),
-    needsW: false};
+    deactivate: () => sheetAbort?.abort(), needsW: false};
 }
