@@ -82,7 +82,7 @@ def display(tfrecord_dir: str) -> None:
 
 def extract(tfrecord_dir: str, output_dir: str, force: bool = False, zip: bool = False,
             dataset_json: bool = False) -> None:
-    """Store the images at full resolution as output_dir/img00000000.png and so on.
+    """Store the images at full resolution as output_dir/img00000000.png and so on, and the labels in dataset.json.
 
     Args:
         tfrecord_dir: Folder of the dataset.
@@ -100,16 +100,21 @@ def extract(tfrecord_dir: str, output_dir: str, force: bool = False, zip: bool =
     print(f'Extracting images to "{output_dir}"', flush=True)
     images = (_to_pil(image, tfrecord_dir)
               for image in _progress(tfrecords.read_images(files.largest), files.num_images))
+    labels = tfrecords.load_labels(files.label_file, files.num_images) if files.label_file else None
     if zip or dataset_json:
         if files.channels not in (1, 3):
             raise UserError(f'{tfrecord_dir}: expected images of 1 or 3 channels, found {files.channels}',
                             'Leave out --zip and --dataset-json.')
-        labels = tfrecords.load_labels(files.label_file, files.num_images) if files.label_file else None
         image_archive.write(output_dir, images, labels, zip, force)
     else:
-        with storage.new_folder(output_dir, r'img\d{8,}\.png', force) as folder:
+        with storage.new_folder(output_dir, r'img\d{8,}\.png|dataset\.json', force) as folder:
+            names = []
             for index, image in enumerate(images):
-                image.save(os.path.join(folder, f'img{index:08d}.png'))
+                names.append(f'img{index:08d}.png')
+                image.save(os.path.join(folder, names[-1]))
+            if labels is not None:
+                with open(os.path.join(folder, image_archive.LABEL_FILE), 'wb') as file:
+                    file.write(image_archive.label_file(names, labels))
     print(f'Extracted {files.num_images} images.')
 
 
@@ -405,7 +410,7 @@ _NEW = {'tfrecord_dir': 'folder to make for the dataset'}
 _COMMANDS = {
     'display': _Command(display, 'show the first images of a dataset', _DATASET, []),
     'extract': _Command(
-        extract, 'store the images of a dataset as PNG files',
+        extract, 'store the images of a dataset as PNG files, and its labels as dataset.json',
         _DATASET | {'output_dir': 'folder to make for the images; with --zip a file that ends in .zip'},
         [_FORCE,
          ('zip', {'action': 'store_true', 'help': 'write a .zip that StyleGAN2-ADA and its successors train with, '
@@ -432,8 +437,8 @@ _COMMANDS = {
          _flag('channels', int, None, 'convert to 1 = grayscale, 3 = RGB', choices=[1, 3]),
          _flag('alpha', str, None, 'what becomes of transparency', choices=['drop', 'white', 'black']),
          _flag('labels', str, None, 'classes by the names of the folders, or labels from a .json or .csv file, '
-                                    'which may be inside the .zip',
-               'folders|FILE'),
+                                    'which may be inside the .zip, or none (default: a dataset.json that is there)',
+               'folders|FILE|none'),
          ('skip_bad', {'action': 'store_true', 'help': 'leave out images that cannot be used'})]),
     'create_mnist': _Command(
         _create('MNIST', known_datasets.mnist), 'make a dataset of MNIST',

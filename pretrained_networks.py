@@ -182,8 +182,13 @@ def load_generator(path_or_gdrive_path: str | os.PathLike, impl: str | None = No
     print(f'Loading networks from "{path_or_gdrive_path}"...')
     _G, _D, Gs = load_networks(path_or_gdrive_path)
     print(custom_ops.impl_report())
+    require_pictures(Gs, path_or_gdrive_path)
+    return Gs
+
+
+def require_pictures(Gs: Network, name: str | os.PathLike) -> None:
+    """Raise a UserError unless the images of a generator are gray or RGB. `name` is that of its file."""
     channels = Gs.output_shape[1]
     if channels not in (1, 3):
-        raise UserError(f'--network: {path_or_gdrive_path} makes images of {channels} channels, '
+        raise UserError(f'--network: {name} makes images of {channels} channels, '
                         'expected 1 (gray) or 3 (RGB)', 'Call Gs.run() from Python to get them as arrays.')
-    return Gs

@@ -97,6 +97,7 @@ class Projector:
         self._rng = rng or Random()
         self._dlatents: Any = None  # tf.Variable, from set_network on.
         self._cur_step: Any = None  # int, from start on.
+        self._current_function: Any = None
 
     def _info(self, *args):
         if self.verbose:
@@ -129,7 +130,7 @@ class Projector:
         self._variables = [self._dlatents, *self._noises.values()]
         self._optimizer = Adam(self._variables, beta1=0.9, beta2=0.999)
         self._step_function = tf.function(self._step, autograph=False)
-        self._current_function = tf.function(self._current, autograph=False)
+        self._current_function = None
         self._cur_step = None
 
     def _find_dlatent_stats(self):
@@ -230,11 +231,18 @@ class Projector:
 
     def get_images(self) -> np.ndarray:
         """Images of these latents and noise maps, [N, C, H, W], about -1..1."""
-        return self._current_function()[0].numpy()
+        return self._compute_current()[0].numpy()
 
     def get_distances(self) -> np.ndarray:
         """Distances of these images to the targets, [N]."""
-        return self._current_function()[1].numpy()
+        return self._compute_current()[1].numpy()
+
+    def _compute_current(self):
+        """The images and distances of the latents and noise maps."""
+        if self._current_function is None:
+            # A concrete function: TensorFlow would take one call of each of many projectors for retracing, and warn.
+            self._current_function = tf.function(self._current, autograph=False).get_concrete_function()
+        return self._current_function()
 
     def num_traces(self) -> int:
         """How many times the step was traced: 1, unless something is wrong."""

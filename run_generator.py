@@ -1,4 +1,4 @@
-"""Command line: pictures and films from a trained network, directions of its W, and other formats of network files."""
+"""Command line: pictures, films and figures from a trained network, directions of its W, files for other programs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from dnnlib import cli, memory
 from dnnlib.run_dir import RunDir
+from export import options as export_options
 from latents import options
+from latents.options import TRUNCATION_PSI
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _ENDINGS = ('.pkl', '.npz', '.safetensors')  # Of network files.
-
-# Default of --truncation-psi, and of the arguments of the functions.
-_TRUNCATION_PSI = 0.5
 
 _EXAMPLES = '''examples:
   # Pictures of cars, one for each of the seeds 6000 to 6025
@@ -47,8 +46,14 @@ _EXAMPLES = '''examples:
   python run_generator.py edit-images --network=NETWORK --seeds=0-3 --set 0=2,3=-1.5 \\
       --directions=results/00004-find-directions/directions.npz
 
+  # The figures of the papers with any network, on one page
+  python run_generator.py figures --network=NETWORK
+
   # A network of stylegan2-ada-pytorch as a file that other programs can read
   python run_generator.py convert --network=ada:metfaces --out=metfaces.safetensors
+
+  # The generator as a file for onnxruntime, which takes the truncation as an input
+  python run_generator.py export --network=NETWORK --format=onnx --truncation-psi=input
 '''
 
 
@@ -98,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     edit = commands.add_parser('edit-images', help='pictures moved along directions in W: seed0000.png, ...', **kwargs)
     options.add_edit_flags(edit)
     _add_common_flags(edit)
+    figures = commands.add_parser(
+        'figures', help='the figures of the papers with any network: uncurated.png, ..., figures.html', **kwargs)
+    options.add_figures_flags(figures)
+    _add_common_flags(figures, psi_default=None)
     options.add_name_flags(commands.add_parser('name-direction', help='name the directions in a file', **kwargs))
 
     convert = commands.add_parser('convert', help='write the networks in another format', **kwargs)
@@ -108,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
                          help='version of a .pkl: 4 = StyleGAN2, 5 = StyleGAN2-ADA (default: 5 for networks with its '
                               'settings)')
     cli.add_debug_flag(convert)
+
+    export = commands.add_parser('export', help='write the generator for another runtime: ONNX, LiteRT, ...', **kwargs)
+    _add_network_flag(export)
+    export_options.add_export_flags(export)
     return parser
 
 
@@ -124,13 +137,15 @@ def _add_network_flag(parser: argparse.ArgumentParser) -> None:
                              'training run')
 
 
-def _add_common_flags(parser: argparse.ArgumentParser, psi_type: Callable[[str], Any] = cli.truncation_psi) -> None:
-    """Flags of all commands that draw. `psi_type`: type of --truncation-psi."""
+def _add_common_flags(parser: argparse.ArgumentParser, psi_type: Callable[[str], Any] = cli.truncation_psi,
+                      psi_default: float | None = TRUNCATION_PSI) -> None:
+    """Flags of all commands that draw. `psi_type` and `psi_default`: type and default of --truncation-psi."""
     sweep = '' if psi_type is cli.truncation_psi else '; 0:1 = from 0 to 1 in the course of the film'
+    default = "the network's own" if psi_default is None else psi_default
     _add_network_flag(parser)
-    parser.add_argument('--truncation-psi', type=psi_type, default=_TRUNCATION_PSI, metavar='PSI',
+    parser.add_argument('--truncation-psi', type=psi_type, default=psi_default, metavar='PSI',
                         help='truncation of the seeds: 1 = full variety, towards 0 = closer to the average picture'
-                             f'{sweep} (default: %(default)s)')
+                             f'{sweep} (default: {default})')
     parser.add_argument('--class', dest='class_idx', type=cli.non_negative_int, default=None, metavar='N',
                         help='class to draw, for a network trained with labels (default: none, a zero label vector)')
     parser.add_argument('--result-dir', type=cli.path, default='results', metavar='DIR',
@@ -146,13 +161,15 @@ def main(argv: Sequence[str]) -> None:
     command, _ = kwargs.pop('command'), kwargs.pop('debug', None)
     if command is None:
         raise cli.UsageError('missing subcommand.  Re-run with --help for usage.')
+    if command == 'export':
+        export_options.check(kwargs)
     if command in _WITHOUT_RUN_DIR:
         _function(command)(**kwargs)
         return
     if kwargs.pop('needs_keyframes', False) and 'keyframes' not in kwargs:
         raise cli.UsageError(f'{command}: expected --seeds, --dlatents, or both')
     keyframes = kwargs.get('keyframes', ())
-    if (command != 'find-directions' and not any(isinstance(key, int) for key in keyframes)
+    if (command not in ('find-directions', 'figures') and not any(isinstance(key, int) for key in keyframes)
             and not any(name.endswith('seeds') for name in kwargs)):
         is_sweep = isinstance(kwargs['truncation_psi'], tuple)
         cli.refuse_flags(cli.flags_in(argv) & ({'--class'} if is_sweep else {'--truncation-psi', '--class'}),
@@ -171,10 +188,12 @@ _COMMANDS = {
     'generate-video': 'latents.film:generate_video',
     'find-directions': 'latents.editing:find_directions',
     'edit-images': 'latents.editing:edit_images',
+    'figures': 'latents.figures:draw_figures',
     'name-direction': 'latents.editing:name_direction',
     'convert': 'run_generator:convert',
+    'export': 'export.command:export_network',
 }
-_WITHOUT_RUN_DIR = ('convert', 'name-direction')
+_WITHOUT_RUN_DIR = ('convert', 'export', 'name-direction')
 
 
 def _function(command: str) -> Callable[..., None]:
@@ -188,7 +207,7 @@ def _function(command: str) -> Callable[..., None]:
 
 # ---- The commands ----
 
-def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = _TRUNCATION_PSI,
+def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), truncation_psi: float = TRUNCATION_PSI,
                     class_idx: int | None = None, impl: str | None = None, dlatents: str | None = None,
                     precision: str = 'float32', tf32: bool = False) -> None:
     """Write seed%04d.png for each seed, or NAME.png for each projected image, with the noise that was found for it.
@@ -217,7 +236,7 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
         if note:
             print(note)
     labels = pictures.one_hot(Gs, class_idx)
-    psi = pictures.psi_kwargs(Gs, truncation_psi, _TRUNCATION_PSI)
+    psi = pictures.psi_kwargs(Gs, truncation_psi, TRUNCATION_PSI)
     for idx, seed in enumerate(seeds):
         print(f'Generating image for seed {seed} ({idx}/{len(seeds)}) ...')
         images = misc.image_of_seed(Gs, seed, labels, **psi, **pictures.picture_kwargs(precision))
@@ -230,7 +249,7 @@ def generate_images(run_dir: str, network_pkl: str, seeds: Sequence[int] = (), t
 
 def style_mixing_example(
         run_dir: str, network_pkl: str, row_seeds: Sequence[int] = (), col_seeds: Sequence[int] = (),
-        col_styles: Sequence[int] | None = None, truncation_psi: float = _TRUNCATION_PSI, class_idx: int | None = None,
+        col_styles: Sequence[int] | None = None, truncation_psi: float = TRUNCATION_PSI, class_idx: int | None = None,
         impl: str | None = None, row_dlatents: str | None = None, col_dlatents: str | None = None,
         tf32: bool = False) -> None:
     """Write R-C.png for each row R and column C, S-S.png for each row and column alone, and grid.png with all of them.

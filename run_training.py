@@ -214,7 +214,8 @@ def _check_dataset(data_dir: str, dataset: str) -> None:
     if not any(name.endswith('.tfrecords') for name in names):
         raise cli.UserError(
             f'--dataset: expected .tfrecords files in {folder}, found none',
-            f'Make them from a folder of images: python dataset_tool.py create_from_images {folder} IMAGE_DIR')
+            f'Make them from a folder of images: '
+            f'{cli.command("dataset_tool.py")} create_from_images {folder} IMAGE_DIR')
 
 
 def _find_checkpoint(args: argparse.Namespace, run: EasyDict, settings: dict[str, Any]) -> checkpoint.Found | None:
@@ -257,7 +258,7 @@ def _resume_command(argv: Sequence[str], run_dir: str | None) -> str:
     """The command that continues this run."""
     rest = [arg for i, arg in enumerate(argv)
             if not arg.startswith('--resume=') and '--resume' not in argv[max(i - 1, 0):i + 1]]
-    return shlex.join(['python', 'run_training.py', *rest, f'--resume={run_dir}'])
+    return f'{cli.command("run_training.py")} {shlex.join([*rest, f"--resume={run_dir}"])}'
 
 
 if __name__ == '__main__':

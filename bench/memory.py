@@ -48,7 +48,7 @@ def reckon(config: str, resolution: int, precisions: Sequence[str], cards: Seque
         cards:      Memory of GPUs in GiB.
         minibatch:  Images of a minibatch on one GPU.
     """
-    from dnnlib.tflib.network import skip_initializers
+    from dnnlib.tflib.variables import skip_initializers
     from training.step import memory
     with skip_initializers():
         G, D = (networks.make_network(key, config, resolution) for key in 'GD')

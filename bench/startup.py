@@ -14,7 +14,8 @@ from pathlib import Path
 from bench import limits, networks, timing
 
 COLUMNS = {'name': 's', 'median_s': '.2f', 'best_s': '.2f', 'before': '.2f', 'cpu_s': '.2f', 'aim_s': '.1f'}
-COMMANDS = ('dataset_tool', 'run_training', 'run_generator', 'run_projector', 'run_metrics')
+COMMANDS = ('dataset_tool', 'run_training', 'run_generator', 'run_projector', 'run_metrics',
+            'run_explorer')
 ROOT = Path(__file__).parents[1]
 
 

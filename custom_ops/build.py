@@ -316,6 +316,14 @@ def _compile_commands(recipe: _Recipe, work: pathlib.Path) -> dict[str, list[str
 
 # ---- Command line ----
 
+def _found_instead() -> str | None:
+    """The library that the commands use where nothing can be built now. None = there is none."""
+    try:
+        return build()
+    except BuildError:
+        return None
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the command line: build the native operations, or remove their builds."""
     parser = cli.ArgumentParser(
@@ -335,7 +343,13 @@ def main(argv: Sequence[str]) -> None:
     if args.clean:
         print('\n'.join(f'Emptied {root}' for root in build_cache.clean()) or 'There was nothing to remove.')
         return
-    path = build(args.verbose, retry=True, archs=args.arch, cuda=args.cuda, portable=args.portable)
+    try:
+        path = build(args.verbose, retry=True, archs=args.arch, cuda=args.cuda, portable=args.portable)
+    except BuildError as err:
+        path = None if args.arch or args.cuda or args.portable else _found_instead()
+        if path is None:
+            raise
+        print(f'Note: {err.fact}. A build that fits this machine is there, which the commands use.')
     archs = describe(path)['archs']
     print(f'{path}: kernels for CPU' + (f' and CUDA ({_sm_names(archs)})' if archs else ''))
     from dnnlib.tflib.tfutil import has_gpu

@@ -20,7 +20,8 @@ import functools
 
 import tensorflow as tf
 
-from dnnlib.tflib.network import call_dtype
+from custom_ops.reference import is_portable
+from dnnlib.tflib.call_dtype import call_dtype
 from dnnlib.tflib.tfutil import has_gpu
 
 _forced_format = None
@@ -28,6 +29,8 @@ _forced_format = None
 
 def image_format() -> str:
     """The internal layout, 'NHWC' or 'NCHW', of the network that is being called in this thread."""
+    if is_portable():
+        return 'NHWC'
     return _forced_format or ('NCHW' if has_gpu() and call_dtype() == 'float32' else 'NHWC')
 
 

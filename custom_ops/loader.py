@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from custom_ops.reference import ACTIVATIONS, bias_act_reference, styled_bias_act_reference, upfirdn_reference
+from custom_ops.reference import (
+    ACTIVATIONS,
+    bias_act_reference,
+    is_portable,
+    styled_bias_act_reference,
+    upfirdn_reference,
+)
 from dnnlib.cli import OPS_IMPLS, UserError
 from dnnlib.tflib.tfutil import has_gpu
 
@@ -51,12 +57,14 @@ def set_impl(impl: str | None):
 def library() -> Any:
     """Return the module of native ops, built and loaded if necessary, or None where the reference forms are to be used.
 
-    The first call decides. It may be made while a tf.function is traced.
+    The first call decides. It may be made while a tf.function is traced. Within `reference.portable_form` it is None.
 
     Raises:
         UserError: impl is 'native', but the ops cannot be built or loaded or fail their self-test; or STYLEGAN2_OPS is
                    invalid.
     """
+    if is_portable():
+        return None
     choice = _decided()
     if choice.error is not None:
         raise choice.error

@@ -3,12 +3,39 @@
 The native ops must equal these definitions. They also run where the native ops cannot be built.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+# ---- The form for other runtimes ----
+
+_portable = contextvars.ContextVar('portable', default=False)
+
+
+@contextlib.contextmanager
+def portable_form() -> Iterator[None]:
+    """Context manager within which networks are traced into graphs that other runtimes can run.
+
+    The ops take their reference forms and images are channels last, whatever the device is. There are no custom
+    gradients. Upsampling inserts zeros by operations on four axes, because neither ONNX nor LiteRT has a transposed
+    depthwise convolution or pads six axes. On a CPU that takes up to twice as long as the usual reference form.
+    """
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def is_portable() -> bool:
+    """True within `portable_form`, in this thread."""
+    return _portable.get()
+
 
 # ---- Bias and activation ----
 
@@ -74,7 +101,7 @@ def upfirdn_reference(x: tf.Tensor, k: np.ndarray, up: Factors, down: Factors, p
             grad_pads = [pads_of_gradient(*args) for args in zip(sizes, k.shape, up, down, pads, strict=True)]
             return upfirdn_reference(dy, k[::-1, ::-1], down, up, grad_pads)
         return _resample(x, k, up, down, pads), backward
-    return forward(x)
+    return _resample(x, k, up, down, pads) if is_portable() else forward(x)
 
 
 def pads_of_gradient(in_size, taps: int, up: int, down: int, pads: Sequence) -> tuple:
@@ -99,7 +126,8 @@ def pads_of_gradient(in_size, taps: int, up: int, down: int, pads: Sequence) -> 
 
 def _resample(x, k, up, down, pads):
     """upfirdn as a depthwise convolution: transposed for upsampling, strided for downsampling."""
-    if up[0] != up[1]:  # TensorFlow's depthwise kernels support only equal strides along both axes.
+    # TensorFlow's depthwise kernels support only equal strides along both axes.
+    if up[0] != up[1] or (is_portable() and up != (1, 1)):
         x = _insert_zeros(x, up)
         up = (1, 1)
     if up != (1, 1):
@@ -115,7 +143,7 @@ def _resample(x, k, up, down, pads):
 
 def _depthwise_filter(k, x):
     """[kh, kw] -> [kh, kw, minor, 1]: the same filter for every channel of x."""
-    return tf.tile(tf.constant(k[:, :, np.newaxis, np.newaxis], x.dtype), tf.stack([1, 1, tf.shape(x)[3], 1]))
+    return tf.tile(tf.constant(k[:, :, np.newaxis, np.newaxis], x.dtype), tf.stack([1, 1, _size(x, 3), 1]))
 
 
 def _depthwise_transposed(x, k, up):
@@ -132,8 +160,9 @@ def _depthwise_transposed(x, k, up):
 def _insert_zeros(x, up):
     """Follow every row by up[0] - 1 rows of zeros, and every column likewise."""
     n, h, w, c = (_size(x, axis) for axis in range(4))
-    x = tf.reshape(x, [n, h, 1, w, 1, c])
-    x = tf.pad(x, [[0, 0], [0, 0], [0, up[0] - 1], [0, 0], [0, up[1] - 1], [0, 0]])
+    x = tf.pad(x, [[0, 0], [0, 0], [0, 0], [0, (up[1] - 1) * c]])  # Zeros after the channels are columns of zeros,
+    x = tf.reshape(x, [n, h, 1, w * up[1] * c])
+    x = tf.pad(x, [[0, 0], [0, 0], [0, up[0] - 1], [0, 0]])        # and those after a row are rows of zeros.
     return tf.reshape(x, [n, h * up[0], w * up[1], c])
 
 

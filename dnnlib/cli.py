@@ -193,8 +193,27 @@ class StopOnSignal:
         os.write(2, self._message)  # Not print, because the signal may have interrupted another print.
 
 
+commands: dict[str, str] = {}  # Script -> the console command that runs it, if one does: stylegan2_cli.py.
+
+
+def command(script: str) -> str:
+    """How the user runs a script: 'python run_training.py', or 'stylegan2 train'."""
+    return commands.get(script, f'python {script}')
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser. Its error messages go through `printable`, because they quote what the user typed."""
+    """argparse's parser. Its error messages go through `printable`, because they quote what the user typed.
+
+    Args:
+        prog, epilog: As of argparse. They name scripts, in whose place the help shows console commands if the user has
+                      typed one.
+        Others:       As of argparse.
+    """
+
+    def __init__(self, prog: str | None = None, epilog: str | None = None, **kwargs: Any):
+        if epilog and commands:
+            epilog = re.sub(r'python (\w+\.py)', lambda match: command(match[1]), epilog)
+        super().__init__(prog=commands.get(prog or '', prog), epilog=epilog, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit with code 2."""

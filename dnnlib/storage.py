@@ -46,9 +46,8 @@ def reason(err: Any) -> str:
     """Return the message of one of `errors()` on one line, with the name of the file if it is known."""
     if isinstance(err, OSError):
         return f'{err.filename}: {err.strerror}' if err.filename and err.strerror else str(err)
-    return re.sub(r'\{\{.*?\}\}\s*', '', str(err.message)).splitlines()[
-        0
-    ]  # TensorFlow names its own operations in {{}}.
+    # TensorFlow names its own operations: {{...}} and [Op:...].
+    return re.sub(r'\{\{.*?\}\}\s*|\s*\[Op:\w+\]', '', str(err.message)).splitlines()[0]
 
 
 def is_full(err: BaseException) -> bool:

@@ -1,4 +1,7 @@
-"""Directions in W along which pictures change: finding them, and files of them (.npz archives of NumPy)."""
+"""Directions in W along which pictures change: finding them, and files of them (.npz archives of NumPy).
+
+Where a network has no W (ProGAN), Z takes its place, as if it were W with one layer.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from dnnlib import npz, storage
 from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar
 from dnnlib.tflib import Network
+from latents import pictures
 from metrics.collectors import Moments
+from training import misc
 
 _SAMPLES_AT_A_TIME = 2048
 _ARRAYS = ('directions', 'layers', 'sigmas', 'shares', 'names', 'settings')
@@ -64,10 +69,10 @@ class Directions:
 
     def check_fits(self, Gs: Network, path: str | os.PathLike) -> None:
         """Raise a UserError, which names the file, unless they are for a W as this generator has."""
-        num_layers, size = Gs.components.synthesis.input_shape[1:]
-        if (self.layers.shape[1], self.vectors.shape[1]) != (num_layers, size):
-            raise UserError(f'{path}: its directions are for {self.layers.shape[1]} layers of W of '
-                            f'{self.vectors.shape[1]} numbers, this network has {num_layers} of {size}',
+        ours = _space(self.settings.get('space') == 'z', self.layers.shape[1], self.vectors.shape[1])
+        theirs = _space(not misc.has_w(Gs), *pictures.latent_shape(Gs))
+        if ours != theirs:
+            raise UserError(f'{path}: its directions are for {ours}, this network has {theirs}',
                             'Choose the network they were found in.')
 
     def offset(self, strengths: dict[int, float], layers: Sequence[int] | None = None) -> np.ndarray:
@@ -88,6 +93,11 @@ class Directions:
         with storage.new_file(path) as part, open(part, 'wb') as file:
             np.savez(file, directions=self.vectors, layers=self.layers, sigmas=self.sigmas, shares=self.shares,
                      names=np.asarray(self.names, str), settings=np.asarray(json.dumps(self.settings)))
+
+
+def _space(is_z: bool, num_layers: int, size: int) -> str:
+    """The space that directions are in, in words."""
+    return f'Z of {size} numbers' if is_z else f'{num_layers} layers of W of {size} numbers'
 
 
 def check_name(name: str) -> None:
@@ -159,13 +169,15 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> Dire
 def modulations(Gs: Network) -> dict[int, list[np.ndarray]]:
     """The weights from W to the styles of a generator of any kind: {layer of W: float64 [dlatent_size, styles] each}.
 
-    A layer that makes an RGB image has no layer of W of its own, but shares that of the convolution after it.
+    A layer that makes an RGB image has no layer of W of its own, but shares that of the convolution after it. Without W
+    they are the weights from Z to the features of the first layer: {0: [float64 [latent_size, features]]}.
     """
+    size = pictures.latent_shape(Gs)[1]  # Z has labels after it.
     found: dict[int, list[np.ndarray]] = {}
     own = 0  # Convolutions so far.
-    for layer in Gs.components.synthesis.layers:
+    for layer in Gs.components.get('synthesis', Gs).layers:
         if getattr(layer, 'has_modulation', False):
-            found.setdefault(own, []).append(np.asarray(layer.modulation(), np.float64))
+            found.setdefault(own, []).append(np.asarray(layer.modulation(), np.float64)[:size])
             own += layer.has_own_style
     return found
 
@@ -234,6 +246,24 @@ def separating_direction(positive: np.ndarray, negative: np.ndarray) -> tuple[np
     machine = LinearSVC(class_weight='balanced', dual='auto', max_iter=100_000, random_state=0).fit(x, y)
     vector = machine.coef_[0]
     return vector / np.linalg.norm(vector), float(machine.score(x, y))
+
+
+def make(vectors: np.ndarray, shares: np.ndarray, layers: Sequence[int], num_layers: int, cov: np.ndarray,
+         settings: dict[str, Any]) -> Directions:
+    """Directions without names, from what a method has found.
+
+    Args:
+        vectors:    [N, dlatent_size], of length 1.
+        shares:     [N].
+        layers:     Layers of W that they are to be added to.
+        num_layers: Number of layers of W.
+        cov:        Covariance of W, which gives the sigmas.
+        settings:   How they were found.
+    """
+    return Directions(
+        vectors.astype(np.float32), np.tile(np.isin(np.arange(num_layers), layers), [len(vectors), 1]),
+        np.sqrt(np.maximum(np.einsum('ni,ij,nj->n', vectors, cov, vectors), 0)).astype(np.float32),
+        shares.astype(np.float32), [''] * len(vectors), settings)
 
 
 def covariance_of_w(Gs: Network, num_samples: int, label: np.ndarray | None = None) -> np.ndarray:

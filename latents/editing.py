@@ -18,6 +18,7 @@ from dnnlib.tflib import Network
 from latents import directions as directions_module
 from latents import dlatents, pictures
 from latents.directions import Directions
+from latents.options import TRUNCATION_PSI
 from training import misc
 
 _NUM_DIRECTIONS = 20
@@ -33,6 +34,8 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
                     truncation_psi: float = 0.5, class_idx: int | None = None, precision: str = 'float32',
                     impl: str | None = None, tf32: bool = False) -> None:
     """Write directions.npz and sheet.png, in which each direction has a row.
+
+    If the network has no W, the directions are in Z: those of sefa belong to the weights of the first layer.
 
     Args:
         run_dir:        Folder for both.
@@ -64,23 +67,30 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
     for path in (*sets, *(key for key in keyframes if isinstance(key, str))):
         dlatents.require_file(path)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
-    misc.require_w(Gs, 'find-directions')
+    pictures.psi_kwargs(Gs, truncation_psi, TRUNCATION_PSI)
+    space = 'w' if misc.has_w(Gs) else 'z'
+    if space == 'z' and method == 'pca':
+        raise UserError('--method=pca: the network is of ProGAN, which has no W, and Z varies alike in all directions',
+                        'Choose --method=sefa or --method=svm.')
     label = pictures.one_hot(Gs, class_idx)
-    num_layers, size = Gs.components.synthesis.input_shape[1:]
+    num_layers, size = pictures.latent_shape(Gs)
     layers = list(range(num_layers)) if layers is None else sorted(set(layers))
     pictures.check_layers('--layers', layers, num_layers)
     num = min(_NUM_DIRECTIONS, size) if num is None else num
     if num > size:
-        raise UserError(f'--num={num}: W of this network has {size} numbers, and as many directions',
+        raise UserError(f'--num={num}: {space.upper()} of this network has {size} numbers, and as many directions',
                         f'Choose at most {size}.')
     if method == 'svm':
+        if sets:
+            misc.require_w(Gs, '--positive')
         parts = _labelled(Gs, keyframes, table, labels, layers, label) if table else [
             dlatents.load(path, Gs).w[:, layers].mean(axis=1) for path in sets]
         vector, accuracy = directions_module.separating_direction(*parts)
         print(f'{accuracy:.1%} of {len(parts[0])} latents with the property and {len(parts[1])} without it are on '
               'their side of the plane.')
         vectors, shares = vector[np.newaxis], np.array([np.nan])
-    cov = directions_module.covariance_of_w(Gs, num_samples, label)
+    # Z is standard normal.
+    cov = np.eye(size) if space == 'z' else directions_module.covariance_of_w(Gs, num_samples, label)
     if method == 'sefa':
         modulations = directions_module.modulations(Gs)
         weights = [weight for layer in layers for weight in modulations.get(layer, [])]
@@ -89,16 +99,14 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
         vectors, shares = directions_module.sefa(weights, num)
     elif method == 'pca':
         vectors, shares = directions_module.pca(cov, num)
-    found = Directions(
-        vectors.astype(np.float32), np.tile(np.isin(np.arange(num_layers), layers), [len(vectors), 1]),
-        np.sqrt(np.maximum(np.einsum('ni,ij,nj->n', vectors, cov, vectors), 0)).astype(np.float32),
-        shares.astype(np.float32), [''] * len(vectors),
-        dict(network=str(network_pkl), method=method, num_samples=num_samples, class_idx=class_idx))
+    found = directions_module.make(
+        vectors, shares, layers, num_layers, cov,
+        dict(network=str(network_pkl), method=method, num_samples=num_samples, class_idx=class_idx, space=space))
     path = os.path.join(run_dir, 'directions.npz')
     found.save(path)
     print(f'Wrote {len(found)} directions to {path}')
     shown = itertools.islice(pictures.latents_of(Gs, keyframes, truncation_psi, label), _SHEET_IMAGES)
-    pictures.save(sheet(Gs, found, [*shown], precision), os.path.join(run_dir, 'sheet.png'))
+    pictures.save(sheet(Gs, found, [*shown], precision, label), os.path.join(run_dir, 'sheet.png'))
     print(f'Wrote {os.path.join(run_dir, "sheet.png")}')
 
 
@@ -134,20 +142,21 @@ def edit_images(run_dir: str, network_pkl: str, keyframes: Sequence[int | str], 
     for path in (key for key in keyframes if isinstance(key, str)):
         dlatents.require_file(path)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
-    misc.require_w(Gs, 'edit-images')
+    pictures.psi_kwargs(Gs, truncation_psi, TRUNCATION_PSI)
     found.check_fits(Gs, directions)
+    label = pictures.one_hot(Gs, class_idx)
     if layers is not None:
-        pictures.check_layers('--layers', layers, Gs.components.synthesis.input_shape[1])
+        pictures.check_layers('--layers', layers, pictures.latent_shape(Gs)[0])
     offset = found.offset(dict(zip(indices, (strength for _, strength in strengths))), layers)
     names: set[str] = set()
     # How many images a file has is known when it is read.
     total = len(keyframes) if all(isinstance(key, int) for key in keyframes) else None
     with ProgressBar('Image', total) as progress:
-        for name, w, noises in pictures.latents_of(Gs, keyframes, truncation_psi, pictures.one_hot(Gs, class_idx)):
+        for name, w, noises in pictures.latents_of(Gs, keyframes, truncation_psi, label):
             number = next(n for n in itertools.count() if (f'{name}_{n}' if n else name) not in names)
             name = f'{name}_{number}' if number else name  # Images of the same name in two files are two images.
             names.add(name)
-            picture, = pictures.synthesize(Gs, (w + offset)[np.newaxis], noises, precision)
+            picture, = pictures.synthesize(Gs, (w + offset)[np.newaxis], noises, precision, label)
             pictures.save(picture, os.path.join(run_dir, f'{name}.png'))
             progress.update()
     print(f'Wrote {len(names)} pictures to {run_dir}')
@@ -229,7 +238,7 @@ def _labelled(Gs: Network, keyframes: Sequence[int | str], table: dict[str, bool
 
 
 def sheet(Gs: Network, found: Directions, latents: Sequence[tuple[str, np.ndarray, object]],
-          precision: str = 'float32') -> PIL.Image.Image:
+          precision: str = 'float32', label: np.ndarray | None = None) -> PIL.Image.Image:
     """A picture with a row for each direction: each image, moved by -3 to 3 sigma.
 
     Args:
@@ -237,6 +246,7 @@ def sheet(Gs: Network, found: Directions, latents: Sequence[tuple[str, np.ndarra
         found:     Directions.
         latents:   (name, w, noises) of each image, see pictures.latents_of.
         precision: Key of PRECISIONS.
+        label:     [1, classes], for a network without W. None = zeros.
     """
     size = Gs.output_shape[2]
     cell = min(size, _CELL) * max(64 // size, 1)
@@ -252,7 +262,7 @@ def sheet(Gs: Network, found: Directions, latents: Sequence[tuple[str, np.ndarra
             draw.text((4, top + row * cell + cell // 2 - 6), f'{found.names[row] or row}{share}', 'black')
             for idx, (_, w, noises) in enumerate(latents):
                 moved = np.stack([w + found.offset({row: strength}) for strength in _SHEET_STRENGTHS])
-                for column, picture in enumerate(pictures.synthesize(Gs, moved, noises, precision)):
+                for column, picture in enumerate(pictures.synthesize(Gs, moved, noises, precision, label)):
                     resample = PIL.Image.Resampling.NEAREST if size < cell else PIL.Image.Resampling.BOX
                     canvas.paste(picture.convert('RGB').resize((cell, cell), resample),
                                  (_MARGIN + idx * block + column * cell, top + row * cell))

@@ -16,6 +16,7 @@ from dnnlib.cli import UserError
 from dnnlib.progress import ProgressBar, format_time
 from dnnlib.tflib import Network
 from latents import dlatents, pictures, video, walks
+from latents.options import TRUNCATION_PSI
 from training import misc
 
 _MAX_FRAMES = 10_000_000
@@ -23,9 +24,10 @@ _MAX_FRAMES = 10_000_000
 
 def generate_video(run_dir: str, network_pkl: str, keyframes: Sequence[int | str],
                    truncation_psi: float | Sequence[float] = 0.5, class_idx: int | None = None,
-                   precision: str = 'float32', seconds_per_seed: float = 2.0, fps: int = 30, space: str = 'w',
-                   curve: str = 'spline', loop: bool = False, grid: tuple[int, int] = (1, 1), noise: str = 'fixed',
-                   format: str | None = None, impl: str | None = None, tf32: bool = False) -> None:
+                   precision: str = 'float32', seconds_per_seed: float = 2.0, fps: int = 30,
+                   space: str | None = None, curve: str = 'spline', loop: bool = False,
+                   grid: tuple[int, int] = (1, 1), noise: str = 'fixed', format: str | None = None,
+                   impl: str | None = None, tf32: bool = False) -> None:
     """Write film.mp4, .webm or .gif, or the frames film/frame000000.png, ...
 
     Args:
@@ -39,7 +41,8 @@ def generate_video(run_dir: str, network_pkl: str, keyframes: Sequence[int | str
         precision:        Key of PRECISIONS.
         seconds_per_seed: Time from a keyframe to the next one.
         fps:              Frames per second.
-        space:            One of options.SPACES: where the curve is. Projected images have no Z.
+        space:            One of options.SPACES: where the curve is. Projected images have no Z. None = 'w', or 'z' if
+                          the network has no W.
         curve:            One of options.CURVES.
         loop:             Go back to the first keyframe at the end?
         grid:             (columns, rows) of walks side by side.
@@ -57,7 +60,9 @@ def generate_video(run_dir: str, network_pkl: str, keyframes: Sequence[int | str
     per_key = round(seconds_per_seed * fps)
     _check(keyframes, per_key, seconds_per_seed, fps, space, grid)
     Gs = pretrained_networks.load_generator(network_pkl, impl, tf32, precision)
-    misc.require_w(Gs, 'generate-video')
+    if not misc.has_w(Gs):
+        _check_without_w(Gs, keyframes, truncation_psi, space)
+    space = space or ('w' if misc.has_w(Gs) else 'z')
     walk = Walk(Gs, keyframes, per_key, truncation_psi, class_idx, space, curve, loop, grid)
     print(f'{walk.num_frames} frames through {walk.num_keys} keyframes: {format_time(walk.num_frames / fps)} at '
           f'{fps} frames per second.')
@@ -88,7 +93,7 @@ def _checked_format(format: str | None, fps: int) -> str:
     return format
 
 
-def _check(keyframes: Sequence[int | str], per_key: int, seconds: float, fps: int, space: str,
+def _check(keyframes: Sequence[int | str], per_key: int, seconds: float, fps: int, space: str | None,
            grid: tuple[int, int]) -> None:
     """Raise a UserError for what is wrong without having seen the network."""
     if per_key < 1:
@@ -106,6 +111,21 @@ def _check(keyframes: Sequence[int | str], per_key: int, seconds: float, fps: in
         _check_grid(len(keyframes), grid)
 
 
+def _check_without_w(Gs: Network, keyframes: Sequence[int | str], truncation_psi: float | Sequence[float],
+                     space: str | None) -> None:
+    """Raise a UserError for what a network without W cannot do, and say what it does."""
+    if space == 'w':
+        misc.require_w(Gs, '--space=w')
+    if any(isinstance(key, str) for key in keyframes):
+        misc.require_w(Gs, '--dlatents')
+    if not isinstance(truncation_psi, (int, float)):
+        misc.require_w(Gs, '--truncation-psi={:g}:{:g}'.format(*truncation_psi))
+    else:
+        pictures.psi_kwargs(Gs, truncation_psi, TRUNCATION_PSI)
+    if space is None:
+        print('The film walks through Z (--space=z).')
+
+
 def _check_grid(num_keys: int, grid: tuple[int, int]) -> None:
     """Raise a UserError unless the keyframes can be shared out equally among the cells."""
     columns, rows = grid
@@ -118,7 +138,7 @@ class Walk:
     """W of each frame, and the frames.
 
     Args:
-        Gs:      Generator.
+        Gs:      Generator. If it has no W, `space` is 'z', and nothing is truncated.
         per_key: Frames from a keyframe to the next one.
 
         The others are as in generate_video.
@@ -134,7 +154,7 @@ class Walk:
                  curve: str = 'spline', loop: bool = False, grid: tuple[int, int] = (1, 1)):
         self._Gs, self._grid, self._per_key, self._loop, self._space = Gs, grid, per_key, loop, space
         self._label = pictures.one_hot(Gs, class_idx)
-        self._truncation = pictures.Truncation(Gs)
+        self._truncation = pictures.Truncation(Gs) if misc.has_w(Gs) else None
         self._psi, self._sweep = 1.0, None
         if isinstance(truncation_psi, (int, float)):
             self._psi = truncation_psi
@@ -182,8 +202,10 @@ class Walk:
         return np.stack(keys)
 
     def w(self, frames: np.ndarray) -> np.ndarray:
-        """W of frames, truncated, float32 [len(frames), cells, layers, dlatent]."""
+        """W of frames, truncated, float32 [len(frames), cells, layers, dlatent]. Without W it is Z, with one layer."""
         points = self._curve(frames / self._per_key)
+        if self._truncation is None:
+            return points[:, :, np.newaxis].astype(np.float32)
         if self._space == 'z':
             flat = points.reshape(-1, points.shape[-1])
             w = pictures.w_of(self._Gs, flat, self._label)
@@ -208,7 +230,7 @@ class Walk:
         with misc.noise_of(Gs, noises):
             for begin in range(0, self.num_frames, self._chunk):
                 w = self.w(np.arange(begin, min(begin + self._chunk, self.num_frames)))
-                images = Gs.components.synthesis.run(w.reshape(-1, *w.shape[2:]), **kwargs)
+                images = pictures.images_of(Gs, w.reshape(-1, *w.shape[2:]), self._label, **kwargs)
                 height, width, channels = images.shape[1:]
                 cells = images.reshape(len(w), rows, columns, height, width, channels).swapaxes(2, 3)
                 for frame in cells.reshape(len(w), rows * height, columns * width, channels):

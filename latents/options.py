@@ -16,6 +16,10 @@ CURVES = ('spline', 'linear', 'slerp')      # Through keyframes: latents/walks.p
 SPACES = ('w', 'z')                         # Where the curve is.
 NOISES = ('fixed', 'fresh', 'off')          # In the frames of a film.
 METHODS = ('sefa', 'pca', 'svm')            # Of finding directions: latents/directions.py.
+FIGURES = ('uncurated', 'style-mixing', 'noise-detail', 'noise-components', 'truncation-trick',  # Of StyleGAN's paper.
+           'droplets', 'resolutions', 'path-length')                                             # Of StyleGAN2's.
+
+TRUNCATION_PSI = 0.5  # Default of --truncation-psi, and of the arguments of the functions.
 
 
 def add_film_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +28,8 @@ def add_film_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seconds-per-seed', type=cli.positive_float, metavar='S',
                         help='time from a keyframe to the next one (default: 2)')
     parser.add_argument('--fps', type=_fps, metavar='N', help='frames per second (default: 30)')
-    parser.add_argument('--space', choices=SPACES, metavar='NAME', help='walk through w or z (default: w)')
+    parser.add_argument('--space', choices=SPACES, metavar='NAME',
+                        help='walk through w or z (default: w, or z for a network without W)')
     parser.add_argument('--curve', choices=CURVES, metavar='NAME',
                         help='through the keyframes: spline, linear, or slerp = arcs of circles (default: spline)')
     parser.add_argument('--loop', action='store_true', help='go back to the first keyframe, without a jump')
@@ -75,6 +80,38 @@ def add_name_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--set', dest='names', type=_pairs, action='extend', required=True, metavar='N=NAME,...',
                         help='numbers of directions and their names, such as 3=smile')
     cli.add_debug_flag(parser)
+
+
+def add_figures_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of figures."""
+    parser.add_argument('--figures', type=_figure_names, metavar='NAME,...',
+                        help=f'figures to draw: {", ".join(FIGURES)} (default: all that the network can have)')
+    parser.add_argument('--run', type=cli.path, metavar='DIR',
+                        help='folder of a training run: resolutions compares its snapshots')
+    parser.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS',
+                        help="seeds of noise-detail, noise-components, truncation-trick and droplets (default: the "
+                             "paper's)")
+    parser.add_argument('--num-samples', type=_num_pictures, metavar='N',
+                        help='random pictures for noise-detail (default: 100), resolutions (256) and path-length (200)')
+    add_precision_flag(parser)
+
+
+def _figure_names(text: str) -> list[str]:
+    """'uncurated,droplets' -> ['uncurated', 'droplets']."""
+    names = cli.name_list(text)
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f'there is no figure {unknown[0] if unknown else text!r}, expected some of '
+                                         f'{", ".join(FIGURES)}')
+    return names
+
+
+def _num_pictures(text: str) -> int:
+    """Argument that is a number of random pictures."""
+    value = cli.positive_int(text)
+    if not 10 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f'expected a number from 10 to 1000000, got {text!r}')
+    return value
 
 
 def _add_keyframe_flags(parser: argparse.ArgumentParser, help_text: str, required: bool = False) -> None:

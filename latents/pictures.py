@@ -1,4 +1,7 @@
-"""From seeds and projected images to W, and from W to pictures: what all commands that draw share."""
+"""From seeds and projected images to W, and from W to pictures: what all commands that draw share.
+
+Where a network has no W (ProGAN), Z takes its place, as if it were W with one layer.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,19 @@ def check_layers(flag: str, layers: Sequence[int], num_layers: int) -> None:
 
 # ---- To W ----
 
+def latent_shape(Gs: Network) -> tuple[int, int]:
+    """(layers, size) of the latents that pictures are made of: those of W, or (1, size of Z) if there is no W."""
+    layers, size = Gs.components.synthesis.input_shape[1:] if misc.has_w(Gs) else (1, Gs.input_shape[1])
+    return layers, size
+
+
 def psi_kwargs(Gs: Network, truncation_psi: float, default: float) -> dict[str, Any]:
     """Arguments of Network.run that truncate W. None for a network without W.
 
     Raises:
         UserError: The network has no W, and psi is neither 1 nor the default, so that somebody asked for it.
     """
-    if 'mapping' in Gs.components:
+    if misc.has_w(Gs):
         return dict(truncation_psi=truncation_psi)
     if truncation_psi not in (default, 1):
         misc.require_w(Gs, f'--truncation-psi={truncation_psi:g}')
@@ -123,13 +132,16 @@ def latents_of(Gs: Network, keys: Sequence[int | str], truncation_psi: float = 1
 
     Yields:
         (name, w float64 [layers, dlatent], noises): 'seed0012' with the noise that misc.image_of_seed draws for it, or
-        the name of an image with the noise that was found for it, or None if the file has none.
+        the name of an image with the noise that was found for it, or None if the file has none. If the network has no
+        W, w is Z [1, latent_size], which is not truncated.
     """
-    truncation = Truncation(Gs)
+    truncation = Truncation(Gs) if misc.has_w(Gs) else None
     for key in keys:
         if isinstance(key, str):
             for name, (w, noises) in projected(Gs, key).items():
                 yield name, w.astype(np.float64), noises
+        elif truncation is None:
+            yield f'seed{key:04d}', z_of_seeds(Gs, [key]), noises_of_seed(Gs, key)
         else:
             deviation = w_of(Gs, z_of_seeds(Gs, [key]), label)[0] - truncation.avg
             w = truncation.avg + deviation * truncation.factors(truncation_psi)
@@ -144,11 +156,27 @@ def picture_kwargs(precision: str = 'float32') -> dict[str, Any]:
                 output_transform=dict(func=tflib.convert_images_to_uint8, nchw_to_nhwc=True))
 
 
-def synthesize(Gs: Network, w: np.ndarray, noises: Any = None, precision: str = 'float32') -> list[PIL.Image.Image]:
-    """Generate pictures from W [N, layers, dlatent], all with the same noise maps. None = those of the pickle."""
+def synthesize(Gs: Network, w: np.ndarray, noises: Any = None, precision: str = 'float32',
+               label: np.ndarray | None = None) -> list[PIL.Image.Image]:
+    """Generate pictures.
+
+    Args:
+        Gs:        Generator.
+        w:         W [N, layers, dlatent]; or Z [N, 1, latent_size] if the network has no W.
+        noises:    Noise maps for all of them. None = those of the pickle.
+        precision: Key of PRECISIONS.
+        label:     [1, classes] for Z. None = zeros.
+    """
     with misc.noise_of(Gs, noises):
-        images = Gs.components.synthesis.run(w, randomize_noise=False, **picture_kwargs(precision))
+        images = images_of(Gs, w, label, randomize_noise=False, **picture_kwargs(precision))
     return [to_pil(image) for image in images]
+
+
+def images_of(Gs: Network, w: np.ndarray, label: np.ndarray | None, **kwargs: Any) -> np.ndarray:
+    """What Network.run returns for W or Z, as in `synthesize`."""
+    if misc.has_w(Gs):
+        return Gs.components.synthesis.run(w, **kwargs)
+    return Gs.run(w[:, 0], None if label is None else label.repeat(len(w), axis=0), **kwargs)
 
 
 def noises_of_seed(Gs: Network, seed: int) -> list[np.ndarray]:

@@ -62,6 +62,10 @@ class PPL(SamplingMetric):
             lpips:  Function of two batches of images [n, C, H, W] in 0..255 that returns distances [n].
             n:      Number of pairs.
         """
+        return self.distances_of(self.pairs(source, n), lpips)
+
+    def pairs(self, source: SampleSource, n: int) -> tf.Tensor:
+        """Draw n pairs of images, float32 [2 n, C, H, W], about -1..1: the two of a pair one after the other."""
         kwargs = {**source.kwargs, **self._overrides}
         mapping, synthesis = source.Gs.components.mapping, source.Gs.components.synthesis
         latents, t = source.latents(2 * n), source.rng.uniform('lerp_t', [n]) * self._max_t
@@ -71,8 +75,11 @@ class PPL(SamplingMetric):
             w = interpolated_pairs(lerp, w, t[:, tf.newaxis, tf.newaxis], self._epsilon)
         else:
             w = mapping(interpolated_pairs(slerp, latents, t[:, tf.newaxis], self._epsilon), labels, **kwargs)
-        images = synthesis(w, rng=_SharedNoise(source.rng), **{**kwargs, 'randomize_noise': True})
-        images = (shrink(self._cropped(images)) + 1) * (255 / 2)
+        return synthesis(w, rng=_SharedNoise(source.rng), **{**kwargs, 'randomize_noise': True})
+
+    def distances_of(self, pairs: tf.Tensor, lpips: Callable) -> tf.Tensor:
+        """The distances of what `pairs` returns, divided by epsilon^2, float32 [n]."""
+        images = (shrink(self._cropped(pairs)) + 1) * (255 / 2)
         return lpips(images[0::2], images[1::2]) * (1 / self._epsilon ** 2)
 
     def _cropped(self, images):

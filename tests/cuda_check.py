@@ -1,8 +1,9 @@
 """Compile everything that has to do with CUDA, without a GPU: `make cuda-check`.
 
-The kernels are compiled for each generation of GPUs by NVRTC, and for all architectures by nvcc where it is installed.
-Then the whole library is built with CUDA kernels, which compiles ops.cc against TensorFlow's headers with CUDA enabled
-and links it, and is loaded. Its launchers must find all their kernels in the images.
+The kernels are compiled for each generation of GPUs: by nvcc where it is installed, and then by NVRTC only for the
+oldest and the newest one; otherwise by NVRTC. Then the whole library is built with CUDA kernels, which compiles ops.cc
+against TensorFlow's headers with CUDA enabled and links it, and is loaded. Its launchers must find all their kernels in
+the images.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def headers() -> str:
 def architectures(nvcc: str) -> list[str]:
     """The architectures that nvcc can compile for, such as 'compute_90', in the order of its list."""
     return subprocess.run([nvcc, '--list-gpu-arch'], check=True, capture_output=True, text=True).stdout.split()
+
+
+def generations(archs: Sequence[str]) -> list[str]:
+    """The first architecture of each generation, of a list in ascending order."""
+    return list({arch[:-1]: arch for arch in reversed(archs)}.values())[::-1]
 
 
 def compile_kernels(nvcc: str, archs: Sequence[str]) -> str:
@@ -111,13 +117,13 @@ def main() -> None:
         sys.exit("Error: NVRTC is not installed: pip install '.[cuda-build]'")
     outputs = []
     with tempfile.TemporaryDirectory() as folder:
-        start, known = time.monotonic(), nvrtc.architectures(library)
-        archs = list({arch[:-1]: arch for arch in reversed(known)}.values())[::-1]  # The first of each generation.
+        start, archs = time.monotonic(), generations(nvrtc.architectures(library))
+        archs = [archs[0], archs[-1]] if nvcc else archs
         outputs.append(compile_with_nvrtc(library, archs, pathlib.Path(folder)))
         print(f'NVRTC {nvrtc.version(library)} compiled {SOURCE.name} for {len(archs)} architectures in '
               f'{time.monotonic() - start:.0f} s: {" ".join(archs)}', flush=True)
     if nvcc:
-        start, known = time.monotonic(), architectures(nvcc)
+        start, known = time.monotonic(), generations(architectures(nvcc))
         outputs.append(compile_kernels(nvcc, known))
         print(f'{nvcc} compiled it for {len(known)} architectures in {time.monotonic() - start:.0f} s: '
               f'{" ".join(known)}', flush=True)

@@ -76,10 +76,34 @@ class LossContext(NamedTuple):
 
     def scores_and_logits(self, name, images, labels):
         """`scores`, and D's logits of the labels, [N, label_size]. None = it has none: only ProGAN's D has."""
+        return self._evaluate_D(self._augmented(name, images), labels)
+
+    def scores_of_fakes_and_reals(self, fakes, labels):
+        """`scores` of fakes with these labels, and of the reals, [N, 1] each.
+
+        Where D can tell them apart, it sees both in one minibatch: that takes fewer and larger operations.
+        """
+        images = self._augmented('aug_fake', fakes), self._augmented('aug_real', self.reals)
+        group = self.D.kw.mbstd_group_size  # None = the minibatch.
+        if group is None or self.minibatch_size % max(group, 1):
+            return [self._evaluate_D(*pair)[0] for pair in zip(images, (labels, self.labels))]
+
+        # They take turns, so that a group of minibatch_stddev has images of one kind, and the same ones as without the
+        # others.
+        def in_turn(fake, real):
+            return tf.reshape(tf.stack([fake, real], axis=1), [2 * self.minibatch_size, *fake.shape[1:]])
+        scores, _ = self._evaluate_D([in_turn(*pair) for pair in zip(*images)], in_turn(labels, self.labels))
+        return scores[::2], scores[1::2]
+
+    def _augmented(self, name, images):
+        """The images that D takes, augmented. Images of several sizes are not augmented."""
         images = self.inputs_of_D(images)
-        if self.augment is not None:  # Images of several sizes are not augmented.
-            image, = images
-            images = tf.ensure_shape(self.augment(image, self.rng.child(name)), image.shape),
+        if self.augment is None:
+            return images
+        image, = images
+        return tf.ensure_shape(self.augment(image, self.rng.child(name)), image.shape),
+
+    def _evaluate_D(self, images, labels):
         out = self.D(*images, labels, dtype=self.dtype, **({} if self.stage is None else {'lod_stage': self.stage}))
         if not isinstance(out, tuple):
             return out, None
@@ -208,6 +232,7 @@ def _D_terms(context, parts, func, gamma=None, on_reals=True):
         on_reals: Penalize gradients at the reals (R1) rather than at the fakes (R2).
     """
     loss, reg, stats = None, None, {}
+    regularize = 'reg' in parts and gamma is not None
     need_reals = 'loss' in parts or ('reg' in parts and on_reals)
     need_fakes = 'loss' in parts or ('reg' in parts and not on_reals)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -215,16 +240,19 @@ def _D_terms(context, parts, func, gamma=None, on_reals=True):
             labels = context.labels_of_fakes()
             fakes = context.inputs_of_D(
                 context.fakes('G0', context.latents('latents', context.minibatch_size), labels))
-            if not on_reals:
-                tape.watch(fakes)
-            fake_scores = context.scores('aug_fake', fakes, labels)
-        if need_reals:
-            if on_reals and gamma is not None:
-                tape.watch(context.reals)
-            reals = context.inputs_of_D(context.reals)  # Within the tape, which so knows what smaller sizes come from.
-            real_scores = context.scores('aug_real', reals, context.labels)
-            stats[REAL_SIGNS] = tf.sign(real_scores)
-    if 'reg' in parts and gamma is not None:
+        if regularize:
+            tape.watch(context.reals if on_reals else fakes)
+        if 'loss' in parts and not regularize:
+            fake_scores, real_scores = context.scores_of_fakes_and_reals(fakes, labels)
+        else:
+            if need_fakes:
+                fake_scores = context.scores('aug_fake', fakes, labels)
+            if need_reals:  # Smaller sizes are computed within the tape, which so knows what they come from.
+                reals = context.inputs_of_D(context.reals)
+                real_scores = context.scores('aug_real', reals, context.labels)
+    if need_reals:
+        stats[REAL_SIGNS] = tf.sign(real_scores)
+    if regularize:
         scores, images = (real_scores, reals) if on_reals else (fake_scores, fakes)
         reg, squares = gradient_penalty(tape, scores, images, context.pixel_weight, gamma, context.scaling)
         stats['Loss/gradient_penalty'] = squares

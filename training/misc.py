@@ -160,7 +160,7 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
-    from dnnlib.tflib.network import count_variables, skip_initializers
+    from dnnlib.tflib.variables import count_variables, skip_initializers
     from training.nets import registry
     try:
         state = from_version_5(state) if state.version == 5 else from_original(state)
@@ -366,9 +366,14 @@ def noise_variables(Gs: Network) -> list[Any]:
     return [var for name, var in Gs.components.get('synthesis', Gs).vars.items() if name.startswith('noise')]
 
 
+def has_w(Gs: Network) -> bool:
+    """Has a generator a W? ProGAN's draws images from Z itself."""
+    return 'mapping' in Gs.components
+
+
 def require_w(Gs: Network, purpose: str) -> None:
-    """Raise a UserError, which begins with `purpose`, if a generator has no W: ProGAN's draws images from Z itself."""
-    if 'mapping' not in Gs.components:
+    """Raise a UserError, which begins with `purpose`, if a generator has no W."""
+    if not has_w(Gs):
         raise UserError(f'{purpose}: needs W, but the network is of ProGAN, which has Z alone',
                         'Leave it out, or use a network of StyleGAN or StyleGAN2.')
 

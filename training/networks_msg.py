@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training import networks_stylegan
 from training.nets.dtypes import dtype_at
 from training.nets.layers import image_shape
@@ -106,7 +106,7 @@ class D_basic(Network):
     def output_spec_shapes(self):
         return ((None, 1),)
 
-    def call(self, *inputs, **dynamic_kwargs):
+    def compute(self, *inputs, **dynamic_kwargs):
         """Images [N, C, 4, 4], [N, C, 8, 8], ... of all sizes, and labels [N, label_size] -> [N, 1].
 
         See networks_stylegan.compute_scores.

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import (
@@ -72,8 +72,14 @@ class LatentBlock(ScopedLayer):
         self.add_var('bias', [self.fmaps])
         self.built = True
 
+    has_modulation = has_own_style = True  # Directions in Z are found as those in W.
+
+    def modulation(self):
+        """The weights from the latents and labels to the features, [latents + labels, 16 * fmaps]."""
+        return self.weight * self.coef
+
     def call(self, x):
-        x = conv.from_nchw(tf.reshape(tf.matmul(x, self.weight * self.coef), [-1, self.fmaps, 4, 4]))
+        x = conv.from_nchw(tf.reshape(tf.matmul(x, self.modulation()), [-1, self.fmaps, 4, 4]))
         return self.record(normalized(bias_act(x, self.bias, self.act, gain=1), self.epsilon))
 
 
@@ -152,7 +158,7 @@ class G_paper(Network):
     def output_spec_shapes(self):
         return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
 
-    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> [N, num_channels, resolution, resolution], about [-1, 1].
 
         The argument `rng` has no effect: there is no noise.
@@ -232,7 +238,7 @@ class D_paper(Network):
     def output_spec_shapes(self):
         return ((None, 1), (None, self.kw.label_size))[:2 if self.kw.label_logits else 1]
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage -> scores [N, 1], logits of the labels [N, label_size].
 
         labels_in has no effect. With label_logits=False the scores are the only result.

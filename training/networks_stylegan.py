@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random
-from dnnlib.tflib.network import record_layer
+from dnnlib.tflib.layer_list import record_layer
 from training import networks_stylegan2
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
@@ -236,7 +236,7 @@ class G_synthesis(Network):
             size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
             if size == 4:
                 if kw.const_input_layer:
-                    self.add_layer(ConstBlock('4x4/Const', fmaps, epilogue))
+                    self.add_layer(ConstBlock('4x4/Const', fmaps, epilogue), (None, kw.dlatent_size))
                 else:
                     self.add_layer(DenseBlock('4x4/Dense', fmaps, gain, epilogue), (None, kw.dlatent_size))
                 self.add_layer(SynthesisConv('4x4/Conv', fmaps, 3, **conv_args), image_shape(4, fmaps))
@@ -251,7 +251,7 @@ class G_synthesis(Network):
             self.add_layer(to_rgb, image_shape(size, fmaps))
         self.built = True
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
         """[N, layers or 1, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
@@ -387,7 +387,7 @@ class D_basic(Network):
         build_score_layers(self, fmaps, out_fmaps, conv_args)
         self.built = True
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         resolution_log2 = int(np.log2(kw.resolution))

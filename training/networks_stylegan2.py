@@ -15,7 +15,7 @@ import tensorflow as tf
 from custom_ops import ACTIVATIONS, downsample_2d, upsample_2d
 from custom_ops import conv2d as conv
 from dnnlib.tflib import Network, Random, lerp
-from dnnlib.tflib.network import layer_prefix, record_layer
+from dnnlib.tflib.layer_list import layer_prefix, record_layer
 from training.nets import progressive
 from training.nets.dtypes import dtype_at
 from training.nets.layers import (
@@ -184,7 +184,7 @@ class G_mapping(Network):
             return ((None, kw.dlatent_size),)
         return ((None, kw.dlatent_broadcast, kw.dlatent_size),)
 
-    def call(self, latents_in, labels_in, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> [N, dlatent_broadcast, dlatent_size] float32."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('latents_in', latents_in.shape)
@@ -235,12 +235,13 @@ class G_synthesis_stylegan2(Network):
 
     settings = dict(
         STYLEGAN2_SETTINGS, **SYNTHESIS_SETTINGS,
-        architecture  = 'skip',  # 'orig', 'skip' or 'resnet'.
-        use_noise     = True,    # Add noise.
-        fmap_const    = None,    # Number of feature maps of the learned input. None = as many as of 4x4/Conv.
-        fused_modconv = True,    # Has no effect. In the original it chose between two equivalent computations.
+        architecture   = 'skip',  # 'orig', 'skip' or 'resnet'.
+        use_noise      = True,    # Add noise.
+        fmap_const     = None,    # Number of feature maps of the learned input. None = as many as of 4x4/Conv.
+        fused_modconv  = True,    # Has no effect. In the original it chose between two equivalent computations.
+        max_resolution = None,    # Return the sum of the RGB images up to this resolution; needs 'skip'. None = of all.
     )
-    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv'}
+    call_settings = SYNTHESIS_CALL_SETTINGS | {'fused_modconv', 'max_resolution'}
     input_names = ('dlatents_in',)
     output_names = ('images_out',)
 
@@ -258,7 +259,7 @@ class G_synthesis_stylegan2(Network):
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, noise=kw.use_noise,
                          clamp=kw.conv_clamp)
         fmaps, const_fmaps = num_fmaps(kw, 1), kw.fmap_const or num_fmaps(kw, 1)
-        self.add_layer(Const('4x4/Const', const_fmaps))
+        self.add_layer(Const('4x4/Const', const_fmaps), self.input_spec_shapes()[0])
         size = 4
         while True:
             stage, last = int(np.log2(size)) - 1, size == kw.resolution
@@ -288,13 +289,17 @@ class G_synthesis_stylegan2(Network):
     def output_spec_shapes(self):
         return ((None, self.kw.num_channels, self.kw.resolution, self.kw.resolution),)
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
-        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
+        """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]. See max_resolution."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
+        last = kw.max_resolution or kw.resolution
+        if last != kw.resolution and (kw.architecture != 'skip' or f'{last}x{last}/ToRGB' not in self._net.layers):
+            raise ValueError(f"{self.name}: received max_resolution={last}; expected, with architecture='skip', a "
+                             f'power of two from 4 to {kw.resolution}')
         dlatents = tf.unstack(dlatents_in, axis=1)
         noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
 
@@ -304,7 +309,7 @@ class G_synthesis_stylegan2(Network):
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0)
         y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
-        for res in range(3, int(np.log2(kw.resolution)) + 1):
+        for res in range(3, int(np.log2(last)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
             x = style_layer(f'{size}x{size}/Conv0_up', block_in, 2 * res - 5)
@@ -344,7 +349,7 @@ class G_synthesis_stylegan_revised(Network):
         add_noise_vars(self, [2 ** ((idx + 5) // 2) for idx in range(self.num_layers - 1)])
         w_shape = (None, kw.dlatent_size)
         conv_args = dict(act=kw.nonlinearity, resample_kernel=kw.resample_kernel, clamp=kw.conv_clamp)
-        self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)))
+        self.add_layer(Const('4x4/Const', num_fmaps(kw, 1)), self.input_spec_shapes()[0])
         for res in range(2, resolution_log2 + 1):
             size, fmaps = 2 ** res, num_fmaps(kw, res - 1)
             if size == 4:
@@ -361,7 +366,7 @@ class G_synthesis_stylegan_revised(Network):
             self.add_layer(to_rgb, image_shape(size, fmaps), w_shape)
         self.built = True
 
-    def call(self, dlatents_in, rng=None, **dynamic_kwargs):
+    def compute(self, dlatents_in, rng=None, **dynamic_kwargs):
         """[N, layers, dlatent_size] -> [N, num_channels, resolution, resolution], about [-1, 1]."""
         kw = self.settings_for(dynamic_kwargs)
         rng = rng or Random()
@@ -487,7 +492,7 @@ class G_main(Network):
     def output_spec_shapes(self):
         return self.components.synthesis.output_spec_shapes()
 
-    def call(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
+    def compute(self, latents_in, labels_in, rng=None, **dynamic_kwargs):
         """[N, latent_size], [N, label_size] -> images [N, C, H, W].
 
         With return_dlatents the result is (images, dlatents [N, layers, dlatent_size]).
@@ -625,7 +630,7 @@ class D_stylegan2(Network):
     def output_spec_shapes(self):
         return ((None, 1),)
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W], [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('images_in', images_in.shape)
@@ -767,7 +772,7 @@ class D_stylegan(Network):
         build_score_layers(self, fmaps, out_fmaps)
         self.built = True
 
-    def call(self, images_in, labels_in, **dynamic_kwargs):
+    def compute(self, images_in, labels_in, **dynamic_kwargs):
         """[N, C, H, W] at full resolution or that of lod_stage, [N, label_size] -> [N, 1]; see compute_scores."""
         kw = self.settings_for(dynamic_kwargs)
         record_layer('images_in', images_in.shape)

@@ -35,10 +35,13 @@ class FreezableFunction:
     def __init__(self, function, variables):
         self._function = function
         self._variables = list(variables)
-        self._read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
+        # TensorFlow would take calls of many traced functions that come from one place in the source for retracing and
+        # warn of it. It does not look at calls of concrete functions.
+        self._concrete = None
+        self._read_all = None
         self._lock = threading.RLock()
         self._held = None             # Values of the variables in the frozen functions. None = nothing is frozen.
-        self._templates = {}          # Batch size -> _Template of the functions that were frozen last.
+        self._templates = {}          # Batch size -> Template of the functions that were frozen last.
         self._frozen = OrderedDict()  # Batch size -> frozen function, the most recently used one last.
         self._seconds = defaultdict(float)  # Batch size -> time of its evaluations that were not frozen.
         self._patience = 1.0          # Multiplier of the time after which a function is frozen.
@@ -56,6 +59,12 @@ class FreezableFunction:
                 self._frozen.clear()
                 self._seconds.clear()
                 self._patience *= 2
+
+    def _read(self):
+        if self._read_all is None:
+            read = tf.function(lambda: [var.read_value() for var in self._variables], autograph=False)
+            self._read_all = read.get_concrete_function()
+        return self._read_all()
 
     def __call__(self, inputs, scalars, freeze=None):
         """Evaluate the function. Variables must not have changed since the last `refresh`.
@@ -79,10 +88,14 @@ class FreezableFunction:
                 self._frozen.move_to_end(batch)
         if frozen is not None:
             return frozen(inputs, scalars)
-        traces, start = self._function.experimental_get_tracing_count(), time.perf_counter()
-        outputs = self._function(inputs, scalars)
-        if self._function.experimental_get_tracing_count() == traces:
-            self._seconds[batch] += time.perf_counter() - start
+        if tf.config.functions_run_eagerly():
+            return self._function(inputs, scalars)
+        if self._concrete is None:  # Tracing, and the first call, which optimizes the graph, are not timed.
+            self._concrete = self._function.get_concrete_function()
+            return self._concrete(inputs, scalars)
+        start = time.perf_counter()
+        outputs = self._concrete(inputs, scalars)
+        self._seconds[batch] += time.perf_counter() - start
         return outputs
 
     def _can_freeze(self):
@@ -101,7 +114,7 @@ class FreezableFunction:
         self._templates = {size: template for size, template in self._templates.items()
                            if size in self._frozen or size == batch}
         if batch not in self._templates:
-            self._templates[batch] = _Template(self._function.python_function, inputs, scalars, self._variables)
+            self._templates[batch] = Template(self._function.python_function, inputs, scalars, self._variables)
         self._frozen[batch] = self._templates[batch].freeze(self._held)
         outputs = self._frozen[batch](inputs, scalars)
         self._cost = time.perf_counter() - start
@@ -113,14 +126,14 @@ def _address(tensor):
     return np.asarray(memoryview(tensor)).__array_interface__['data'][0]
 
 
-class _Template:
+class Template:
     """The graph of a function, split into a part that depends only on variables, and the rest.
 
     Variables that the function does not merely read remain variables.
 
     Args:
         function:        Python function of (list of tensors, dict of scalar tensors).
-        inputs, scalars: Tensors to trace it with. The graph is for their shapes.
+        inputs, scalars: Tensors or tf.TensorSpecs to trace it with. The graph is for their shapes.
         variables:       tf.Variables to replace by constants.
     """
 
@@ -161,7 +174,7 @@ class _Template:
             name for name in constant if graph.get_operation_by_name(name).type != 'Const'
             and (name in outputs or any(op.name not in constant for op in consumers(name))))
         self._constant = constant
-        self._types = {name: graph.get_operation_by_name(name).outputs[0].dtype
+        self._specs = {name: _spec(graph.get_operation_by_name(name).outputs[0])
                        for name in [*self._kept, *self._reads]}
 
     def _can_be_computed_once(self, op, constant):
@@ -184,35 +197,52 @@ class _Template:
             graph_def.versions.CopyFrom(self._graph_def.versions)
             for node in self._graph_def.node:
                 if node.name in constants:
-                    _add_constant(graph_def, node.name, constants[node.name], self._types[node.name])
+                    _add_constant(graph_def, node.name, constants[node.name], self._specs[node.name].dtype)
                 elif node.name not in self._constant or node.op == 'Const':
                     graph_def.node.add().CopyFrom(node)
                     kept = [name for name in node.input if name[0] != '^' or name[1:] not in self._constant]
                     graph_def.node[-1].input[:] = kept
             given = dict(zip(self._inputs, tf.nest.flatten([inputs, scalars])))
             graph = tf.compat.v1.get_default_graph()
-            given.update({name: graph.capture(handle) for name, handle in self._captured.items()})
+            # Variables that only constants were computed from are needed no longer.
+            used = {f'{name}:0' for node in graph_def.node for name in node.input}
+            given.update({name: graph.capture(handle) for name, handle in self._captured.items() if name in used})
+            kept = [node for node in graph_def.node if f'{node.name}:0' in used or f'{node.name}:0' not in self._captured]
+            del graph_def.node[:]
+            graph_def.node.extend(kept)
             outputs = tf.graph_util.import_graph_def(graph_def, given, self._outputs, name='')
             return tf.nest.pack_sequence_as(self._structure, outputs)
         return frozen.get_concrete_function()
 
     def _function_of_values(self):
         """Return a function of the values of all variables in `_reads`, in that order, which computes `_kept`."""
-        needed = tf.compat.v1.graph_util.extract_sub_graph(self._graph_def, self._kept)
+        needed = tf.compat.v1.GraphDef(library=self._graph_def.library, versions=self._graph_def.versions)
+        needed.node.extend(_nodes_for(self._graph_def, self._kept))
         for node in needed.node:
             if node.name in self._reads:
                 node.op = 'Placeholder'
                 del node.input[:]
                 node.attr.clear()
-                node.attr['dtype'].type = self._types[node.name].as_datatype_enum
+                node.attr['dtype'].type = self._specs[node.name].dtype.as_datatype_enum
 
         names = {node.name for node in needed.node}
 
-        @tf.function(autograph=False)
         def compute(*values):
             given = {f'{name}:0': value for name, value in zip(self._reads, values) if name in names}
             return tf.graph_util.import_graph_def(needed, given, [f'{name}:0' for name in self._kept], name='')
-        return compute
+        specs = [self._specs[name] for name in self._reads]
+        return tf.function(compute, autograph=False).get_concrete_function(*specs)
+
+
+def _nodes_for(graph_def, names):
+    """The nodes of a graph that the nodes of these names depend on, themselves included, in the order of the graph."""
+    nodes, found, pending = {node.name: node for node in graph_def.node}, set(), list(names)
+    while pending:
+        name = pending.pop().lstrip('^').partition(':')[0]  # '^name' = only runs before, 'name:1' = its second output.
+        if name not in found:
+            found.add(name)
+            pending += nodes[name].input
+    return [node for name, node in nodes.items() if name in found]
 
 
 def _spec(tensor):

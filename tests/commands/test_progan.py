@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pretrained_networks
 import run_generator
 import run_projector
 from dnnlib import cli
 from dnnlib.pickles import legacy_pickle
+from latents import directions, pictures
 from tests.golden import GOLDEN_FAMILY
 from tests.training.test_networks import eagerly
 from training import misc
+from training.nets.registry import create_network
 
 NETWORK = GOLDEN_FAMILY / 'progan/networks/p16.pkl'
 
@@ -130,3 +133,110 @@ def test_theano_networks_with_other_parts_are_refused(part, value, tmp_path, mon
     write_theano(tmp_path / 'theano.pkl', [{**state, part: value}], monkeypatch)
     with pytest.raises(cli.UserError):
         legacy_pickle.load(tmp_path / 'theano.pkl')
+
+
+# ---- Films, directions and figures in Z ----
+
+def progan(monkeypatch, **settings):
+    """A small generator of ProGAN, which all commands load."""
+    sizes = dict(resolution=8, num_channels=3, fmap_base=32, fmap_max=8, latent_size=6)
+    Gs = create_network('Gs', 'G_paper', **{**sizes, **settings})
+    for name, var in Gs.vars.items():
+        if name.endswith('bias'):
+            var.assign(var.numpy() + 0.3 * np.random.RandomState(0).randn(*var.shape))
+    monkeypatch.setattr(pretrained_networks, 'load_networks', lambda path: (None, None, Gs))
+    return Gs
+
+
+def run(tmp_path, *argv):
+    """Run a command, and return its folder."""
+    run_generator.main([*argv, '--network=n', f'--result-dir={tmp_path / "results"}'])
+    return max((tmp_path / 'results').iterdir())
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize('curve', ['spline', 'slerp'])
+def test_films_walk_through_z(monkeypatch, tmp_path, capsys, curve):
+    progan(monkeypatch, label_size=2)
+    films = run(tmp_path, 'generate-video', '--seeds=3,5', '--seconds-per-seed=0.3', '--fps=10', '--format=frames',
+                '--class=1', f'--curve={curve}') / 'film'
+    assert 'The film walks through Z (--space=z).' in capsys.readouterr().out
+    single = run(tmp_path, 'generate-images', '--seeds=3,5', '--class=1')
+    frames = [pixels(path) for path in sorted(films.iterdir())]
+    assert len(frames) == 4
+    for frame, name in ((frames[0], 'seed0003.png'), (frames[-1], 'seed0005.png')):
+        assert np.abs(frame - pixels(single / name)).max() <= 1
+    assert np.abs(frames[1] - frames[0]).max() > 1
+
+
+def test_directions_in_z_are_those_of_the_weights_of_the_first_layer(monkeypatch, tmp_path):
+    Gs = progan(monkeypatch, label_size=2)
+    folder = run(tmp_path, 'find-directions', '--num=3', '--seeds=0', '--class=1')
+    found = directions.load(folder / 'directions.npz')
+    weight = Gs.get_var('4x4/Dense/weight')[:6].astype(np.float64)  # Without the rows of the labels.
+    u, s, _ = np.linalg.svd(weight, full_matrices=False)
+    np.testing.assert_allclose(np.abs(np.sum(found.vectors * u.T[:3], axis=1)), 1, atol=1e-5)
+    np.testing.assert_allclose(found.shares, s[:3] ** 2 / np.sum(s ** 2), rtol=1e-5)
+    np.testing.assert_allclose(found.sigmas, 1, atol=1e-6)  # Z is standard normal.
+    assert found.layers.tolist() == [[True]] * 3 and (folder / 'sheet.png').exists()
+    same, moved = (run(tmp_path, 'edit-images', '--seeds=4', '--class=1', '--set', strength,
+                       f'--directions={folder / "directions.npz"}') for strength in ('1=0', '1=2'))
+    plain = run(tmp_path, 'generate-images', '--seeds=4', '--class=1')
+    np.testing.assert_array_equal(pixels(same / 'seed0004.png'), pixels(plain / 'seed0004.png'))
+    z = np.random.RandomState(4).randn(1, 6) + 2 * found.vectors[1]
+    expected = Gs.run(z, np.eye(2)[[1]], **pictures.picture_kwargs())[0]
+    assert np.abs(pixels(moved / 'seed0004.png') - expected).max() <= 1
+    assert np.abs(expected.astype(int) - pixels(plain / 'seed0004.png')).max() > 2
+
+
+def test_a_direction_in_z_from_labels(monkeypatch, tmp_path):
+    progan(monkeypatch)
+    values = {seed: np.random.RandomState(seed).randn(6)[2] for seed in range(60)}
+    table = tmp_path / 'labels.csv'
+    table.write_text(''.join(f'seed{seed:04d},{int(value > 0)}\n' for seed, value in values.items()))
+    folder = run(tmp_path, 'find-directions', '--method=svm', f'--labels={table}', '--seeds=0-59')
+    vector = directions.load(folder / 'directions.npz').vectors[0]
+    assert np.argmax(vector) == 2 and vector[2] > 0.8
+
+
+@pytest.mark.parametrize('argv, fact', [
+    (['generate-video', '--seeds=1', '--space=w'], '--space=w: needs W'),
+    (['generate-video', '--seeds=1', '--truncation-psi=0:1'], '--truncation-psi=0:1: needs W'),
+    (['generate-video', '--seeds=1', '--truncation-psi=0.7'], '--truncation-psi=0.7: needs W'),
+    (['generate-video', '--seeds=1', '--dlatents=w.npz'], '--dlatents: needs W'),
+    (['find-directions', '--method=pca'], '--method=pca: the network is of ProGAN'),
+    (['find-directions', '--method=svm', '--positive=w.npz', '--negative=w.npz'], '--positive: needs W'),
+    (['find-directions', '--layers=1'], '--layers: there is no layer 1, this network has 1'),
+    (['find-directions', '--num=7'], '--num=7: Z of this network has 6 numbers'),
+    (['find-directions', '--truncation-psi=0.7'], '--truncation-psi=0.7: needs W'),
+    (['edit-images', '--seeds=1', '--directions=w-directions.npz', '--set=0=1'],
+     'w-directions.npz: its directions are for 1 layers of W of 6 numbers, this network has Z of 6 numbers'),
+    (['edit-images', '--dlatents=w.npz', '--directions=z-directions.npz', '--set=0=1'], '--dlatents: needs W'),
+    (['figures', '--figures=style-mixing,truncation-trick'], 'no style-mixing: it needs W'),
+    (['figures', '--figures=noise-detail'], 'no noise-detail: this network has no noise inputs'),
+    (['figures', '--figures=resolutions'], 'no resolutions: this network does not sum RGB images'),
+    (['figures', '--truncation-psi=0.7'], '--truncation-psi=0.7: needs W'),
+])
+def test_what_cannot_be_done_in_z(monkeypatch, tmp_path, argv, fact):
+    progan(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    np.savez('w.npz', w=np.zeros([3, 1, 6], np.float32))
+    for space in 'wz':
+        directions.Directions(np.eye(2, 6, dtype=np.float32), np.ones([2, 1], bool), np.ones(2, np.float32),
+                              np.ones(2, np.float32), ['', ''], dict(space=space)).save(f'{space}-directions.npz')
+    with pytest.raises(cli.UserError) as caught:
+        run(tmp_path, *argv)
+    assert fact in caught.value.fact and not list(tmp_path.glob('results/*'))
+
+
+def test_figures_without_w(monkeypatch, tmp_path, capsys):
+    progan(monkeypatch)
+    folder = run(tmp_path, 'figures')
+    assert sorted(path.name for path in folder.glob('*.png')) == ['droplets.png', 'uncurated.png']
+    out = capsys.readouterr().out
+    assert out.count('left out') == 6 and 'style-mixing: left out: it needs W' in out
+    assert out.count('left out: this network has no noise inputs') == 2

@@ -318,6 +318,19 @@ def test_a_finished_build_is_found_where_there_is_no_compiler(home, monkeypatch)
     assert 'no C++ compiler' in fails().fact
 
 
+def test_the_command_names_a_finished_build_where_there_is_no_compiler(home, monkeypatch, capsys):
+    path = build.build()
+    monkeypatch.setenv('PATH', str(home.path / 'nowhere'))
+    build.main([])
+    out = capsys.readouterr().out
+    assert 'no C++ compiler' in out and 'A build that fits this machine is there' in out and path in out
+    with pytest.raises(build.BuildError, match=r'no C\+\+ compiler'):
+        build.main(['--arch=80'])  # What was asked for is not there.
+    (home.native / 'op.cc').write_text(SOURCE + '//')
+    with pytest.raises(build.BuildError, match=r'no C\+\+ compiler'):
+        build.main([])
+
+
 def test_a_build_of_another_cpu_is_used_where_its_instructions_are_known(home, monkeypatch):
     path = build.build()
     change_build_json(path, instructions=['avx2', 'avx512f'], built_on='another CPU')

@@ -137,6 +137,21 @@ def test_options_that_are_arrays_are_told_apart(networks):
     assert Gs.run(z, None, output_transform=transform).max() == 5
 
 
+def test_images_up_to_a_resolution_are_those_of_a_network_that_ends_there(networks):
+    synthesis = networks[2].components.synthesis
+    small = synthesis.clone(resolution=4)
+    w = np.random.RandomState(0).randn(2, *synthesis.input_shape[1:])
+    images = synthesis.run(w, randomize_noise=False, max_resolution=4)
+    np.testing.assert_allclose(images, small.run(w[:, :2], randomize_noise=False), rtol=1e-5, atol=1e-5)
+    whole = synthesis.run(w, randomize_noise=False)
+    np.testing.assert_array_equal(synthesis.run(w, randomize_noise=False, max_resolution=8), whole)
+    assert images.shape == (2, 3, 4, 4) and whole.shape == (2, 3, 8, 8)
+    assert synthesis(tf.constant(w, tf.float32), max_resolution=4).shape == (2, 3, 4, 4)  # With random noise.
+    for net, resolution in ((synthesis, 16), (synthesis, 6), (synthesis.clone(architecture='resnet'), 4)):
+        with pytest.raises(ValueError, match=f'received max_resolution={resolution}'):
+            net.run(w, randomize_noise=False, max_resolution=resolution)
+
+
 def test_deepcopy_is_a_clone(networks):
     twin = copy.deepcopy(networks[1])
     for name in twin.vars:

@@ -21,6 +21,7 @@ from bench import (
     augment,
     costs,
     demo,
+    explorer,
     family,
     generator,
     growth,
@@ -375,6 +376,16 @@ def test_the_page_of_latents(tmp_path, capsys, narrow, in_this_process):
     assert film['ratio'] == film['film_best_ms'] / film['bare_best_ms'] > 0
     assert directions['seconds'] > 0 and directions['peak_mb'] >= directions['start_mb'] > 0
     assert 'latents/film/config-f/8/mp4' in capsys.readouterr().out
+
+
+def test_the_page_of_the_explorer(tmp_path, capsys, narrow):
+    path = tmp_path / 'rows.json'
+    explorer.main(['--rounds=2', '--resolutions=32', f'--json={path}'], 'bench')
+    row, = json.loads(path.read_text())
+    assert row['name'] == 'explorer/config-f/32' and row['picture_best_ms'] > row['bare_best_ms'] > 0
+    assert row['extra_ms'] == row['picture_best_ms'] - row['bare_best_ms']
+    assert row['preview_ratio'] == row['preview_best_ms'] / row['picture_best_ms'] > 0
+    assert 'explorer/config-f/32' in capsys.readouterr().out
 
 
 @pytest.mark.slow

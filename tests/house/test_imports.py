@@ -6,14 +6,14 @@ import graphlib
 from tests import ROOT
 
 # A module may import modules of its own level or of an earlier one. Scripts that are not listed come last.
-LEVELS = ('dnnlib', 'custom_ops', 'training', 'metrics', 'pretrained_networks projector', 'latents')
+LEVELS = ('dnnlib', 'custom_ops', 'training', 'metrics', 'pretrained_networks projector', 'latents', 'export explorer')
 SCRIPTS = len(LEVELS)
 
 
 def own_modules():
     """Dict of dotted name -> file, of all code that is shipped."""
     files = [*ROOT.glob('*.py')]
-    for package in ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents'):
+    for package in ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents', 'export', 'explorer'):
         files += (ROOT / package).rglob('*.py')
     return {'.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): file for file in files}
 

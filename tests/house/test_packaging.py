@@ -64,7 +64,7 @@ def test_every_module_is_shipped_and_exists():
 
 @pytest.mark.parametrize('patterns, extras', [
     (['*.py', *(f'{name.replace(".", "/")}/*.py' for name in SETUPTOOLS['packages'])],
-     ['align', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
+     ['align', 'explorer', 'export', 'fast-png', 'hdf5', 'lsun', 'metrics', 'video']),
     (['tests/**/*.py'], ['dev', 'addons', 'offline-metrics']),
     (['bench/*.py'], []),
     (['demo/*.py'], ['demo', 'demo-data'])])
@@ -153,19 +153,43 @@ def test_wheel_and_sdist_hold_the_native_sources_and_the_weights(distributions):
     for names in in_sdist, in_wheel:
         assert {name for name in names if name.startswith('custom_ops/native/')} - {'custom_ops/native/'} == sources
         assert {'metrics/features/lpips_v0.1_vgg.pth', 'metrics/features/lpips_v0.1_vgg.LICENSE'} < names
+        page = {f'explorer/page/{path.name}' for path in (ROOT / 'explorer/page').iterdir()}
+        assert 'explorer/page/index.html' in page and page <= names
+
+
+@pytest.fixture(scope='module')
+def site(distributions, tmp_path_factory):
+    """A folder into which the wheel is installed."""
+    folder = tmp_path_factory.mktemp('site')
+    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', folder, distributions[1])
+    return folder
+
+
+def test_an_installed_wheel_works_from_an_empty_folder(site, tmp_path):
+    """Each command, by the console script."""
+    env = {**os.environ, 'PYTHONPATH': str(site)}
+    for name, script in (('dataset', 'display'), ('train', '--dataset'), ('generate', 'style-mixing-example'),
+                         ('project', 'detect-generated'), ('metrics', 'fid50k')):
+        out = run(site / 'bin' / 'stylegan2', name, '--help', cwd=tmp_path, env=env)
+        assert out.startswith(f'usage: stylegan2 {name} ') and script in out
+    code = 'import training.nets.registry, latents.film, metrics.metric_defaults, projector as p; print(p.__file__)'
+    assert run('-c', code, cwd=tmp_path, env=env).strip() == str(site / 'projector.py')
+    images, stylegan2 = str(ROOT / 'demo' / 'faces32.zip'), site / 'bin' / 'stylegan2'
+    run(stylegan2, 'dataset', 'create_from_images', 'faces', images, '--max-images=4', cwd=tmp_path, env=env)
+    out = run(stylegan2, 'train', '--dataset=faces', '--data-dir=.', '--dry-run', cwd=tmp_path, env=env)
+    assert 'stylegan2-faces-1gpu-config-f' in out and sorted(os.listdir(tmp_path)) == ['faces']
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_builds_the_native_operations_when_they_are_first_used(distributions, tmp_path):
-    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', tmp_path / 'site', distributions[1])
-    native = tmp_path / 'site' / 'custom_ops' / 'native'
+def test_an_installed_wheel_builds_the_native_operations_when_they_are_first_used(site, tmp_path):
+    native = site / 'custom_ops' / 'native'
     (native / '_build').write_text('In the way, as if the folder were not ours to write.')
     # For the CPU alone: with CUDA it would take minutes.
     (tmp_path / 'nvcc').write_text('#!/bin/sh\nexit 1\n')
     (tmp_path / 'nvcc').chmod(0o755)
     env = {
         **os.environ,
-        'PYTHONPATH': str(tmp_path / 'site'),
+        'PYTHONPATH': str(site),
         'XDG_CACHE_HOME': str(tmp_path / 'cache'),
         'STYLEGAN2_OPS': 'native',
         'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}',

@@ -296,6 +296,28 @@ def test_both_parts_in_one_pass_equal_the_parts_alone(name):
         np.testing.assert_allclose(both.reg, reg_only.reg, rtol=1e-5)
 
 
+@pytest.mark.parametrize('group, minibatch, passes', [(4, 8, 1), (2, 6, 1), (0, 3, 1), (4, 3, 2), (None, 4, 2)])
+def test_D_sees_fakes_and_reals_together_where_its_statistics_stay_the_same(group, minibatch, passes):
+    _, _, step = small_step()
+    D = registry.create_network('D', 'D_stylegan2', resolution=8, fmap_base=16, fmap_max=4, num_channels=1,
+                                label_size=2, mbstd_group_size=group)
+    labels = tf.one_hot(tf.range(3 * minibatch) % 2, 2)
+    step = step._replace(D=D, minibatch_size=minibatch, reals=tf.random.normal([minibatch, 1, 8, 8]),
+                         labels=labels[:minibatch])
+    fakes, labels = tf.random.normal([minibatch, 1, 8, 8], 2), labels[1:1 + minibatch]
+    expected = step.scores('aug_fake', fakes, labels), step.scores('aug_real', step.reals, step.labels)
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return D(*args, **kwargs)
+    counted.kw, counted.input_shapes = D.kw, D.input_shapes
+    found = step._replace(D=counted).scores_of_fakes_and_reals(fakes, labels)
+    assert len(calls) == passes
+    for scores, others in zip(found, expected):
+        np.testing.assert_allclose(scores, others, atol=1e-5)
+
+
 def small_step():
     from dnnlib.tflib import Random
     tf.random.set_seed(1)

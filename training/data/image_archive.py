@@ -11,7 +11,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import PIL.Image
@@ -63,8 +63,13 @@ def _write_files(add: Callable[[str, bytes], object], images: Iterable[PIL.Image
         data = io.BytesIO()
         image.save(data, 'png', compress_level=0, optimize=False)
         add(names[-1], data.getvalue())
+    add(LABEL_FILE, label_file(names, labels))
+
+
+def label_file(names: Sequence[str], labels: np.ndarray | None) -> bytes:
+    """Content of LABEL_FILE for images of these names, and labels as of `write`."""
     pairs = None if labels is None else [[name, label] for name, label in zip(names, _plain(labels), strict=True)]
-    add(LABEL_FILE, json.dumps({'labels': pairs}).encode())
+    return json.dumps({'labels': pairs}).encode()
 
 
 def _plain(labels: np.ndarray) -> Iterator[int | list[float]]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from dnnlib import cli, storage
 from dnnlib.cli import UserError
 from training.data import image_labels, pil_ops
 from training.data.dataset_writer import Source, require_memory, shuffled_order
+from training.data.image_archive import LABEL_FILE
 
 _MAX_FILE_BYTES = 1 << 28  # Largest image file that is read from a .zip, which may claim any size.
 _BEGIN_OF_ZIP = b'PK\x03\x04'
@@ -61,7 +63,8 @@ def open_source(
         conversion: What is done to each image.
         shuffle:    Store the images in random order? Otherwise they are sorted by path, by code point.
         labels:     'folders' = the first folder in the path of an image is its class; or a label file as in
-                    training/data/image_labels.py, which may be inside the .zip. None = no labels.
+                    training/data/image_labels.py, which may be inside the .zip. None = the dataset.json of
+                    training/data/image_archive.py, if there is one that has labels. 'none' = no labels.
         max_images: Stop after this many images. None = take all.
         skip_bad:   Leave out the images that cannot be used? Otherwise the first one raises UserError.
         report:     Called with a line about the files that were ignored.
@@ -76,8 +79,7 @@ def open_source(
         side = conversion.letterbox[0] if conversion.letterbox else conversion.resolution
         if side:
             require_memory((conversion.channels or 1, side, side), min(len(names), max_images or len(names)))
-        read = files.read if labels in files.names else None
-        table, class_names = image_labels.load(labels, names, read) if labels else (None, None)
+        table, class_names = _load_labels(labels, files, names, report)
         shape, first_title = _shape_of_first(files, names, conversion, skip_bad)
         order = shuffled_order(len(names)) if shuffle else np.arange(len(names))
 
@@ -218,6 +220,8 @@ def _find_images(files, report):
     """Names of the files that are images by their extension, or else by their first bytes. Reports all others."""
     images, others = [], []
     for name in files.names:
+        if name == LABEL_FILE:
+            continue
         is_image = os.path.splitext(name)[1].lower() in _EXTENSIONS or _begins_like_an_image(files, name)
         (images if is_image else others).append(name)
     for reason, skipped in [('are no images', others), *files.skipped.items()]:
@@ -225,6 +229,28 @@ def _find_images(files, report):
             some = ', '.join(map(cli.printable, skipped[:3])) + (', ...' if len(skipped) > 3 else '')
             report(f'Ignored {len(skipped)} files that {reason}: {some}')
     return images
+
+
+def _load_labels(labels, files, names, report):
+    """What `image_labels.load` returns, for the argument `labels` of `open_source`; (None, None) = no labels."""
+    if labels not in (None, 'none'):
+        is_inside = labels in files.names and not storage.is_file(labels)  # The working folder comes first.
+        return image_labels.load(labels, names, files.read if is_inside else None)
+    if labels == 'none' or LABEL_FILE not in files.names:
+        return None, None
+    try:
+        with files.read(LABEL_FILE) as file:
+            content = json.load(file)
+        if not isinstance(content, dict) or not content.get('labels'):
+            return None, None  # {"labels": null}, or the file of another program.
+    except (ValueError, RecursionError):
+        pass  # Below it is opened again, and the message says what is wrong with it.
+    try:
+        loaded = image_labels.load(LABEL_FILE, names, files.read)
+    except UserError as err:
+        raise UserError(err.fact, f'{err.remedy} Or leave the labels out with --labels=none.') from err
+    report(f'Labels from {LABEL_FILE}: {loaded[0].shape[1]} numbers for each image.')
+    return loaded
 
 
 def _begins_like_an_image(files, name):

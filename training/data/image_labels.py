@@ -33,8 +33,7 @@ def load(labels: str, names: Sequence[str], read: Callable[[str], IO[bytes]] | N
     Args:
         labels: 'folders', or a file that ends in .json or .csv.
         names:  Paths of the images, relative to the folder that was given, with slashes.
-        read:   Opens the file `labels` beside the images, if there is none in the working folder. None = there is no
-                such file.
+        read:   Opens the file `labels` where the images are. None = it is a file like any other.
 
     Returns:
         (float32 [len(names), label_size], names of the classes; None if they have no names).
@@ -78,10 +77,11 @@ def _one_hot(numbers, num_classes):
 
 def _read_label_file(path, names, read):
     """A label file -> list of (name of an image, label: str, int, or list of numbers)."""
-    if storage.is_file(path):
-        read = storage.open_file
     if read is None:
-        raise UserError(f'label file {path} not found', 'Give --labels=folders, or the path of a .json or .csv file.')
+        if not storage.is_file(path):
+            raise UserError(f'label file {path} not found',
+                            'Give --labels=folders, or the path of a .json or .csv file.')
+        read = storage.open_file
     with read(path) as file:
         content = file.read()
     try:

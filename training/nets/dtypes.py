@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from dnnlib.cli import UserError
-from dnnlib.tflib.network import calling_with_dtype
+from dnnlib.tflib.call_dtype import calling_with_dtype
 from dnnlib.tflib.tfutil import has_gpu
 from training.configs import PRECISIONS
 

@@ -12,6 +12,7 @@ Variables are float32. Layers on images compute in the dtype of their input. Hal
 float32.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -20,8 +21,10 @@ import tensorflow as tf
 
 from custom_ops import conv2d as conv
 from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
-from dnnlib.tflib.network import create_variable, record_layer
+from dnnlib.tflib.keras_network import register
+from dnnlib.tflib.layer_list import capture_output, record_layer
 from dnnlib.tflib.tfutil import tf_variable
+from dnnlib.tflib.variables import create_variable
 
 
 class ScopedLayer(keras.layers.Layer):
@@ -30,6 +33,12 @@ class ScopedLayer(keras.layers.Layer):
     Args:
         scope: Scope such as '64x64/Conv0_up'. The variables are called scope/weight, scope/bias, ...
     """
+
+    listed = SimpleNamespace(shape=None)  # Of the last `summary` of its network. A namespace, which Keras leaves alone.
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     def __init__(self, scope):
         # With autocast Keras would convert images in half precision to float32.
@@ -66,7 +75,8 @@ class ScopedLayer(keras.layers.Layer):
         return float(coef)
 
     def record(self, x, is_image=True, weight=None):
-        """Add this layer to the list of layers that is being recorded, if any (dnnlib.tflib.network.record_layer).
+        """Add this layer to the list of layers that is being recorded, and its output to those that are being
+        collected, if any (record_layer and capture_outputs of dnnlib.tflib.layer_list).
 
         Args:
             x:        Output of the layer.
@@ -80,7 +90,18 @@ class ScopedLayer(keras.layers.Layer):
         params = sum(int(np.prod(var.shape)) for var in variables)
         weight = variables[0] if weight is None else weight
         record_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
+        capture_output(self.scope, x)
         return x
+
+    def _trackable_children(self, save_type='checkpoint', **kwargs):
+        return super()._trackable_children('checkpoint', **kwargs)  # In a SavedModel, functions are the network's.
+
+    @property
+    def output_shape(self):
+        """Shape of the output as users see it, for Keras' tables of layers."""
+        if self.listed.shape is None:
+            raise AttributeError('output_shape: known after a summary of the network')
+        return self.listed.shape
 
     def get_config(self):
         return {'scope': self.scope}
@@ -257,11 +278,12 @@ class ModulatedConv2D(ScopedLayer):
     def call(self, x, dlatents, noise=None):
         """x [N, H, W, in], dlatents [N, dlatent_size], noise [N or 1, 1, H', W'] or None -> [N, H', W', out]."""
         w, dtype = tf.convert_to_tensor(self.weight), x.dtype
-        style = tf.matmul(dlatents, self.modulation()) + self.mod_bias + 1  # [N, in]
+        style = tf.matmul(dlatents, self.modulation())  # [N, in]
         if dtype == tf.float16 and self.demodulate:
-            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style, [1])
-        style = style * self.coef  # Applied to the style, which has far fewer elements than the weights.
-        x = x * conv.per_channel(tf.cast(style, dtype))
+            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style + self.mod_bias + 1, [1]) * self.coef
+        else:  # The factor of the weight is applied to the style, which has far fewer elements.
+            style = fused_bias_act(style, self.mod_bias + 1, act='linear', gain=self.coef)
+        x = styled_bias_act(x, scale=style, data_format=conv.image_format())
         if self.up:
             x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
         else:

@@ -5,6 +5,8 @@ the stage. It determines which layers are active and is known when a function is
 the time.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -32,7 +34,10 @@ def upscale(images: tf.Tensor, factor: int) -> tf.Tensor:
     if factor == 1:
         return images
     for axis in pixel_axes():
-        images = tf.repeat(images, factor, axis=axis)
+        shape = images.shape.as_list()
+        # Not tf.repeat, which computes shapes as tensors: LiteRT loses track of them.
+        images = tf.tile(tf.reshape(images, [-1, 1, math.prod(shape[axis + 1:])]), [1, factor, 1])
+        images = tf.reshape(images, [-1, *shape[1:axis], shape[axis] * factor, *shape[axis + 1:]])
     return images
 
 

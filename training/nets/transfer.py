@@ -4,9 +4,9 @@ import re
 
 from dnnlib import memory
 from dnnlib.cli import UserError
-from dnnlib.tflib.network import count_variables
 from dnnlib.tflib.random import random_state_kept
 from dnnlib.tflib.tfutil import has_gpu
+from dnnlib.tflib.variables import count_variables
 from training import misc
 from training.nets import registry
 

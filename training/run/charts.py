@@ -1,4 +1,4 @@
-"""Line charts as SVG text, for the pages of runs and the documentation."""
+"""Charts as SVG text, for the pages of runs and the documentation: lines, stacked areas and bars."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _DOTS = '1 4'  # Dashes of curves that are the second of a pair.
 
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 10, 10, 40
+_LEGEND, _ROW = 100, 18  # Width of the legend at the right, and height of its rows and of bars.
 _MOST_POINTS = 400  # Most points of a curve. More would not be visible.
 _MOST_MARKERS = 100  # Curves of up to this many points show each of them, with its value when the mouse is over it.
 _LOG_FROM = 30  # The axis is logarithmic if the largest value is at least this many times the smallest.
@@ -65,6 +66,66 @@ def chart(curves: Sequence[Curve], x_label: str, y_label: str = '', top: float =
                      f'{html.escape(y_label)}</text>')
     parts += [_draw(curve, x_axis, y_axis, max(values)) for curve in curves]
     return '\n'.join([*parts, '</svg>'])
+
+
+def areas(curves: Sequence[Curve], x_label: str) -> str:
+    """Draw shares that sum up to 1 as areas on top of one another, with a legend at the right.
+
+    Args:
+        curves:  The shares, the lowest area first, all at the same x. There are at least two of them.
+        x_label: Name and unit of the horizontal axis.
+
+    Returns:
+        SVG text.
+    """
+    right = _WIDTH - _LEGEND
+    xs = [x for x, _ in curves[0].points]
+    x_axis = _Axis(xs[0], xs[-1], _LEFT, right, log=False, room=0)
+    y_axis = _Axis(0, 1, _HEIGHT - _BOTTOM, _TOP, log=False, room=0)
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}">']
+    below = [0.0] * len(xs)
+    for curve in curves:
+        above = [low + y for low, (_, y) in zip(below, curve.points, strict=True)]
+        corners = [*zip(xs, above), *reversed([*zip(xs, below)])]
+        points = ' '.join(f'{x_axis.at(x):.1f},{y_axis.at(y):.1f}' for x, y in corners)
+        parts.append(f'<polygon {_fill(curve.style)} points="{points}">'
+                     f'<title>{html.escape(curve.label)}</title></polygon>')
+        below = above
+    for number, curve in enumerate(reversed(curves)):
+        y = _TOP + _ROW * number
+        parts.append(f'<rect {_fill(curve.style)} x="{right + 12}" y="{y}" width="10" height="10"/>'
+                     f'<text x="{right + 28}" y="{y + 9}">{html.escape(curve.label)}</text>')
+    for x, text in x_axis.ticks():
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{text}</text>')
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<text x="{_LEFT - 6}" y="{y_axis.at(share) + 3.5:.1f}" text-anchor="end">{share:.0%}</text>')
+    middle = (_LEFT + right) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
+    return '\n'.join([*parts, '</svg>'])
+
+
+def bars(shares: Sequence[tuple[str, float, int]]) -> str:
+    """Draw shares as horizontal bars below each other.
+
+    Args:
+        shares: (name, share from 0 to 1, number of its color) of each.
+
+    Returns:
+        SVG text.
+    """
+    longest = max(max(share for _, share, _ in shares), 1e-9)
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {2 * _TOP + _ROW * len(shares)}">']
+    for number, (name, share, style) in enumerate(shares):
+        y, width = _TOP + _ROW * number, (_WIDTH - _LEFT - _LEGEND) * share / longest
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 11}" text-anchor="end">{html.escape(name)}</text>'
+                     f'<rect {_fill(style)} x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_ROW - 4}"/>'
+                     f'<text x="{_LEFT + width + 6:.1f}" y="{y + 11}">{share:.1%}</text>')
+    return '\n'.join([*parts, '</svg>'])
+
+
+def _fill(style: int) -> str:
+    """Attributes of an area. Those beyond the number of colors are paler."""
+    return f'class="c{style % len(COLORS)}" stroke-width="0" fill-opacity="{0.9 if style < len(COLORS) else 0.45}"'
 
 
 def color_rules(colors: Iterable[str]) -> str:
@@ -147,13 +208,16 @@ def _draw(curve: Curve, x_axis: _Axis, y_axis: _Axis, top: float) -> str:
 
 
 class _Axis:
-    """Maps values from `low` to `high` to coordinates from `start` to `end`, logarithmically if `log`."""
+    """Maps values from `low` to `high` to coordinates from `start` to `end`, logarithmically if `log`.
 
-    def __init__(self, low: float, high: float, start: float, end: float, log: bool):
+    `room` is the share of the axis that stays free at both ends.
+    """
+
+    def __init__(self, low: float, high: float, start: float, end: float, log: bool, room: float = 0.04):
         self._log = log
         if log:
             low, high = math.log10(low), math.log10(high)
-        room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0  # Keeps the curve off the frame.
+        room = (high - low) * room if high > low else abs(high) * 0.1 or 1.0  # Keeps the curve off the frame.
         self._low, self._high, self._start, self._end = low - room, high + room, start, end
 
     def at(self, value: float) -> float:

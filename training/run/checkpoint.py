@@ -355,7 +355,8 @@ class Checkpoints:
             os.replace(folder, path)
             _sync(os.path.dirname(path))
         except (OSError, tf.errors.OpError) as err:
-            reason = storage.reason(err) if isinstance(err, tf.errors.OpError) else err.strerror
+            # TensorFlow's message begins with the name of a temporary file.
+            reason = err.strerror if isinstance(err, OSError) else storage.reason(err).split('; ')[-1]
             raise UserError(f'{path}: cannot be written: {reason}',
                             'Check the folder, its permissions and the free space.') from None
         finally:

@@ -61,7 +61,7 @@ summary {{ cursor: pointer; color: var(--soft); margin: .8em 0 }}
 .faces figure {{ min-width: 0 }} .faces figure {{ padding: 4px }}
 .faces img {{ width: 100% }} .faces figcaption {{ min-height: 0; text-align: center; font-size: .8em;
   color: var(--soft) }}
-.mixed img {{ width: min(100%, 800px) }}
+.mixed img {{ width: min(100%, 800px) }} .whole img {{ width: 100% }}
 '''
 
 _PAGE = '''<!DOCTYPE html>

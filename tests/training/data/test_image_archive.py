@@ -132,6 +132,66 @@ def test_there_and_back(labels, flag, name, capsys):
     assert list(contents(name)[0]) == [f'00000/img{number:08d}.png' for number in range(5)]
 
 
+def write_zip(name, files):
+    with zipfile.ZipFile(name, 'w') as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+
+
+@pytest.fixture
+def two_images():
+    """{name: content} of two PNG files."""
+    images = {}
+    for number in range(2):
+        PIL.Image.new('L', (4, 4), number).save('image.png')
+        images[f'00000/img{number:08d}.png'] = pathlib.Path('image.png').read_bytes()
+    return images
+
+
+@pytest.mark.parametrize('as_zip', [True, False])
+def test_labels_that_are_there_are_read(two_images, as_zip, capsys):
+    labels = {'labels': [[name, number] for number, name in enumerate(two_images)]}
+    write_zip('in.zip', {**two_images, 'dataset.json': json.dumps(labels)})
+    pathlib.Path('dataset.json').write_text('of the working folder: not meant')
+    source = 'in.zip'
+    if not as_zip:
+        zipfile.ZipFile('in.zip').extractall('in')
+        source = 'in'
+    dataset_tool.main(['create_from_images', 'data', source, '--shuffle=0'])
+    out = capsys.readouterr().out
+    assert 'Labels from dataset.json: 2 numbers for each image.' in out and 'Ignored' not in out
+    np.testing.assert_array_equal(tfrecords.load_labels(tfrecords.find_dataset('data').label_file, 2), np.eye(2))
+    dataset_tool.main(['create_from_images', 'without', source, '--labels=none'])
+    assert tfrecords.find_dataset('without').label_file is None and 'Ignored' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['{"labels": null}', '{"annotations": []}', '[1]'])
+def test_a_dataset_json_without_labels_means_none(two_images, content, capsys):
+    write_zip('in.zip', {**two_images, 'dataset.json': content})
+    dataset_tool.main(['create_from_images', 'data', 'in.zip'])
+    assert tfrecords.find_dataset('data').label_file is None and 'Ignored' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content, fact', [
+    ('{"labels": [["00000/img00000000.png", 0]]}', '1 of 2 images have no label'), ('{"lab', 'is no label file')])
+def test_labels_that_do_not_fit_are_not_lost_without_a_word(two_images, content, fact):
+    write_zip('in.zip', {**two_images, 'dataset.json': content})
+    with pytest.raises(UserError, match=f'(?s){fact}.*Or leave the labels out with --labels=none'):
+        dataset_tool.main(['create_from_images', 'data', 'in.zip'])
+
+
+def test_plain_extract_writes_the_labels(two_images, capsys):
+    rows = [f'{name},0.5,{number}' for number, name in enumerate(two_images)]
+    write_zip('in.zip', {**two_images, 'labels.csv': '\n'.join(rows)})
+    dataset_tool.main(['create_from_images', 'data', 'in.zip', '--labels=labels.csv', '--shuffle=0'])
+    for flags in [], ['--force']:
+        dataset_tool.main(['extract', 'data', 'out', *flags])
+    assert json.loads(pathlib.Path('out/dataset.json').read_text())['labels'][1] == ['img00000001.png', [0.5, 1]]
+    dataset_tool.main(['create_from_images', 'again', 'out', '--shuffle=0'])
+    dataset_tool.main(['compare', 'data', 'again'])
+    assert 'Identical labels: 2 / 2' in capsys.readouterr().out
+
+
 def test_a_folder_with_other_files_is_not_replaced():
     images = [PIL.Image.new('L', (4, 4))] * 2
     image_archive.write('out', images, None, as_zip=False)

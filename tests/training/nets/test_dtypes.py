@@ -113,7 +113,7 @@ def half_layers(ops):
     types = {}
     for op in ops:
         layer = re.match(r'(\d+x\d+|(To|From)RGB_(?P<lod>lod\d+))_?[^/]*/', op.name)
-        if layer and op.type in HEAVY:
+        if layer and op.type in HEAVY and op.outputs[0].shape.rank == 4:  # Styles are float32.
             types.setdefault(layer['lod'] or layer[1], set()).add(op.outputs[0].dtype.name)
     assert all(len(names) == 1 for names in types.values()), types
     return {layer: name for layer, (name,) in types.items() if name != 'float32'}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dnnlib import memory
 from dnnlib.cli import UserError
-from dnnlib.tflib.network import count_variables
+from dnnlib.tflib.variables import count_variables
 from tests.attacks.limits import traced_memory
 from tests.attacks.torch_networks import snapshot
 from tests.golden import GOLDEN

@@ -21,7 +21,6 @@ FLAGS = ['--dataset=small', '--config=config-a', '--cond=true', '--mirror-augmen
          '--lod-training-kimg=0.064', '--lod-transition-kimg=0.096', '--tick-kimg=0.032', '--image-snapshot-ticks=1',
          '--network-snapshot-ticks=2', '--metrics=fd_efficientnet16', '--checkpoint-ticks=1',
          '--checkpoint-minutes=0.02', '--seed=3', '--resume=latest']
-NAME = '00000-stylegan2-small-1gpu-config-a'
 
 
 @pytest.fixture(scope='module')
@@ -46,6 +45,12 @@ def wait_until_it_has_begun(process, result_dir, number):
         time.sleep(0.02)
 
 
+def finished_run(result_dir):
+    """Folder of the run that has ended. A run that was killed before its first checkpoint has left another one."""
+    path, = result_dir.glob('*/_finished.txt')
+    return path.parent
+
+
 def run_to_the_end(data_dir, result_dir):
     assert start(data_dir, result_dir).wait(600) == 0, (result_dir / 'out.txt').read_text()[-3000:]
 
@@ -67,18 +72,21 @@ def kill_at_random_moments(data_dir, tmp_path, moments):
         wait_until_it_has_begun(process, result_dir, starts)
         try:
             assert process.wait(delay) == 0, (result_dir / 'out.txt').read_text()[-3000:]
-            assert_same_run(result_dir / NAME, expected / NAME)
-            shutil.rmtree(result_dir)
-            starts = 0
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
             print(f'killed {delay:.3f} s after its start', flush=True)  # Shown if the test fails.
+        # It can be killed between its last file and the end of its process, too.
+        if any(result_dir.glob('*/_finished.txt')):
+            assert_same_run(finished_run(result_dir), finished_run(expected))
+            shutil.rmtree(result_dir)
+            starts = 0
     if starts:
         run_to_the_end(data_dir, result_dir)
-        assert_same_run(result_dir / NAME, expected / NAME)
-        lines = [(path / NAME / 'metric-fd_efficientnet16.txt').read_text() for path in (result_dir, expected)]
+        runs = [finished_run(result_dir), finished_run(expected)]
+        assert_same_run(*runs)
+        lines = [(run / 'metric-fd_efficientnet16.txt').read_text() for run in runs]
         assert [line.split()[-1] for line in lines[0].splitlines()] == [
             line.split()[-1] for line in lines[1].splitlines()]
 

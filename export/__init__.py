@@ -1,0 +1,1 @@
+"""Networks in the formats of other runtimes: SavedModel, Keras, ONNX, LiteRT, and arrays."""
