@@ -291,6 +291,7 @@ def files(no_network, tmp_path):  # noqa: F811
     ('--network=n --seeds=a', 'expected a list like 1,5,7 or a range like 0-9'),
     ('--network=n --seeds=3-1', 'runs backwards'),
     ('--network=n --seeds=4294967296', 'below 2**32'),
+    ('--network=n --seeds=0-20', 'expected at most 20 seeds, got 21'),
     ('--network=n --truncation-psi=x', 'expected a number'),
     ('--network=n --truncation-psi=0:1', 'expected a number'),
     ('--network=n --truncation-psi=101', 'expected a number from -100 to 100'),
