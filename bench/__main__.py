@@ -13,6 +13,7 @@ PAGES = {
     'metrics': 'evaluation of metrics against the bare networks; precision and recall in blocks against plain NumPy',
     'projector': "the projector's step against its generator and distance alone, forward and backward",
     'latents': 'films against the bare generator, and the principal components of W',
+    'export': 'a picture in onnxruntime and LiteRT, and here',
     'explorer': "the explorer's pictures against the bare generator, and its previews against its pictures",
     'kernels': "TensorFlow's own CPU kernels and oneDNN's side by side, for each kind of work",
     'generator': 'the generator against its convolutions at the rate of matrix products',

@@ -11,6 +11,16 @@ import time
 import numpy as np
 
 
+def load(kind, path):
+    """Open a file: function of {name: array} -> tensor."""
+    import tensorflow as tf
+    if kind == 'keras':
+        import keras
+        return tf.function(keras.models.load_model(path), autograph=False)
+    signature = tf.saved_model.load(path).signatures['serving_default']
+    return lambda arrays: next(iter(signature(**arrays).values()))
+
+
 def main(kind, path, inputs, outputs, modules):
     """Compute with a file.
 
@@ -23,24 +33,13 @@ def main(kind, path, inputs, outputs, modules):
     """
     sys.modules.update(dict.fromkeys(modules.split(',')))  # An import of one of these fails.
     import tensorflow as tf
+    function = load(kind, path)
     with np.load(inputs) as file:
         arrays = {name: tf.constant(file[name]) for name in file.files}
-    if kind == 'keras':
-        import keras
-        model = keras.models.load_model(path)
-
-        @tf.function(autograph=False)
-        def function(**arrays):
-            return model(arrays)
-    else:
-        signature = tf.saved_model.load(path).signatures['serving_default']
-
-        def function(**arrays):
-            return next(iter(signature(**arrays).values()))
     seconds = []
     for _ in range(6):
         start = time.perf_counter()
-        result = function(**arrays).numpy()
+        result = function(arrays).numpy()
         seconds.append(time.perf_counter() - start)
     np.savez(outputs, result=result, seconds=min(seconds[1:]))
 

@@ -69,7 +69,7 @@ def write(kind: str, part: Part, path: str, half_weights: bool = False) -> None:
             os.replace(saved, new)
     else:
         data = _onnx(part) if kind == 'onnx' else _litert(part, half_weights)
-        storage.write_whole(path, lambda file: file.write(data))
+        storage.write_whole(path, lambda file: file.writelines([data]))
 
 
 def _save(part, folder):

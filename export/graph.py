@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,12 +72,9 @@ class Part:
 
     # ---- The graph ----
 
-    def trace(self) -> Any:
-        """Trace the part.
-
-        Returns:
-            ConcreteFunction of a list of tensors, in the order of `inputs`, -> the output. It has no variables.
-        """
+    @functools.cached_property
+    def traced(self) -> Any:
+        """ConcreteFunction of (list of tensors in the order of `inputs`, {}) -> the output. It has no variables."""
         Gs, variables = self.Gs, list(self.Gs.named_variables().values())
         specs = [tf.TensorSpec(shape, tf.float32, name) for name, shape in self.inputs.items()]
 
@@ -90,7 +88,7 @@ class Part:
 
     def named(self) -> Any:
         """The traced part as a tf.function with named inputs, which returns {name of the output: tensor}."""
-        traced = self.trace()
+        traced = self.traced
         signature = [tf.TensorSpec(shape, tf.float32, name) for name, shape in self.inputs.items()]
 
         @tf.function(input_signature=signature, autograph=False)
@@ -129,22 +127,27 @@ class Part:
         if LABELS in arrays:
             arrays[LABELS] = np.eye(self.inputs[LABELS][1])[rnd.randint(self.inputs[LABELS][1], size=batch)]
         if PSI in arrays:
-            arrays[PSI] = np.float32(0.7)
+            arrays[PSI] = np.asarray(0.7)
         return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: Mapping[str, np.ndarray], assume_frozen: bool = False) -> np.ndarray:
         """What this project computes for inputs as of `example`, with its own form of the custom ops.
 
-        Noise maps must be the same for all images.
+        Args:
+            inputs:        Name -> array. Noise maps must be the same for all images.
+            assume_frozen: Use constant weights from the first call on, as Network.run otherwise does later?
+
+        Returns:
+            The output, float32.
         """
         Gs, latents, labels = self.Gs, inputs.get(LATENTS), inputs.get(LABELS)
         if not self.has_w:
-            return Gs.run(latents, labels, dtype=self.dtype, assume_frozen=True)
+            return Gs.run(latents, labels, dtype=self.dtype, assume_frozen=assume_frozen)
         psi = None if self.part == 'synthesis' else float(inputs[PSI]) if self.psi is None else self.psi
         if self.part == 'mapping':
-            dlatents = tf.constant(Gs.components.mapping.run(latents, labels, assume_frozen=True))
+            dlatents = tf.constant(Gs.components.mapping.run(latents, labels, assume_frozen=assume_frozen))
             return Gs.truncate(dlatents, tf.constant(Gs.get_var('dlatent_avg')), psi, Gs.kw.truncation_cutoff).numpy()
-        kwargs = dict(randomize_noise=False, dtype=self.dtype, assume_frozen=True)
+        kwargs: dict[str, Any] = dict(randomize_noise=False, dtype=self.dtype, assume_frozen=assume_frozen)
         with misc.noise_of(Gs, self._noises(inputs)):
             if self.part == 'synthesis':
                 return Gs.components.synthesis.run(inputs[DLATENTS], **kwargs)

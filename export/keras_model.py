@@ -41,7 +41,7 @@ def build(part: Part) -> Any:
         UserError: The version of Keras is too old, or the network has an operation that is not known here.
     """
     require_keras_3()
-    traced = part.trace()
+    traced = part.traced
     builder = _Builder()
     for placeholder, (name, shape) in zip(traced.inputs, part.inputs.items()):
         builder.add_input(placeholder.op.name, name, shape)
@@ -103,22 +103,22 @@ class _Builder:
         layer.set_weights([kernel])
         return y
 
-    def tensor(self, value, batch: int | None = 1):
+    def tensor(self, value, per_item: bool = False):
         """A Keras tensor of a constant; a Keras tensor is returned as it is.
 
         Args:
-            value: Array or Keras tensor.
-            batch: 1 = of the shape of the constant. None = [N, ...], the same for each item.
+            value:    Array or Keras tensor.
+            per_item: False = of the shape of the constant. True = [N, ...], the same for each item of the batch.
         """
         if not isinstance(value, np.ndarray):
             return value
         first = next(iter(self.inputs.values()))
-        one = keras.ops.ones_like(keras.ops.reshape(first, (-1, int(np.prod(first.shape[1:]))))[:, :1])
-        if batch:
+        one: Any = keras.ops.reshape(first, (-1, int(np.prod(first.shape[1:]))))
+        one = keras.ops.ones_like(one[:, :1])
+        if not per_item:
             one = keras.ops.max(one, axis=0, keepdims=True)  # Keras does not slice along the batch.
-        flat = self.layer(keras.layers.Dense(value.size, use_bias=False, dtype='float32'),
-                          value.reshape([1, -1]), one)
-        return keras.ops.reshape(flat, value.shape if batch else (-1, *value.shape[1:]))
+        flat = self.layer(keras.layers.Dense(value.size, use_bias=False, dtype='float32'), value.reshape([1, -1]), one)
+        return keras.ops.reshape(flat, (-1, *value.shape[1:]) if per_item else value.shape)
 
     def operands(self, *values):
         """The operands of an elementwise operation: small constants as numbers, others as tensors."""
@@ -173,7 +173,7 @@ def _strided_slice(builder, op, x, begin, end, strides):
 def _tile(builder, op, x, multiples):
     multiples = [int(size) for size in _constant(multiples, 'a number of repetitions')]
     if isinstance(x, np.ndarray) and multiples[0] == _BATCH:  # One copy for each item.
-        return builder.tensor(np.tile(x, [1, *multiples[1:]]), batch=None)
+        return builder.tensor(np.tile(x, [1, *multiples[1:]]), per_item=True)
     return np.tile(x, multiples) if isinstance(x, np.ndarray) else keras.ops.tile(x, multiples)
 
 
@@ -203,7 +203,8 @@ def _unpack(builder, op, x):
 
 
 def _split(builder, op, axis, x):
-    return list(keras.ops.split(x, op.get_attr('num_split'), int(axis)))
+    parts: Any = keras.ops.split(x, op.get_attr('num_split'), int(axis))
+    return list(parts)
 
 
 def _select(builder, op, condition, a, b):
@@ -226,7 +227,7 @@ def _matmul(builder, op, x, w):
     return builder.layer(keras.layers.Dense(w.shape[1], use_bias=False, dtype='float32'), _constant(w, 'a weight'), x)
 
 
-def _conv_args(op):
+def _conv_args(op) -> dict[str, Any]:
     return dict(strides=op.get_attr('strides')[1], padding=op.get_attr('padding').decode().lower(), use_bias=False,
                 data_format='channels_last', dtype='float32')
 

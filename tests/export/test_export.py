@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +17,7 @@ from tests import ROOT
 from training import configs, misc
 from training.nets.registry import create_network
 
-_SMALL = dict(resolution=16, num_channels=3, fmap_base=64, fmap_max=8, latent_size=6)
+_SMALL = dict(resolution=8, num_channels=3, fmap_base=64, fmap_max=8, latent_size=6)
 _SMALL_W = dict(_SMALL, dlatent_size=6, mapping_fmaps=6, mapping_layers=2)
 _LARGEST = 1e-5  # Difference from Gs.run, relative to the largest value.
 
@@ -51,11 +52,12 @@ GENERATORS = _generators_of_all_configs()
 
 # Others: name -> settings, and arguments of Part.
 CASES = {
-    'gray, psi and noise as inputs': (dict(num_channels=1), dict(psi=None, noise='input')),
-    'labels, without noise': (dict(label_size=3, conv_clamp=256), dict(psi=0.5, noise='none')),
+    'gray, with labels, psi and noise': (dict(num_channels=1, label_size=2), dict(psi=None, noise='input')),
+    'clamped, without noise': (dict(conv_clamp=256), dict(psi=0.5, noise='none')),
     'truncated layers': (dict(func_name='G_style', truncation_cutoff=3, fused_scale=True),
                          dict(psi=None, noise='input')),
-    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', lod=1.5), dict(psi=0.7, noise='input')),
+    'grows': (dict(synthesis_func='G_synthesis_stylegan_revised', resolution=16, lod=1.5),
+              dict(psi=0.7, noise='input')),
     'ProGAN grows, with labels': (dict(func_name='G_paper', label_size=3, lod=0.25), {}),
     'mapping': (dict(label_size=3, label_embed=True), dict(part='mapping', psi=None)),
     'synthesis': (dict(architecture='resnet', nonlinearity='swish'), dict(part='synthesis', noise='none')),
@@ -83,7 +85,7 @@ def check_graph_and_keras(part):
     function = part.named()
     images = function(*[tf.constant(value) for value in inputs.values()])[part.output].numpy()
     assert command.relative_difference(images, expected) < _LARGEST
-    graph = part.trace().graph
+    graph = part.traced.graph
     types = {op.type for op in graph.get_operations()}
     assert not graph.captures and not [name for name in types if name.startswith('Stylegan2')]
     assert not types & {'DepthwiseConv2dNativeBackpropInput', 'ReadVariableOp', 'IdentityN'}
@@ -94,7 +96,7 @@ def check_graph_and_keras(part):
     assert {type(layer).__module__.split('.')[0] for layer in model.layers} == {'keras'}
 
 
-needs_keras_3 = pytest.mark.skipif(not hasattr(__import__('keras'), 'ops'), reason='needs Keras 3')
+needs_keras_3 = pytest.mark.skipif(not hasattr(keras, 'ops'), reason='needs Keras 3')
 
 
 @needs_keras_3
@@ -116,7 +118,7 @@ def test_the_packages_are_those_of_the_extra(kind, package):
 
 
 @pytest.mark.parametrize('kind', ['onnx', 'litert'])
-@pytest.mark.parametrize('case', ['gray, psi and noise as inputs', 'labels, without noise', 'truncated layers',
+@pytest.mark.parametrize('case', ['gray, with labels, psi and noise', 'truncated layers',
                                   'ProGAN grows, with labels'])
 def test_files_for_other_runtimes(kind, case, tmp_path):
     pytest.importorskip('tf2onnx' if kind == 'onnx' else 'ai_edge_litert')
@@ -148,7 +150,7 @@ def test_half_precision(tmp_path):
 def network(tmp_path_factory):
     """A network file."""
     path = tmp_path_factory.mktemp('network') / 'small.pkl'
-    Gs = generator(resolution=8, latent_size=6)
+    Gs = generator()
     misc.save_pkl((Gs, create_network('D', 'D_stylegan2', resolution=8, num_channels=3, fmap_base=64, fmap_max=8), Gs),
                   path)
     return str(path)
@@ -166,7 +168,7 @@ def exported(network, tmp_path_factory):
             if line.startswith('    python run_generator.py export --network=NETWORK'):
                 argv = line.split('#')[0].replace('NETWORK', network).split()[2:]
                 kind = next(arg.split('=')[1] for arg in argv if arg.startswith('--format='))
-                if importlib.util.find_spec(needed.get(kind, 'numpy')) and (kind != 'keras' or hasattr(tf.keras, 'ops')):
+                if importlib.util.find_spec(needed.get(kind, 'numpy')) and (kind != 'keras' or hasattr(keras, 'ops')):
                     run_generator.main(argv)
     return folder
 
@@ -207,6 +209,15 @@ def test_six_programs_are_on_the_page():
     assert len(_programs()) == 6
 
 
+def test_images_of_a_saved_model_have_gradients(exported):
+    generate = tf.saved_model.load(str(exported / 'faces-savedmodel')).signatures['serving_default']
+    z = tf.ones([2, 6])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        images = generate(latents_in=z)['images_out']
+    assert np.abs(tape.gradient(images, z)).max() > 0
+
+
 def test_arrays_of_a_half(network, tmp_path):
     path = str(tmp_path / 'synthesis.npz')
     run_generator.main(['export', f'--network={network}', '--format=npz', '--part=synthesis', f'--output={path}'])
@@ -228,16 +239,13 @@ def test_a_missing_runtime_is_named(monkeypatch, capsys):
     assert '[export]' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('argument, message', [('part=mapping', '--part=mapping: needs W'),
-                                               ('truncation-psi=input', '--truncation-psi=input: needs W'),
-                                               ('truncation-psi=0.7', '--truncation-psi=0.7: needs W')])
-def test_progan_has_no_w(argument, message, tmp_path):
-    D = create_network('D', 'D_paper', **{key: _SMALL[key] for key in ('resolution', 'num_channels')})
-    Gs = generator('G_paper')
+def test_progan_has_no_w(tmp_path):
+    Gs, D = generator('G_paper'), create_network('D', 'D_paper', resolution=8, num_channels=3, fmap_base=64, fmap_max=8)
     misc.save_pkl((Gs, D, Gs), tmp_path / 'progan.pkl')
-    with pytest.raises(UserError, match=message):
-        run_generator.main(['export', f'--network={tmp_path}/progan.pkl', '--format=savedmodel', f'--{argument}',
-                            f'--output={tmp_path}/model'])
+    for argument in ('part=mapping', 'truncation-psi=input', 'truncation-psi=0.7'):
+        with pytest.raises(UserError, match=f'--{argument}: needs W'):
+            run_generator.main(['export', f'--network={tmp_path}/progan.pkl', '--format=savedmodel', f'--{argument}',
+                                f'--output={tmp_path}/model'])
     assert not (tmp_path / 'model').exists()
 
 

@@ -21,6 +21,7 @@ from bench import (
     augment,
     costs,
     demo,
+    export,
     explorer,
     family,
     generator,
@@ -387,6 +388,17 @@ def test_the_page_of_the_explorer(tmp_path, capsys, narrow):
         assert row['extra_ms'] == row['picture_best_ms'] - row['bare_best_ms'] and row['bare_best_ms'] > 0
         assert row['preview_ratio'] == row['preview_best_ms'] / row['picture_best_ms'] > 0
     assert 'explorer/config-f/32' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_of_export(tmp_path, capsys):
+    pytest.importorskip('tf2onnx')
+    path = tmp_path / 'rows.json'
+    export.main(['--rounds=2', '--resolution=8', '--fmap-base=64', f'--json={path}'], 'bench')
+    rows = json.loads(path.read_text())
+    assert [row['name'].split('/')[-1] for row in rows] == ['Gs.run', 'onnxruntime', 'ai-edge-litert']
+    assert all(row['best_ms'] <= row['ms'] and row['difference'] < 1e-5 for row in rows)
+    assert 'export/config-f/8/onnxruntime' in capsys.readouterr().out
 
 
 @pytest.mark.slow
