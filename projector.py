@@ -50,6 +50,9 @@ def load_distance(name: str) -> Callable:
 
 # ---- The projector ----
 
+_SCALAR = tf.TensorSpec([], tf.float32)
+
+
 class Projector:
     """Projects images to the latents of a generator, with the attributes and methods of the original.
 
@@ -97,7 +100,7 @@ class Projector:
         self._rng = rng or Random()
         self._dlatents: Any = None  # tf.Variable, from set_network on.
         self._cur_step: Any = None  # int, from start on.
-        self._current_function: Any = None
+        self._concrete: dict[str, Any] = {}  # Traced functions.
 
     def _info(self, *args):
         if self.verbose:
@@ -130,7 +133,7 @@ class Projector:
         self._variables = [self._dlatents, *self._noises.values()]
         self._optimizer = Adam(self._variables, beta1=0.9, beta2=0.999)
         self._step_function = tf.function(self._step, autograph=False)
-        self._current_function = None
+        self._concrete = {}
         self._cur_step = None
 
     def _find_dlatent_stats(self):
@@ -198,7 +201,11 @@ class Projector:
         if self._cur_step == 0:
             self._info('Running...')
         learning_rate, noise_strength = self.schedule(self._cur_step)
-        self.last_distances, self.last_losses = self._step_function(
+        # TensorFlow would take the first calls of several projectors for retracing, and warn. It does not look at calls
+        # of concrete functions.
+        if 'step' not in self._concrete:
+            self._concrete['step'] = self._step_function.get_concrete_function(_SCALAR, _SCALAR)
+        self.last_distances, self.last_losses = self._concrete['step'](
             tf.constant(learning_rate, tf.float32), tf.constant(noise_strength, tf.float32))
         self._cur_step += 1
         if self.verbose and (self._cur_step == self.num_steps or self._cur_step % 10 == 0):
@@ -239,10 +246,9 @@ class Projector:
 
     def _compute_current(self):
         """The images and distances of the latents and noise maps."""
-        if self._current_function is None:
-            # A concrete function: TensorFlow would take one call of each of many projectors for retracing, and warn.
-            self._current_function = tf.function(self._current, autograph=False).get_concrete_function()
-        return self._current_function()
+        if 'current' not in self._concrete:
+            self._concrete['current'] = tf.function(self._current, autograph=False).get_concrete_function()
+        return self._concrete['current']()
 
     def num_traces(self) -> int:
         """How many times the step was traced: 1, unless something is wrong."""

@@ -127,14 +127,15 @@ def explore(networks: list[str], run: str | None = None, directions: str | None 
             directions_module.load(directions)
         hosts = None if listen else ['127.0.0.1', 'localhost']
         explorer = server.Explorer(shelf, directions, hosts, auth, precision, debug)
-        explorer.warm_up()
-        address = f'http://127.0.0.1:{sock.getsockname()[1]}'
-        print(f'Explorer: {address}  (Ctrl-C ends it)', flush=True)
-        if listen:
-            print('Other computers can open it under the name or address of this one. The connection is not encrypted: '
-                  'who can listen to it sees the password.', flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends as Ctrl-C does.
         try:
+            print('Drawing a first picture...')
+            with cli.out_of_memory_explained('--precision=bfloat16 needs less.'):
+                explorer.warm_up()
+            print(f'Explorer: http://127.0.0.1:{sock.getsockname()[1]}  (Ctrl-C ends it)', flush=True)
+            if listen:
+                print('Other computers can open it under the name or address of this one. The connection is not '
+                      'encrypted: who can listen to it sees the password.', flush=True)
             server.server(explorer).run(sockets=[sock])
         except KeyboardInterrupt:
             print('Ended.')

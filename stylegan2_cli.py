@@ -38,8 +38,8 @@ COMMANDS = {
 }
 
 # What is installed at the top of site-packages. Packages of other projects can have the same names.
-TOP_LEVEL = ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents', 'projector', 'pretrained_networks',
-             'stylegan2_cli', *dict.fromkeys(command.module for command in COMMANDS.values()))
+TOP_LEVEL = ('dnnlib', 'custom_ops', 'training', 'metrics', 'latents', 'export', 'explorer', 'projector',
+             'pretrained_networks', 'stylegan2_cli', *dict.fromkeys(command.module for command in COMMANDS.values()))
 
 
 def _usage() -> str:
@@ -59,7 +59,8 @@ def clash() -> str:
         path = os.path.dirname(path) if spec.submodule_search_locations else path
         folder = os.path.dirname(path)
         if folder != own:
-            in_variable = folder in map(os.path.realpath, os.environ.get('PYTHONPATH', '').split(os.pathsep))
+            listed = [entry for entry in os.environ.get('PYTHONPATH', '').split(os.pathsep) if entry]
+            in_variable = folder in map(os.path.realpath, listed)
             remedy = (f'Remove {folder} from PYTHONPATH.' if in_variable else
                       'Run the command in another folder.' if folder == os.path.realpath('') else
                       'Install this project into a virtual environment of its own.')

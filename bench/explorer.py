@@ -13,6 +13,7 @@ from bench import networks, timing
 
 COLUMNS = {'name': 's', 'picture_ms': '.1f', 'picture_best_ms': '.1f', 'bare_ms': '.1f', 'bare_best_ms': '.1f',
            'extra_ms': '.1f', 'preview_ms': '.1f', 'preview_best_ms': '.1f', 'preview_ratio': '.3f', 'before': '.1f'}
+_NARROW = dict(fmap_base=64, fmap_max=8)
 
 
 def main(argv: Sequence[str], prog: str) -> None:
@@ -26,13 +27,16 @@ def main(argv: Sequence[str], prog: str) -> None:
 
     print(timing.machine())
     rows = []
-    for resolution in map(int, args.resolutions.split(',')):
-        functions, stop = serve(resolution)
+    cases = [(name, resolution, options) for resolution in map(int, args.resolutions.split(','))
+             for name, options in (('config-f', {}), ('narrow', _NARROW))]
+    for name, resolution, options in cases:
+        functions, stop = serve(resolution, **options)
         try:
-            times = timing.interleaved(functions, args.rounds)
+            # What comes on top does not depend on the width, and is a larger part of a narrow network's time.
+            times = timing.interleaved(functions, args.rounds * (5 if options else 1))
         finally:
             stop()
-        row: dict[str, Any] = {'name': f'explorer/config-f/{resolution}'}
+        row: dict[str, Any] = {'name': f'explorer/{name}/{resolution}'}
         for key, (median, best) in times.items():
             row.update({f'{key}_ms': median, f'{key}_best_ms': best})
         row['extra_ms'] = row['picture_best_ms'] - row['bare_best_ms']
@@ -41,11 +45,12 @@ def main(argv: Sequence[str], prog: str) -> None:
     timing.report(rows, COLUMNS, args.json, before=('explorer', 'extra_ms'))
 
 
-def serve(resolution: int) -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
+def serve(resolution: int, **options: Any) -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
     """Start an explorer. Return functions to be timed, and one that ends it.
 
     Args:
         resolution: Of the generator.
+        options:    More options of networks.make_network.
 
     Returns:
         ({'picture', 'preview': request from the explorer; 'bare': evaluation of the network alone}, stop).
@@ -58,7 +63,7 @@ def serve(resolution: int) -> tuple[dict[str, Callable[[], Any]], Callable[[], N
 
     from explorer import server, shelf
     from latents import pictures
-    Gs = networks.make_network('G', 'config-f', resolution)
+    Gs = networks.make_network('G', 'config-f', resolution, **options)
     Gs.may_freeze = False  # As in the explorer, whose pictures are those of generate-images to the last bit.
     named = shelf.Named('G', 'G', 'G')
     only = shelf.Shelf([])

@@ -20,6 +20,18 @@ folder that the preceding command created:
     python docs/montage.py docs/projection.png --columns 5 --zoom 3 \\
         results/00002-project-real-images/image000{2,5,8}-{step0100,step0200,step0400,final,target}.png
 
+    python run_generator.py figures --network=tests/data/faces32.pkl
+    python docs/montage.py docs/figures-mixing.png --columns 1 --zoom 3 results/00003-figures/style-mixing.png
+    python docs/montage.py docs/figures-truncation.png --columns 1 --zoom 3 results/00003-figures/truncation-trick.png
+    python docs/montage.py docs/figures-noise.png --columns 1 --zoom 4 results/00003-figures/noise-detail.png
+    python docs/montage.py docs/figures-droplets.png --columns 1 --zoom 1 results/00003-figures/droplets.png
+    cp results/00003-figures/resolutions.svg docs/figures-resolutions.svg
+
+docs/figures-run.svg is the resolutions.svg of a run of eight minutes with the settings of the demo and
+--network-snapshot-ticks=1, while the machine had other work:
+
+    python run_generator.py figures --network=RUN_DIR --figures=resolutions --run=RUN_DIR
+
 docs/report.png is a screenshot of report.html after seven minutes of training with the settings of the demo (see the
 Makefile) and --image-snapshot-ticks=10, cropped below the snapshots and reduced to 256 colours:
 

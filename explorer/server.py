@@ -83,10 +83,15 @@ class Explorer:
         self.app = self._checked(app)
 
     def warm_up(self) -> None:
-        """Draw a picture and a preview, because the first of each takes seconds longer than those that follow."""
-        request = dict(network=0, recipe=dict(kind='seed', seed=0, psi=0.5), precision=self._precision)
+        """Draw a picture and a preview, because the first of each takes seconds longer than those that follow.
+
+        Raises:
+            Exception: What goes wrong with the first picture, such as too little memory.
+        """
+        request = dict(network=0, recipe=dict(kind='seed', seed=0, psi=0.7), precision=self._precision)
         for preview in (False, True):
-            self.worker.call(lambda preview=preview: drawing.draw(self._kitchen, {**request, 'preview': preview}))
+            self.worker.call(
+                lambda preview=preview: drawing.draw(self._kitchen, {**request, 'preview': preview})).result()
 
     # ---- Who may use it ----
 
@@ -160,7 +165,7 @@ class Explorer:
     async def _info(self, request: Request) -> Response:
         return JSONResponse(dict(
             networks=[named.label for named in self._shelf.named], precisions=list(PRECISIONS),
-            precision=self._precision, distances=await self._compute(request, jobs.available_distances),
+            precision=self._precision, distances=await run_in_threadpool(jobs.available_distances),
             align=jobs.can_align(), directions=self._kitchen.directions_file, formats=list(jobs.FORMATS),
             max_upload=MAX_UPLOAD))
 
@@ -330,6 +335,7 @@ def listen(port: int, everywhere: bool) -> socket.socket:
 
 def server(explorer: Explorer) -> uvicorn.Server:
     """The server of an explorer, which keeps no log and tells nobody what it is."""
+    # Without log_config, which would close the handlers of all other packages.
     return uvicorn.Server(uvicorn.Config(
-        explorer.app, log_level='error', access_log=False, server_header=False, date_header=False, lifespan='off',
-        ws='none', proxy_headers=False, limit_concurrency=200, timeout_graceful_shutdown=2))
+        explorer.app, log_config=None, log_level='error', access_log=False, server_header=False, date_header=False,
+        lifespan='off', ws='none', proxy_headers=False, limit_concurrency=200, timeout_graceful_shutdown=2))

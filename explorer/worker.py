@@ -53,7 +53,8 @@ class Job:
         self.id, self.total, self.state, self.step, self.note = secrets.token_urlsafe(16), total, 'running', 0, ''
         self.result: Any = None
         self.picture: bytes | None = None
-        self.version, self.file, self.stop = 0, None, False
+        self.file: str | None = None
+        self.version, self.stop = 0, False
         self.folder = tempfile.TemporaryDirectory(prefix='explorer-')
         self.start = self.seen = time.monotonic()
 

@@ -6,7 +6,7 @@ its network for 1024x1024 to the size of the generator.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 
 import numpy as np
 import PIL.Image
@@ -203,7 +203,7 @@ def _psi(psi: float | None) -> dict[str, float]:
 
 
 def _pictures(what: str, net: Network, x: np.ndarray, label: np.ndarray | None, precision: str,
-              **kwargs) -> Iterator[PIL.Image.Image]:
+              **kwargs) -> Generator[PIL.Image.Image, None, None]:
     """Generate RGB pictures from latents or W, one after the other, and show the progress.
 
     Args:

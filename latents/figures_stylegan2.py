@@ -16,7 +16,6 @@ import PIL.Image
 import PIL.ImageDraw
 import tensorflow as tf
 
-from custom_ops import conv2d as conv
 from dnnlib import memory, tflib
 from dnnlib.progress import ProgressBar
 from dnnlib.tflib import Network
@@ -26,7 +25,6 @@ from metrics import feature_networks
 from metrics.metric_defaults import metric_defaults
 from metrics.perceptual_path_length import PPL
 from metrics.sampling import SampleSource
-from training.nets import progressive
 from training.options import PRECISIONS
 
 DROPLET_SEEDS = (0, 1, 2, 3)
@@ -66,7 +64,7 @@ def feature_norms(Gs: Network, label: np.ndarray | None = None, psi: float | Non
             images = Gs(z, labels, **kwargs)
         maps = {int(scope.split('x')[0]): tf.cast(x, tf.float32) for scope, x in outputs.items()
                 if re.fullmatch(r'\d+x\d+/(Conv|Conv1)', scope)}
-        norms = {size: tf.sqrt(tf.reduce_mean(tf.square(x), axis=conv.channel_axis())) for size, x in maps.items()}
+        norms = {size: tf.sqrt(tf.reduce_mean(tf.square(x), axis=1)) for size, x in maps.items()}
         return tflib.convert_images_to_uint8(images, nchw_to_nhwc=True), norms
 
     def measure(z):
@@ -145,8 +143,8 @@ def contributions(Gs: Network, num_samples: int = CONTRIBUTION_SAMPLES, label: n
         for scope, x in outputs.items():
             if scope.endswith('/ToRGB'):
                 x = tf.cast(x, tf.float64)
-                axes = [0, *progressive.pixel_axes()]
-                sums[int(scope.split('x')[0])] = tf.stack([tf.reduce_mean(x, axes), tf.reduce_mean(x ** 2, axes)])
+                means = [tf.reduce_mean(value, axis=[0, 2, 3]) for value in (x, tf.square(x))]
+                sums[int(scope.split('x')[0])] = tf.stack(means)
         return sums
 
     def measure():
@@ -240,7 +238,8 @@ def path_length_sheet(least: Sequence[Sample], most: Sequence[Sample]) -> PIL.Im
         for idx, sample in enumerate(side):
             left, top = x + idx % columns * cell, _LINE + idx // columns * (cell + _LINE)
             canvas.paste(_resized(pictures.to_pil(sample.picture).convert('RGB'), cell), (left, top))
-            draw.text((left + 2, top + cell + 1), f'{sample.distance:.3g}', 'black')
+            number = f'{sample.distance:.3g}' if sample.distance < 1000 else f'{sample.distance:,.0f}'
+            draw.text((left + 2, top + cell + 1), number, 'black')
     return canvas
 
 

@@ -154,7 +154,7 @@ class Walk:
                  curve: str = 'spline', loop: bool = False, grid: tuple[int, int] = (1, 1)):
         self._Gs, self._grid, self._per_key, self._loop, self._space = Gs, grid, per_key, loop, space
         self._label = pictures.one_hot(Gs, class_idx)
-        self._truncation = pictures.Truncation(Gs) if misc.has_w(Gs) else None
+        self._truncation = pictures.Truncation(Gs)
         self._psi, self._sweep = 1.0, None
         if isinstance(truncation_psi, (int, float)):
             self._psi = truncation_psi
@@ -204,8 +204,6 @@ class Walk:
     def w(self, frames: np.ndarray) -> np.ndarray:
         """W of frames, truncated, float32 [len(frames), cells, layers, dlatent]. Without W it is Z, with one layer."""
         points = self._curve(frames / self._per_key)
-        if self._truncation is None:
-            return points[:, :, np.newaxis].astype(np.float32)
         if self._space == 'z':
             flat = points.reshape(-1, points.shape[-1])
             w = pictures.w_of(self._Gs, flat, self._label)

@@ -88,9 +88,9 @@ def add_figures_flags(parser: argparse.ArgumentParser) -> None:
                         help=f'figures to draw: {", ".join(FIGURES)} (default: all that the network can have)')
     parser.add_argument('--run', type=cli.path, metavar='DIR',
                         help='folder of a training run: resolutions compares its snapshots')
-    parser.add_argument('--seeds', type=cli.seed_range, metavar='SEEDS',
-                        help="seeds of noise-detail, noise-components, truncation-trick and droplets (default: the "
-                             "paper's)")
+    parser.add_argument('--seeds', type=_few_seeds, metavar='SEEDS',
+                        help="up to 20 seeds for noise-detail, noise-components, truncation-trick and droplets "
+                             "(default: the paper's)")
     parser.add_argument('--num-samples', type=_num_pictures, metavar='N',
                         help='random pictures for noise-detail (default: 100), resolutions (256) and path-length (200)')
     add_precision_flag(parser)
@@ -104,6 +104,14 @@ def _figure_names(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(f'there is no figure {unknown[0] if unknown else text!r}, expected some of '
                                          f'{", ".join(FIGURES)}')
     return names
+
+
+def _few_seeds(text: str) -> list[int]:
+    """As cli.seed_range, for pictures with a row or column for each seed."""
+    seeds = cli.seed_range(text)
+    if len(seeds) > 20:
+        raise argparse.ArgumentTypeError(f'expected at most 20 seeds, got {len(seeds)}')
+    return seeds
 
 
 def _num_pictures(text: str) -> int:

@@ -74,7 +74,12 @@ def z_of_seeds(Gs: Network, seeds: Sequence[int]) -> np.ndarray:
 
 
 def w_of(Gs: Network, z: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
-    """W of latents Z [N, latent_size], not truncated: float32 [N, layers, dlatent_size]. All have the same label."""
+    """W of latents Z [N, latent_size], not truncated: float32 [N, layers, dlatent_size]. All have the same label.
+
+    Without W it is Z, float32 [N, 1, latent_size].
+    """
+    if not misc.has_w(Gs):
+        return np.asarray(z, np.float32)[:, np.newaxis]
     return Gs.components.mapping.run(z, None if label is None else label.repeat(len(z), axis=0))
 
 
@@ -101,13 +106,16 @@ class Truncation:
     """The truncation of a generator, as Gs.run applies it, for W outside of the network.
 
     Args:
-        Gs: Generator. Its setting truncation_cutoff says which layers are truncated.
+        Gs: Generator. Its setting truncation_cutoff says which layers are truncated. Without W nothing is.
 
     Attributes:
-        avg: Mean of W, float64 [dlatent_size].
+        avg: Mean of W, float64 [dlatent_size]; that of Z is 0.
     """
 
     def __init__(self, Gs: Network):
+        if not misc.has_w(Gs):
+            self.avg, self._kept = np.zeros(Gs.input_shape[1]), np.ones([1, 1])
+            return
         self.avg = np.asarray(Gs.get_var('dlatent_avg'), np.float64)
         num_layers = Gs.components.synthesis.input_shape[1]
         # What a psi of 0 leaves of ones: [layers, 1], 1 where a layer is not truncated.
@@ -132,16 +140,13 @@ def latents_of(Gs: Network, keys: Sequence[int | str], truncation_psi: float = 1
 
     Yields:
         (name, w float64 [layers, dlatent], noises): 'seed0012' with the noise that misc.image_of_seed draws for it, or
-        the name of an image with the noise that was found for it, or None if the file has none. If the network has no
-        W, w is Z [1, latent_size], which is not truncated.
+        the name of an image with the noise that was found for it, or None if the file has none.
     """
-    truncation = Truncation(Gs) if misc.has_w(Gs) else None
+    truncation = Truncation(Gs)
     for key in keys:
         if isinstance(key, str):
             for name, (w, noises) in projected(Gs, key).items():
                 yield name, w.astype(np.float64), noises
-        elif truncation is None:
-            yield f'seed{key:04d}', z_of_seeds(Gs, [key]), noises_of_seed(Gs, key)
         else:
             deviation = w_of(Gs, z_of_seeds(Gs, [key]), label)[0] - truncation.avg
             w = truncation.avg + deviation * truncation.factors(truncation_psi)

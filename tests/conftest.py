@@ -17,8 +17,11 @@ from tests.golden import FOLDERS  # noqa: E402
 # What `make test-versions` runs on each version of TensorFlow and Python: {test file: pattern of its tests}.
 QUICK = {
     'test_addons': '', 'test_ops': '', 'test_frozen': 'same|changed|copy', 'test_legacy_pickle': '', 'test_misc': '',
-    'test_network_verbs': '', 'test_networks': r'\[config-[af](\]|-native|-ref)',
-    'test_losses': r'native-(e-mix|a-lod)__', 'test_train_step': r'native-fast\b',
+    'test_network_verbs': '', 'test_keras_habits': 'load_model|saved_model|export|predict|models|folders|summary',
+    'test_networks': r'\[config-[af](\]|-native|-ref)',
+    'test_progan_networks': r'test_outputs\[p32-labels', 'test_stylegan_networks': 'labels',
+    'test_msg_networks': 'm16-labels',
+    'test_losses': r'native-(e-mix|a-lod)__|p16-labels__|m16-labels__', 'test_train_step': r'native-fast\b',
     'test_multi_device': 'clusters|keyed|share', 'test_training_loop': 'run', 'test_projector': '',
     'test_feature_networks': 'fc2', 'test_augment': r'test_golden_cases\[bgcfnc|trace',
 }
@@ -35,7 +38,8 @@ OTHER_KERNELS = {
 # and the training of networks that grow and of networks that do not. The ops are the native ones: their reference
 # forms compute in one layout only.
 CHANNELS_FIRST = {
-    'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative',
+    'test_networks': r'test_outputs\[.*native', 'test_losses': r'golden.*\bnative|_(progan|msg)',
+    'test_progan_networks': r'outputs\[p32', 'test_stylegan_networks': 'labels', 'test_msg_networks': 'm32',
     'test_train_step': r'native-(fast|nolazy)\b', 'test_layers': 'same', 'test_ops': 'layout',
 }
 
@@ -44,9 +48,10 @@ INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection 
          'test_run_training test_schedule test_transfer test_util').split()
 
 # The slowest test files, in this order. They start first, so that none of them keeps one worker busy at the end.
-LONGEST = ('test_multi_device test_resume test_training_loop test_bench test_native test_progressive test_cuda_kernels '
-           'test_networks test_train_step test_dtypes test_run_metrics test_health test_packaging test_build '
-           'test_projection_quality test_known_datasets test_time_limit test_feature_networks').split()
+LONGEST = ('test_multi_device test_resume test_training_loop test_bench test_native test_progressive '
+           'test_cuda_kernels test_networks test_keras_habits test_tour test_train_step test_dtypes test_run_metrics '
+           'test_health test_packaging test_build test_projection_quality test_known_datasets test_time_limit '
+           'test_feature_networks').split()
 
 
 def pytest_configure(config):

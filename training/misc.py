@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # TensorFlow is imported only where it is needed: this module
 
 _SPARE_BYTES = 2 ** 24  # Added to what the weights of a pickle allow its networks, for small files.
 _MAX_LIST = 1000        # Numbers in a setting.
+_OPENED = 'Only networks of ProGAN, StyleGAN, MSG-StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.'
 
 def open_file_or_url(file_or_url: str | os.PathLike) -> IO[bytes]:
     """Open a file, or download a URL into the cache folder and open that file (`dnnlib.util.open_url`).
@@ -136,7 +137,7 @@ def network_from_pickle(state: Any) -> Network:
     needed = ['name', 'static_kwargs', 'build_func_name', 'build_module_src', 'variables']
     if not isinstance(state, dict) or state.get('version') not in READ_VERSIONS or not set(needed) <= set(state):
         raise UserError(f'{where}: expected the state of a network, of version 2 to 5, found something else',
-                        'Only networks of StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.')
+                        _OPENED)
     network = legacy_pickle.NetworkState(
         **{name: state[name] for name in [*needed, 'version']}, build_module=module_in(state),
         components={key: _state_from_network(net) for key, net in (state.get('components') or {}).items()},
@@ -175,7 +176,7 @@ def _network_from_state(state, path):
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
         raise UserError(f'{path}: cannot rebuild network {ascii(state.name[:100])}: {reason}',
-                        'Only networks of ProGAN, StyleGAN, StyleGAN2 and StyleGAN2-ADA can be opened.') from err
+                        _OPENED) from err
     # A component has the settings of its siblings, too.
     others = set().union(*(network.settings for network in registry.NETWORKS.values()))
     unknown = sorted(set(state.static_kwargs) - set(known) - others)

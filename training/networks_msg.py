@@ -91,14 +91,17 @@ class D_basic(Network):
                 self.add_layer(Conv2D(f'{size}x{size}/Conv1_down', out_fmaps, 3, 'down', **conv_args),
                                image_shape(size, fmaps))
         build_score_layers(self, fmaps, out_fmaps, conv_args)
-        sizes = [2 ** res for res in range(2, resolution_log2 + 1)]
-        self.input_names = (*(f'images_in_{size}x{size}' for size in sizes), 'labels_in')
+        self.input_names = (*(f'images_in_{size}x{size}' for size in self.sizes), 'labels_in')
         self.built = True
+
+    @property
+    def sizes(self):
+        """Widths of the images, from 4 on."""
+        return [2 ** res for res in range(2, int(np.log2(self.kw.resolution)) + 1)]
 
     def input_spec_shapes(self):
         kw = self.kw
-        sizes = [2 ** res for res in range(2, int(np.log2(kw.resolution)) + 1)]
-        return (*((None, kw.num_channels, size, size) for size in sizes), (None, kw.label_size))
+        return (*((None, kw.num_channels, size, size) for size in self.sizes), (None, kw.label_size))
 
     def output_spec_shapes(self):
         return ((None, 1),)
@@ -113,7 +116,7 @@ class D_basic(Network):
             record_layer(name, value.shape)
         *images, labels = inputs
         x = None
-        for image, (_, _, size, _) in zip(images[::-1], self.input_spec_shapes()[-2::-1], strict=True):
+        for image, size in zip(images[::-1], self.sizes[::-1], strict=True):
             dtype = dtype_at(kw, size)
             image = tf.cast(conv.from_nchw(tf.ensure_shape(image, [None, kw.num_channels, size, size])), dtype)
             if x is None:

@@ -206,9 +206,9 @@ class Template:
             graph = tf.compat.v1.get_default_graph()
             # Variables that only constants were computed from are needed no longer.
             used = {f'{name}:0' for node in graph_def.node for name in node.input}
-            unused = self._captured.keys() - used
-            given.update({name: graph.capture(self._captured[name]) for name in self._captured if name in used})
-            kept = [node for node in graph_def.node if f'{node.name}:0' not in unused]
+            given.update({name: graph.capture(handle) for name, handle in self._captured.items() if name in used})
+            kept = [node for node in graph_def.node
+                    if f'{node.name}:0' in used or f'{node.name}:0' not in self._captured]
             del graph_def.node[:]
             graph_def.node.extend(kept)
             outputs = tf.graph_util.import_graph_def(graph_def, given, self._outputs, name='')

@@ -312,20 +312,24 @@ class KerasNetwork(keras.Model):
         return {**children, '__call__': function, '_default_save_signature': signature,
                 'generator': tf.random.get_global_generator()}  # Models that contain this network draw from it.
 
-    def export(self, filepath, format='tf_saved_model', **kwargs):
-        """Write the network for inference, as Keras' `export` does; it need not have been called before.
+    def export(self, filepath, format='tf_saved_model', input_signature=None, **kwargs):
+        """Write a SavedModel with the function `serve`, as Keras' `export` does; no call is needed before.
 
         Args:
-            filepath: Folder or file to write.
-            format:   'tf_saved_model', whose function `serve` takes the inputs (labels only if there are any), or
-                      another one of Keras 3.
-            kwargs:   Other arguments of Keras' `export`.
+            filepath:        Folder to make.
+            format:          'tf_saved_model'.
+            input_signature: List of tf.TensorSpec. None = the inputs for any batch size, labels only if there are any.
+            kwargs:          Other arguments of Keras' `export`.
+
+        Raises:
+            ValueError: It is another format.
         """
         if format != 'tf_saved_model':
-            return super().export(filepath, format, **{'input_signature': self._signature(), **kwargs})
-        archive = keras.export.ExportArchive()
+            raise ValueError(f"{self.name}: expected the format 'tf_saved_model', received {format!r}; "
+                             'run_generator.py export writes other formats')
+        archive: Any = keras.export.ExportArchive()
         archive.track(self)
-        archive.add_endpoint('serve', self._function_to_save(), self._signature())
+        archive.add_endpoint('serve', self._function_to_save(), input_signature or self._signature())
         archive.write_out(filepath, **kwargs)
 
 

@@ -3,6 +3,7 @@ outputs, which are collected the same way."""
 
 import contextlib
 import contextvars
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,7 +77,7 @@ _captured: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVa
 def capture_outputs():
     """Collect the outputs of all layers that are called inside the with-block: a dict of scope -> tensor.
 
-    Images are in the internal layout. Inside a tf.function the tensors are those of its graph, and it can return them.
+    Images are [N, C, H, W]. Inside a tf.function the tensors are those of its graph, and it can return them.
     """
     outputs = {}
     token = _captured.set(outputs)
@@ -86,8 +87,8 @@ def capture_outputs():
         _captured.reset(token)
 
 
-def capture_output(scope: str, x: Any):
-    """Add the output of a layer to those that are being collected, if any."""
+def capture_output(scope: str, output: Callable[[], Any]):
+    """Add the output of a layer to those that are being collected, if any: what the function `output` returns."""
     outputs = _captured.get()
     if outputs is not None:
-        outputs[scope] = x
+        outputs[scope] = output()

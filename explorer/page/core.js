@@ -102,7 +102,10 @@ export const seedRecipe = (seed) => ({kind: 'seed', seed, psi: state.psi, class:
 
 /** Keep a picture for the other tabs. */
 export function keep(name, recipe) {
-  state.kept.push({name, recipe});
+  const names = new Set(state.kept.map((kept) => kept.name));
+  let unique = name;
+  for (let number = 2; names.has(unique); number++) unique = `${name} ${number}`;
+  state.kept.push({name: unique, recipe});
   changed('kept');
 }
 

@@ -77,7 +77,7 @@ export function directionsTab() {
 
   on('net', () => {
     loaded = '';
-    layers.replaceChildren(el('option', {value: ''}, 'those of each direction'),
+    layers.replaceChildren(el('option', {value: ''}, 'as found'),
       ...blocks(state.net.layers).filter(([, from, to]) => to > from).map(([name, from, to]) => el('option', {
         value: JSON.stringify(Array.from({length: to - from}, (_, index) => from + index)),
       }, `${name.toLowerCase()}: ${from}–${to - 1}`)));

@@ -1,7 +1,7 @@
 // Tab Generate: one seed, and a sheet of the next ones.
 
 import {complain, draw, drawing, el, image, on, randomSeed, seedRecipe, state} from './core.js';
-import {Stage} from './stage.js';
+import {isSlow, Stage} from './stage.js';
 
 const SHEET = 16;
 
@@ -21,7 +21,7 @@ export function generateTab() {
       el('button', {onclick: () => go(seed() - 1)}, '← Previous'),
       el('button', {onclick: () => go(seed() + 1)}, 'Next →'),
       el('button', {class: 'main', onclick: () => go(randomSeed())}, 'Random')),
-    el('p', {class: 'hint'}, 'A truncation psi of 1 gives the full variety; with less, they are closer to average.'),
+    el('p', {class: 'hint'}, 'A truncation psi of 1 gives the full variety; with less, pictures are more typical.'),
     el('h2', {}, `The next ${SHEET}`), sheet,
     el('div', {class: 'row'}, el('button', {onclick: () => go(seed() + SHEET)}, `Go on by ${SHEET}`)));
 
@@ -31,6 +31,7 @@ export function generateTab() {
   }
 
   async function drawSheet() {
+    await stage.idle();  // First the large picture, which says how long they take.
     const first = seed() + 1;
     const key = JSON.stringify([first, drawing(), seedRecipe(0)]);
     if (key === sheetKey) return;
@@ -43,7 +44,7 @@ export function generateTab() {
     sheet.replaceChildren(...cells);
     try {
       for (const [index, cell] of cells.entries()) {  // One after the other, so that others have their turn.
-        const {blob} = await draw({...drawing(), recipe: seedRecipe(first + index)}, abort.signal);
+        const {blob} = await draw({...drawing(), recipe: seedRecipe(first + index), preview: isSlow()}, abort.signal);
         cell.prepend(image(blob, ''));
       }
     } catch (error) {
@@ -54,5 +55,5 @@ export function generateTab() {
 
   on('net', () => { sheetKey = ''; });
   return {node: el('div', {class: 'columns'}, controls, stage.node), activate: () => update(state.moving),
-    needsW: false};
+    deactivate: () => sheetAbort?.abort(), needsW: false};
 }

@@ -1,6 +1,6 @@
 // Starts the page: settings, tabs, and the network that is chosen.
 
-import {byId, changed, complain, el, get, on, post, state} from './core.js';
+import {byId, changed, complain, el, get, on, post, say, state} from './core.js';
 import {generateTab} from './generate.js';
 import {mixTab} from './mix.js';
 import {walkTab} from './walk.js';
@@ -8,22 +8,23 @@ import {directionsTab} from './directions.js';
 import {projectTab} from './project.js';
 import {compareTab} from './compare.js';
 
-const tabs = [];  // {name, button, node, activate, needsW}
+const tabs = [];  // {name, button, panel, activate, deactivate, needsW}
 let current = null;
 
-function addTab(name, {node, activate = () => {}, needsW = true}) {
+function addTab(name, {node, activate = () => {}, deactivate = () => {}, needsW = true}) {
   const id = name.toLowerCase();
   const button = el('button', {role: 'tab', id: `tab-${id}`, 'aria-controls': `panel-${id}`, 'aria-selected': 'false',
     tabindex: -1, onclick: () => choose(tab)}, name);
   const panel = el('section', {role: 'tabpanel', id: `panel-${id}`, 'aria-labelledby': `tab-${id}`, hidden: true},
     node);
-  const tab = {name, button, panel, activate, needsW};
+  const tab = {name, button, panel, activate, deactivate, needsW};
   tabs.push(tab);
   byId('tabs').append(button);
   byId('main').append(panel);
 }
 
 function choose(tab) {
+  if (current && current !== tab) current.deactivate();
   for (const other of tabs) {
     const isIt = other === tab;
     other.button.setAttribute('aria-selected', String(isIt));
@@ -46,6 +47,7 @@ byId('tabs').addEventListener('keydown', (event) => {
 async function chooseNetwork(index) {
   const select = byId('network');
   select.disabled = true;
+  const timer = setTimeout(() => say('Reading the network …'), 600);
   try {
     state.net = await post('network', {network: index});
     state.network = index;
@@ -54,6 +56,7 @@ async function chooseNetwork(index) {
     select.value = state.network;
     return;
   } finally {
+    clearTimeout(timer);
     select.disabled = false;
   }
   const {net} = state;
@@ -82,6 +85,7 @@ function settingsChanged(moving) {
 
 async function start() {
   state.info = await get('info');
+  byId('loading').remove();
   byId('network').replaceChildren(...state.info.networks.map((label, index) => el('option', {value: index}, label)));
   byId('precision').replaceChildren(...state.info.precisions.map((name) => el('option', {}, name)));
   byId('precision').value = state.precision = state.info.precision;

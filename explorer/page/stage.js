@@ -5,7 +5,12 @@ import {changed, commandBox, complain, download, draw, drawing, el, image, keep,
 
 const FAST = 120;  // Milliseconds: pictures that take less need no preview.
 
+const SLOW = 700;  // Pictures that take more are drawn small where many of them are needed.
+
 let lastFull = Infinity;  // How long a whole picture took.
+
+/** Should many pictures be drawn as previews? */
+export const isSlow = () => lastFull > SLOW && lastFull < Infinity;
 
 export class Stage {
   /** `title()` is the text for a picture's description. */
@@ -25,7 +30,7 @@ export class Stage {
       this.note);
     this.next = null;      // What is to be drawn.
     this.busy = false;
-    this.shown = null;     // {request, blob, command} of the whole picture that is shown.
+    this.shown = null;     // {request, blob, command, title, picture} of the whole picture that is shown.
     this.enable(false);
   }
 
@@ -36,40 +41,41 @@ export class Stage {
 
   /** Draw a recipe. `moving`: a slider still moves, so that a preview is enough. */
   draw(recipe, moving = false) {
+    clearTimeout(this.timer);
+    if (moving) this.timer = setTimeout(() => this.draw(recipe), 350);  // If the slider rests without being let go.
     if (state.noise === 'fresh' && !moving) state.noiseSeed = Math.floor(Math.random() * 4294967295);
     const request = {...drawing(), recipe};
     const isShown = this.shown && !this.busy && this.picture.dataset.kind === 'full' &&
       JSON.stringify(request) === JSON.stringify(this.shown.request);
     if (isShown) return;
-    this.next = {request, moving};
-    if (moving) {
-      clearTimeout(this.timer);  // The whole picture, if the slider rests without being let go.
-      this.timer = setTimeout(() => this.draw(recipe), 350);
-    } else {
-      clearTimeout(this.timer);
-    }
+    this.next = {request, moving, title: this.title()};
     this.abort?.abort();
     if (!this.busy) this.run();
+  }
+
+  /** A promise that nothing is being drawn. */
+  async idle() {
+    while (this.busy) await new Promise((resolve) => setTimeout(resolve, 30));
   }
 
   async run() {
     this.busy = true;
     this.frame.classList.add('busy');
     while (this.next) {
-      const {request, moving} = this.next;
+      const {request, moving, title} = this.next;
       this.next = null;
       const canPreview = state.net?.preview && request.recipe.kind !== undefined;
       try {
         if (moving && canPreview && lastFull > FAST) {
           const {blob} = await draw({...request, preview: true});
-          if (!this.next?.request || this.next.moving) this.show(blob, true);
+          if (!this.next?.request || this.next.moving) this.show(blob, title, true);
         } else {
           this.abort = moving ? null : new AbortController();
           const start = performance.now();
           const {blob, command} = await draw(request, this.abort?.signal);
           lastFull = performance.now() - start;
-          this.shown = {request, blob, command};
-          this.show(blob, false, `${Math.round(lastFull)} ms`);
+          this.show(blob, title, false, `${Math.round(lastFull)} ms`);
+          this.shown = {request, blob, command, title, picture: this.picture};
           this.command.set(command);
           this.note.hidden = !command.includes('--dlatents=');
           this.enable(true);
@@ -83,8 +89,8 @@ export class Stage {
     this.frame.classList.remove('busy');
   }
 
-  show(blob, isPreview, badge = '') {
-    this.picture = image(blob, this.title());
+  show(blob, title, isPreview, badge = '') {
+    this.picture = image(blob, title);
     this.picture.dataset.kind = isPreview ? 'preview' : 'full';
     this.frame.replaceChildren(this.picture, el('span', {class: 'badge'}, isPreview ? 'preview' : badge));
   }
@@ -108,13 +114,13 @@ export class Stage {
   }
 
   addToWalk() {
-    state.keys.push({recipe: this.shown.request.recipe, name: this.title(), thumb: thumbnail(this.picture)});
+    state.keys.push({recipe: this.shown.request.recipe, name: this.shown.title, thumb: thumbnail(this.shown.picture)});
     changed('keys');
     say(`Keyframe ${state.keys.length} of the walk.`);
   }
 
   keepIt() {
-    keep(this.title(), this.shown.request.recipe);
+    keep(this.shown.title, this.shown.request.recipe);
     say('The other tabs offer this picture now.');
   }
 }

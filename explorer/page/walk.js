@@ -162,6 +162,7 @@ export function walkTab() {
     result.replaceChildren(el('h2', {}, 'Film'), el('div', {class: 'picture'}, player),
       el('div', {class: 'row'}, el('a', {href: address, download: `film.${format.value}`}, 'Download the film')));
     result.hidden = false;
+    result.scrollIntoView({behavior: 'smooth', block: 'nearest'});
   }
 
   async function saveKeys() {

@@ -116,6 +116,10 @@ def test_generate(page, tmp_path):
     assert sheet.count() == 16 and sheet.nth(0).inner_text() == '42'
     sheet.nth(2).click()
     assert page.input_value('#seed') == '44'
+    for _ in range(2):
+        tab.get_by_role('button', name='Keep').click()
+    names = panel(page, 'compare').locator('select').first.locator('option').all_text_contents()
+    assert names == ['Seed', 'Seed 44', 'Seed 44 2']
     tab.get_by_role('button', name='Random').click()
     assert page.input_value('#seed') != '44'
     page.fill('#seed', '-5')
@@ -306,9 +310,9 @@ def test_the_keyboard_reaches_the_tabs(page):
     assert page.locator('#panel-compare').is_visible() and not page.locator('#panel-generate').is_visible()
 
 
-def test_an_explorer_that_has_ended_is_a_message(browser):
-    with serving() as address:
-        context = browser.new_context()
+def test_an_explorer_with_a_password_and_then_without_an_answer(browser):
+    with serving(auth='guest:secret') as address:
+        context = browser.new_context(http_credentials=dict(username='guest', password='secret'))
         page = open_page(context, address)
         page.locator('#sheet button:has(img)').nth(15).wait_for()
     panel(page, 'generate').get_by_role('button', name='Next').click()

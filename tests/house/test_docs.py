@@ -48,7 +48,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture():
 
 
 @pytest.mark.parametrize('command, page', [
-    ('run_training', 'training'), ('run_generator', 'pictures latents export'), ('run_projector', 'projector'),
+    ('run_training', 'training'), ('run_generator', 'pictures latents figures export'), ('run_projector', 'projector'),
     ('run_metrics', 'metrics'), ('run_explorer', 'explorer'), ('dataset_tool', 'datasets')])
 def test_every_flag_is_documented(command, page, monkeypatch, capsys):
     """The command's pages mention all flags that --help of the command and of its subcommands lists."""

@@ -169,7 +169,8 @@ def test_an_installed_wheel_works_from_an_empty_folder(site, tmp_path):
     """Each command, by the console script."""
     env = {**os.environ, 'PYTHONPATH': str(site)}
     for name, script in (('dataset', 'display'), ('train', '--dataset'), ('generate', 'style-mixing-example'),
-                         ('project', 'detect-generated'), ('metrics', 'fid50k')):
+                         ('project', 'detect-generated'), ('metrics', 'fid50k'), ('export', '--format'),
+                         ('explore', '--run')):
         out = run(site / 'bin' / 'stylegan2', name, '--help', cwd=tmp_path, env=env)
         assert out.startswith(f'usage: stylegan2 {name} ') and script in out
     code = 'import training.nets.registry, latents.film, metrics.metric_defaults, projector as p; print(p.__file__)'

@@ -13,6 +13,7 @@ KINDS = {
     'config-e': ('G_main', dict(architecture='orig')),
     'config-e-Gresnet': ('G_main', dict(architecture='resnet')),
     'config-f': ('G_main', dict(architecture='skip')),
+    'msg': ('training.networks_msg.G_style', {}),
     'ada': ('G_main', dict(label_size=3, label_embed=True, conv_clamp=256, truncation_psi=1.0)),
 }
 

@@ -49,6 +49,8 @@ def run(tmp_path, *flags):
     ('config-a', dict(use_styles=False, const_input_layer=False, use_noise=False, mapping_layers=0),
      [], {'style-mixing', 'noise-detail', 'noise-components', 'resolutions'}),
     ('config-d', dict(num_channels=1), ['--precision=bfloat16'], {'resolutions'}),
+    ('msg', dict(resolution=8), ['--figures=uncurated,style-mixing,noise-detail,droplets,resolutions'],
+     {'resolutions'}),
     ('ada', dict(resolution=4, use_noise=False), ['--class=1', '--truncation-psi=0.7'],
      {'noise-detail', 'noise-components', 'path-length'}),
     ('config-f', {}, ['--seeds=3'], set()),
@@ -58,7 +60,8 @@ def test_every_generator_has_its_figures(kind, settings, flags, missing, load, s
     load(kind, **settings)
     folder = run(tmp_path, '--num-samples=10', *flags)
     drawn = {path.stem for path in folder.glob('*.png')} | {path.stem for path in folder.glob('*.svg')}
-    assert drawn == set(options.FIGURES) - missing
+    wanted = next((flag.split('=')[1].split(',') for flag in flags if flag.startswith('--figures=')), options.FIGURES)
+    assert drawn == set(wanted) - missing
     out = capsys.readouterr().out
     assert {line.split(':')[0] for line in out.splitlines() if 'left out: ' in line} == missing
     assert f'Wrote {folder / "figures.html"}'.replace(str(tmp_path) + '/', '') in out
@@ -291,6 +294,7 @@ def files(no_network, tmp_path):  # noqa: F811
     ('--network=n --seeds=a', 'expected a list like 1,5,7 or a range like 0-9'),
     ('--network=n --seeds=3-1', 'runs backwards'),
     ('--network=n --seeds=4294967296', 'below 2**32'),
+    ('--network=n --seeds=0-20', 'expected at most 20 seeds, got 21'),
     ('--network=n --truncation-psi=x', 'expected a number'),
     ('--network=n --truncation-psi=0:1', 'expected a number'),
     ('--network=n --truncation-psi=101', 'expected a number from -100 to 100'),

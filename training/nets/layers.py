@@ -90,7 +90,7 @@ class ScopedLayer(keras.layers.Layer):
         params = sum(int(np.prod(var.shape)) for var in variables)
         weight = variables[0] if weight is None else weight
         record_layer(self.scope, _nchw_shape(x) if is_image else x.shape, params, weight.shape)
-        capture_output(self.scope, x)
+        capture_output(self.scope, lambda: conv.to_nchw(x) if is_image else x)
         return x
 
     def _trackable_children(self, save_type='checkpoint', **kwargs):

@@ -37,7 +37,7 @@ def test_growing_networks_count_at_full_resolution(config):
     G, D = (networks.make_network(key, config, 16, **TINY) for key in 'GD')
     for net in (G.components.synthesis, D):
         scopes = [layer.scope for layer in net.layers if 'RGB_lod' in getattr(layer, 'scope', '')]
-        counted = [scope for scope in scopes if memory._resolution_of(scope, 16) is not None]
+        counted = [scope for scope in scopes if memory._resolution_of(scope, 16, grows=True) is not None]
         assert len(scopes) == 3 and counted == [scope for scope in scopes if scope.endswith('_lod0')]
         assert memory.kept_bytes(net, 'bfloat16') < memory.kept_bytes(net) < 2 * memory.kept_bytes(net, 'bfloat16')
 
@@ -62,3 +62,8 @@ def test_the_line_of_the_log(tiny, monkeypatch):
     too_small = memory.describe(*tiny, 32, 4, 2 ** 30)
     assert 'no smaller part fits' in too_small and '--precision=bfloat16' in too_small
     assert '--precision' not in memory.describe(*tiny, 32, 4, 2 ** 30, 'bfloat16')
+
+
+def test_msg_stylegan_counts_the_images_of_all_sizes():
+    scopes = ['ToRGB_lod0', 'ToRGB_lod1', '8x8/combine', 'FromRGB_lod0']
+    assert [memory._resolution_of(scope, 16, grows=False) for scope in scopes] == [16, 8, 8, 16]
