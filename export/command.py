@@ -50,7 +50,7 @@ def export_network(network_pkl: str, format: str, output: str | None = None, par
         pictures.psi_kwargs(Gs, psi, _TRUNCATION_PSI)  # Says that ProGAN's networks truncate nothing.
     half_weights = format == 'litert' and precision == 'mixed_float16'
     exported = Part(Gs, part, psi, noise, 'float32' if half_weights else PRECISIONS[precision])
-    print(f'Writing {path} ...')
+    print(f'Writing {path}: seconds for small networks, a minute for the largest ...')
     start = time.perf_counter()
     formats.write(format, exported, path, half_weights)
     print(f'{path}: {_size(path) / 1e6:.1f} MB, in {time.perf_counter() - start:.0f} s')
@@ -95,7 +95,7 @@ def _compare(format, part, path, precision):
     difference = relative_difference(there.output, here.output)
     what = 'W' if part.part == 'mapping' else 'picture'
     print(f'Largest difference from Gs.run: {difference:.1e} of the maximum\n'
-          f'Time of a {what}: {1000 * there.seconds:.3g} ms there, {1000 * here.seconds:.3g} ms here')
+          f'Time of a {what}: {_milliseconds(there.seconds)} there, {_milliseconds(here.seconds)} here')
     if not difference < _ROUNDING and precision == 'float32':
         raise UserError(f'{path}: {runtime} computes something else than Gs.run: the difference is {difference:.1e} of '
                         'the maximum', 'Choose another format, and report this.')
@@ -115,6 +115,11 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 def _shape(shape):
     """(None, 512) -> '[N, 512]'."""
     return f'[{", ".join("N" if size is None else str(size) for size in shape)}]'
+
+
+def _milliseconds(seconds):
+    """0.00123 -> '1.23 ms'; three digits at least."""
+    return f'{1000 * seconds:.{2 if seconds < 0.01 else 1 if seconds < 0.1 else 0}f} ms'
 
 
 def _size(path):
