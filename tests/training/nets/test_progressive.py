@@ -156,7 +156,7 @@ class _WithoutNoise:
     """G with its fixed noise, for a stage draws fewer random numbers than the whole network."""
 
     def __init__(self, G):
-        self.G, self.input_shape = G, G.input_shape
+        self.G, self.input_shape, self.known_call_kwargs = G, G.input_shape, G.known_call_kwargs
 
     def __call__(self, *args, **kwargs):
         return self.G(*args, **kwargs, randomize_noise=False)
