@@ -545,5 +545,5 @@ def test_faults_are_found(programs, fault, word):
 def test_nvcc_compiles_the_kernels():
     nvcc = cuda_check.find_nvcc()
     assert nvcc is not None
-    archs = cuda_check.architectures(nvcc)
-    assert cuda_check.compile_kernels(nvcc, [archs[0], archs[-1]]) == ''  # `make cuda-check` compiles for more of them.
+    # The oldest. `make cuda-check` compiles for one of each generation.
+    assert cuda_check.compile_kernels(nvcc, cuda_check.architectures(nvcc)[:1]) == ''
