@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 
 from dnnlib import cli
 from training.options import PRECISIONS
@@ -51,7 +52,7 @@ def add_find_flags(parser: argparse.ArgumentParser) -> None:
                              'latents (default: sefa)')
     _add_layers_flag(parser, 'layers that the directions are for', 'all')
     parser.add_argument('--num', type=cli.positive_int, metavar='N', help='number of directions (default: 20)')
-    parser.add_argument('--num-samples', type=_num_samples, metavar='N',
+    parser.add_argument('--num-samples', type=_number(2, 100_000_000), metavar='N',
                         help='random latents that tell how W varies (default: 100000)')
     parser.add_argument('--positive', type=cli.path, metavar='FILE',
                         help='for svm: dlatents.npz, or its folder, of images that have a property')
@@ -91,7 +92,7 @@ def add_figures_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', type=_few_seeds, metavar='SEEDS',
                         help="up to 20 seeds for noise-detail, noise-components, truncation-trick and droplets "
                              "(default: the paper's)")
-    parser.add_argument('--num-samples', type=_num_pictures, metavar='N',
+    parser.add_argument('--num-samples', type=_number(10, 1_000_000), metavar='N',
                         help='random pictures for noise-detail (default: 100), resolutions (256) and path-length (200)')
     add_precision_flag(parser)
 
@@ -114,12 +115,14 @@ def _few_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _num_pictures(text: str) -> int:
-    """Argument that is a number of random pictures."""
-    value = cli.positive_int(text)
-    if not 10 <= value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f'expected a number from 10 to 1000000, got {text!r}')
-    return value
+def _number(low: int, high: int) -> Callable[[str], int]:
+    """Type of an argument that is a whole number in a range, both ends included."""
+    def parse(text: str) -> int:
+        value = cli.positive_int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'expected a number from {low} to {high}, got {text!r}')
+        return value
+    return parse
 
 
 def _add_keyframe_flags(parser: argparse.ArgumentParser, help_text: str, required: bool = False) -> None:
@@ -147,14 +150,6 @@ def _fps(text: str) -> int:
     value = cli.positive_int(text)
     if value > 240:
         raise argparse.ArgumentTypeError(f'expected at most 240 frames per second, got {text!r}')
-    return value
-
-
-def _num_samples(text: str) -> int:
-    """Argument that is a number of samples for a covariance."""
-    value = cli.positive_int(text)
-    if not 2 <= value <= 100_000_000:
-        raise argparse.ArgumentTypeError(f'expected a number from 2 to 100000000, got {text!r}')
     return value
 
 
