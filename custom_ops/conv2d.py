@@ -53,12 +53,20 @@ def set_image_format(value: str | None):
 
 def from_nchw(x: tf.Tensor) -> tf.Tensor:
     """[N, C, H, W] -> internal layout."""
-    return x if image_format() == 'NCHW' else tf.transpose(x, [0, 2, 3, 1])
+    if image_format() == 'NCHW':
+        return x
+    if x.shape[1] == 1:  # Both are the same in memory.
+        return tf.squeeze(x, 1)[..., tf.newaxis]
+    return tf.transpose(x, [0, 2, 3, 1])
 
 
 def to_nchw(x: tf.Tensor) -> tf.Tensor:
     """Internal layout -> [N, C, H, W]."""
-    return x if image_format() == 'NCHW' else tf.transpose(x, [0, 3, 1, 2])
+    if image_format() == 'NCHW':
+        return x
+    if x.shape[3] == 1:  # Both are the same in memory.
+        return tf.expand_dims(tf.squeeze(x, 3), 1)
+    return tf.transpose(x, [0, 3, 1, 2])
 
 
 def channel_axis() -> int:

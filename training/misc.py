@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,7 +172,10 @@ def _network_from_state(state, path):
         _check_lists(known)
         # The settings must not describe much more than the file holds. What differs by less is named below.
         num_bytes = 4 * sum(int(np.size(value)) for value in values.values())
-        with skip_initializers(), count_variables(2 * len(values) + 100, 2 * num_bytes + _SPARE_BYTES):
+        # Keras needs one core to create the network. Meanwhile TensorFlow transposes the weights with another.
+        with (ThreadPoolExecutor(1) as pool, skip_initializers(),
+              count_variables(2 * len(values) + 100, 2 * num_bytes + _SPARE_BYTES)):
+            tensors = {name: pool.submit(_contiguous, np.asarray(value)) for name, value in values.items()}
             net = cls(state.name, **known)
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
@@ -195,18 +199,19 @@ def _network_from_state(state, path):
             raise UserError(
                 f'{path}: {state.name}/{name}: expected shape {tuple(variables[name].shape)}, found {value.shape}',
                 'The file is damaged or was made by a modified network.')
-        variables[name].assign(_contiguous(value.astype(np.float32, copy=False)))
+        variables[name].assign(tensors.pop(name).result())
     net.origin = state.origin
     net.augment_p = state.augment_p
     return net
 
 
 def _contiguous(value: np.ndarray) -> Any:
-    """The array, or a tensor if it is a transposed or flipped view of numbers in order: weights of PyTorch are.
+    """The array as float32, or as a tensor if it is a transposed or flipped view, as the weights of PyTorch are.
 
     TensorFlow transposes convolution kernels in a third of the time that NumPy takes.
     """
     import tensorflow as tf
+    value = value.astype(np.float32, copy=False)
     flipped = [axis for axis, stride in enumerate(value.strides) if stride < 0]
     base = np.flip(value, tuple(flipped)) if flipped else value
     order = sorted(range(value.ndim), key=lambda axis: -base.strides[axis])

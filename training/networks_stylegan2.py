@@ -26,6 +26,7 @@ from training.nets.layers import (
     ScopedLayer,
     image_shape,
     minibatch_stddev,
+    modulate,
     normalize_2nd_moment,
     record_op,
 )
@@ -300,15 +301,17 @@ class G_synthesis_stylegan2(Network):
         if last != kw.resolution and (kw.architecture != 'skip' or f'{last}x{last}/ToRGB' not in self._net.layers):
             raise ValueError(f"{self.name}: received max_resolution={last}; expected, with architecture='skip', a "
                              f'power of two from 4 to {kw.resolution}')
-        dlatents = tf.unstack(dlatents_in, axis=1)
-        noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * len(dlatents)
+        styles = layer_styles(self, kw, dlatents_in, last)
+        noises = layer_noises(self, rng, kw, dlatents_in) if kw.use_noise else [None] * self.num_layers
 
         def style_layer(scope, x, idx):
-            return self.layer(scope)(x, dlatents[idx], noises[idx])
+            return self.layer(scope)(x, *styles[scope], noises[idx])
 
         x = self.layer('4x4/Const')(dlatents_in)
         x = style_layer('4x4/Conv', x, 0)
-        y = self.layer('4x4/ToRGB')(x, dlatents[1]) if kw.architecture == 'skip' or kw.resolution == 4 else None
+        y = None
+        if kw.architecture == 'skip' or kw.resolution == 4:
+            y = self.layer('4x4/ToRGB')(x, *styles['4x4/ToRGB'])
         for res in range(3, int(np.log2(last)) + 1):
             size = 2 ** res
             block_in = tf.cast(x, dtype_at(kw, size))
@@ -320,8 +323,8 @@ class G_synthesis_stylegan2(Network):
                 y = upsample_2d(y, k=kw.resample_kernel, data_format=conv.image_format())
                 y = record_op(f'{size}x{size}/Upsample', y)
             if kw.architecture == 'skip' or size == kw.resolution:
-                rgb = tf.cast(self.layer(f'{size}x{size}/ToRGB')(x, dlatents[2 * res - 3]), tf.float32)
-                y = rgb if y is None else y + rgb
+                rgb = self.layer(f'{size}x{size}/ToRGB')(x, *styles[f'{size}x{size}/ToRGB'])
+                y = tf.cast(rgb, tf.float32) if y is None else y + tf.cast(rgb, tf.float32)
         images = conv.to_nchw(y)
         record_layer('images_out', images.shape)
         return images
@@ -374,10 +377,11 @@ class G_synthesis_stylegan_revised(Network):
         record_layer('dlatents_in', dlatents_in.shape)
         dlatents_in = tf.ensure_shape(dlatents_in, [None, *self.input_spec_shapes()[0][1:]])
 
-        dlatents, noises = tf.unstack(dlatents_in, axis=1), layer_noises(self, rng, kw, dlatents_in)
+        styles = layer_styles(self, kw, dlatents_in, kw.resolution >> (kw.lod_stage or 0))
+        noises = layer_noises(self, rng, kw, dlatents_in)
 
         def style_layer(scope, x, idx):
-            return self.layer(scope)(x, dlatents[idx], noises[idx])
+            return self.layer(scope)(x, *styles[scope], noises[idx])
 
         def block(res, x):
             size = 2 ** res
@@ -387,7 +391,8 @@ class G_synthesis_stylegan_revised(Network):
             return style_layer(f'{size}x{size}/Conv1', x, 2 * res - 4)
 
         def to_rgb(res, x):
-            return tf.cast(self.layer(f'ToRGB_lod{resolution_log2 - res}')(x, dlatents[2 * res - 3]), tf.float32)
+            scope = f'ToRGB_lod{resolution_log2 - res}'
+            return tf.cast(self.layer(scope)(x, *styles[scope]), tf.float32)
 
         lod = None if progressive.is_fixed(self.kw) else tf.convert_to_tensor(self._net.own_vars['lod'])
         x = self.layer('4x4/Const')(dlatents_in)
@@ -401,6 +406,32 @@ def add_noise_vars(net, sizes):
     """Create the variables noise0, noise1, ... [1, 1, size, size] of a synthesis network."""
     for idx, size in enumerate(sizes):
         net.add_var(f'noise{idx}', [1, 1, size, size], keras.initializers.RandomNormal(0.0, 1.0))
+
+
+def layer_styles(net, kw, dlatents, resolution):
+    """Styles and demodulation factors of the layers of a synthesis network, as `modulate` returns them.
+
+    Args:
+        net:        Network whose convolutions with styles are in order, each followed by its ToRGB, if it has one.
+        kw:         Its settings for this call.
+        dlatents:   [N, layers, dlatent_size]. A ToRGB shares its layer of W with the convolution after it.
+        resolution: Largest resolution of the layers that are needed.
+
+    Returns:
+        {scope: (style, demodulation)}.
+    """
+    per_layer, layers, indices, dtypes = tf.unstack(dlatents, axis=1), [], [], []
+    index = 0
+    for layer in net._net.layers.values():
+        if isinstance(layer, ModulatedConv2D):
+            size = 2 ** ((index + (5 if layer.has_own_style else 4)) // 2)
+            if size <= resolution:
+                layers.append(layer)
+                indices.append(index)
+                dtypes.append(tf.as_dtype(dtype_at(kw, size)))
+            index += layer.has_own_style
+    styles = modulate(layers, [per_layer[i] for i in indices], dtypes)
+    return {layer.scope: style for layer, style in zip(layers, styles, strict=True)}
 
 
 def layer_noises(net, rng, kw, dlatents):

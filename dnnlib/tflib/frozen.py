@@ -147,16 +147,47 @@ class Template:
         self._inputs = [x.name for x in concrete.inputs[:num_inputs]]
         captured = list(zip(concrete.inputs[num_inputs:], concrete.captured_inputs))
         self._captured = {x.name: handle for x, handle in captured}
-        self._graph_def = concrete.graph.as_graph_def()
+        self._graph_def = self._without_ties(concrete.graph.as_graph_def())
         index_of = {id(var.handle): index for index, var in enumerate(variables)}
         variable_of = {x.op.name: index_of.get(id(handle)) for x, handle in captured}
         self._split(concrete.graph, variable_of)
         self._compute = self._function_of_values()
 
+    def _is_tie(self, op):
+        """Does it only pass tensors on? tf.custom_gradient ties a result to all that it was computed from with these.
+
+        Args:
+            op: tf.Operation or NodeDef.
+        """
+        kind = op.type if isinstance(op, tf.Operation) else op.op
+        return kind == 'IdentityN' and not any(name.startswith(f'{op.name}:') for name in self._outputs)
+
+    def _without_ties(self, graph_def):
+        """The graph without operations that only pass tensors on. What took their outputs takes their inputs."""
+        sources = {f'{node.name}:{index}' if index else node.name: name for node in graph_def.node
+                   if self._is_tie(node) for index, name in enumerate(node.input)}
+        result = tf.compat.v1.GraphDef(library=graph_def.library, versions=graph_def.versions)
+        for node in graph_def.node:
+            if not self._is_tie(node):
+                result.node.add().CopyFrom(node)
+                for index, name in enumerate(node.input):
+                    while name in sources:
+                        name = sources[name]
+                    result.node[-1].input[index] = name
+        return result
+
     def _split(self, graph, variable_of):
         """Find the operations that depend only on variables and constants, and their results that others need."""
+        def consumers_of(tensor):
+            for op in tensor.consumers():
+                if self._is_tie(op):
+                    for x, y in zip(op.inputs, op.outputs, strict=True):
+                        yield from consumers_of(y) if x is tensor else ()
+                else:
+                    yield op
+
         def consumers(name):
-            return graph.get_operation_by_name(name).outputs[0].consumers()
+            return consumers_of(graph.get_operation_by_name(name).outputs[0])
 
         only_read = {name for name in variable_of if all(op.type == 'ReadVariableOp' for op in consumers(name))}
         self._reads = {}   # Operation that reads a variable -> index of the variable.
@@ -178,7 +209,11 @@ class Template:
                        for name in [*self._kept, *self._reads]}
 
     def _can_be_computed_once(self, op, constant):
-        if op.op_def.is_stateful or len(op.outputs) != 1 or any(x.op.name not in constant for x in op.inputs):
+        def source(x):
+            return source(x.op.inputs[x.value_index]) if self._is_tie(x.op) else x
+
+        if (op.op_def.is_stateful or len(op.outputs) != 1 or self._is_tie(op)
+                or any(source(x).op.name not in constant for x in op.inputs)):
             return False
         if any(attr.WhichOneof('value') == 'func' for attr in op.node_def.attr.values()):
             return False

@@ -67,6 +67,10 @@ def test_no_weight_is_left_as_a_variable_and_weights_are_prepared(Gs):
     # once.
     for op in ('Square', 'Transpose', 'Sum', 'Mul'):
         assert ops.count(op) < [node.op for node in as_traced].count(op), op
+    # Weights that only their squares are needed of are not kept beside these.
+    template = function_of(net)._templates[1]
+    kept = sum(template._specs[name].shape.num_elements() for name in template._kept)
+    assert kept < 1.3 * sum(var.shape.num_elements() for var in net.trainables.values())
 
 
 @pytest.mark.parametrize(

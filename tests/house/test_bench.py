@@ -430,12 +430,13 @@ def test_the_forms_of_precision_and_recall_that_are_timed_agree(monkeypatch):
 
 
 def test_the_page_of_launches(tmp_path, narrow):
-    """The update of the average Gs takes a few launches for all variables."""
+    """The update of the average Gs takes a few launches for all variables. The whole iteration took 1490 before layers
+    of equal shape computed their styles together."""
     launches.main(['--cases=config-f/8/mb4', '--part=2', '--ops', f'--json={tmp_path / "rows.json"}'], 'bench')
     rows = {row['name'].split('part2')[1]: row['launches'] for row in json.loads((tmp_path / 'rows.json').read_text())}
     assert set(rows) == {'', '/G_train', '/G_reg', '/Gs_update', '/D_train', '/D_reg'}
     expected = rows['/G_train'] + rows['/G_reg'] / 4 + rows['/D_train'] + rows['/D_reg'] / 16 + rows['/Gs_update']
-    assert rows[''] == pytest.approx(expected) and rows['/Gs_update'] < 10
+    assert rows[''] == pytest.approx(expected) and rows['/Gs_update'] < 10 and rows[''] < 1300
 
 
 def test_what_counts_as_a_launch():

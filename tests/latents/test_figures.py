@@ -21,6 +21,7 @@ from tests.latents.networks import generator
 from tests.latents.test_film import no_network, refused  # noqa: F401
 from tests.stub_networks import stub_networks  # noqa: F401
 from training import misc
+from training.nets.layers import modulate
 from training.run import charts
 
 
@@ -145,10 +146,15 @@ def layers_by_hand(Gs, z):
     synthesis = Gs.components.synthesis
     w = tf.constant(pictures.w_of(Gs, z))
     noises = [tf.convert_to_tensor(var) for var in misc.noise_variables(Gs)]
-    x4 = synthesis.layer('4x4/Conv')(synthesis.layer('4x4/Const')(w), w[:, 0], noises[0])
-    x8 = synthesis.layer('8x8/Conv0_up')(x4, w[:, 1], noises[1])
-    x8 = synthesis.layer('8x8/Conv1')(x8, w[:, 2], noises[2])
-    rgbs = synthesis.layer('4x4/ToRGB')(x4, w[:, 1]), synthesis.layer('8x8/ToRGB')(x8, w[:, 3])
+
+    def styled(scope, x, index, *noise):
+        layer = synthesis.layer(scope)
+        (style, demodulation), = modulate([layer], [w[:, index]], [tf.float32])
+        return layer(x, style, demodulation, *noise)
+
+    x4 = styled('4x4/Conv', synthesis.layer('4x4/Const')(w), 0, noises[0])
+    x8 = styled('8x8/Conv1', styled('8x8/Conv0_up', x4, 1, noises[1]), 2, noises[2])
+    rgbs = styled('4x4/ToRGB', x4, 1), styled('8x8/ToRGB', x8, 3)
     return [conv.to_nchw(x).numpy() for x in (x4, x8, *rgbs)]
 
 

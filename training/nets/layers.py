@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from custom_ops import ACTIVATIONS, conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from custom_ops import conv2d as conv
-from custom_ops import conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from dnnlib.tflib.keras_network import register
 from dnnlib.tflib.layer_list import capture_output, record_layer
 from dnnlib.tflib.tfutil import tf_variable
@@ -171,8 +171,12 @@ class Dense(ScopedLayer):
         """x [N, ...] -> [N, fmaps], or with labels [N, fmaps] the sum of the outputs weighted by them, [N, 1]."""
         if x.shape.rank > 2:
             x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
-        x = tf.matmul(x, self.weight * self.coef)
-        x = fused_bias_act(x, self.bias * self.lrmul, act=self.act, gain=self.act_gain)
+        gain = ACTIVATIONS[self.act].def_gain if self.act_gain is None else self.act_gain
+        if self.act in ('linear', 'relu', 'lrelu'):  # Factors of the input may as well be factors of the output.
+            x = fused_bias_act(tf.matmul(x, self.weight * (self.coef / self.lrmul)), self.bias, act=self.act,
+                               gain=gain * self.lrmul)
+        else:
+            x = fused_bias_act(tf.matmul(x, self.weight * self.coef), self.bias * self.lrmul, act=self.act, gain=gain)
         if labels is not None:
             x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
         return self.record(x, is_image=False)
@@ -275,26 +279,91 @@ class ModulatedConv2D(ScopedLayer):
         """The weights from W to the styles, [dlatent_size, in]."""
         return self.mod_weight * self.mod_coef
 
-    def call(self, x, dlatents, noise=None):
-        """x [N, H, W, in], dlatents [N, dlatent_size], noise [N or 1, 1, H', W'] or None -> [N, H', W', out]."""
-        w, dtype = tf.convert_to_tensor(self.weight), x.dtype
-        style = tf.matmul(dlatents, self.modulation())  # [N, in]
-        if dtype == tf.float16 and self.demodulate:
-            w, style = _by_maximum(w, [0, 1, 2]), _by_maximum(style + self.mod_bias + 1, [1]) * self.coef
-        else:  # The factor of the weight is applied to the style, which has far fewer elements.
-            style = fused_bias_act(style, self.mod_bias + 1, act='linear', gain=self.coef)
-        x = styled_bias_act(x, scale=style, data_format=conv.image_format())
+    def unscaled_weight(self, dtype):
+        """The weight that the input is convolved with, without the factor `coef`, [kernel, kernel, in, out] float32.
+
+        Args:
+            dtype: Type of the images.
+        """
+        w = tf.convert_to_tensor(self.weight)
+        return _by_maximum(w, [0, 1, 2]) if dtype == tf.float16 and self.demodulate else w
+
+    def call(self, x, style, demodulation=None, noise=None):
+        """Convolve images.
+
+        Args:
+            x:                   [N, H, W, in].
+            style, demodulation: Of this layer, as `modulate` returns them.
+            noise:               [N or 1, 1, H', W']. None = no noise.
+
+        Returns:
+            [N, H', W', out].
+        """
+        x, w = styled_bias_act(x, scale=style, data_format=conv.image_format()), self.unscaled_weight(x.dtype)
         if self.up:
-            x = upsample_conv_2d(x, tf.cast(w, dtype), k=self.resample_kernel, data_format=conv.image_format())
+            x = upsample_conv_2d(x, tf.cast(w, x.dtype), k=self.resample_kernel, data_format=conv.image_format())
         else:
-            x = conv.conv2d(x, tf.cast(w, dtype))
-        scale = None
-        if self.demodulate:
-            squares = tf.matmul(tf.square(style), tf.reduce_sum(tf.square(w), axis=[0, 1]))  # [N, out]
-            scale = tf.math.rsqrt(squares + 1e-8)
+            x = conv.conv2d(x, tf.cast(w, x.dtype))
         if noise is not None:
             noise = conv.from_nchw(noise) * self.noise_strength
-        return self.record(bias_act(x, self.bias, self.act, scale=scale, noise=noise, clamp=self.clamp))
+        return self.record(bias_act(x, self.bias, self.act, scale=demodulation, noise=noise, clamp=self.clamp))
+
+
+def modulate(layers, dlatents, dtypes):
+    """The styles and demodulation factors of modulated convolutions. Those of equal shapes are computed together.
+
+    Args:
+        layers:   ModulatedConv2D each.
+        dlatents: For each layer, [N, dlatent_size].
+        dtypes:   For each layer, the type of its images.
+
+    Returns:
+        For each layer (style [N, in], demodulation [N, out], or None if it does not demodulate), float32.
+    """
+    def styles_of(indices):  # The factors of the weights are applied to the styles, which have far fewer elements.
+        some = [layers[i] for i in indices]
+        coef = np.reshape([layer.coef for layer in some], [-1, 1, 1]).astype(np.float32)
+        weights = tf.stack([tf.convert_to_tensor(layer.mod_weight) for layer in some])
+        biases = tf.stack([tf.convert_to_tensor(layer.mod_bias) for layer in some])[:, tf.newaxis]
+        x = tf.matmul(tf.stack([dlatents[i] for i in indices]), weights)  # [layer, N, in]
+        return x * (coef * np.float32(some[0].mod_coef)) + (biases + 1) * coef
+
+    def normalized_styles_of(indices):
+        x = _by_maximum(tf.stack([styles[i] for i in indices]), [2])
+        return x * np.reshape([layers[i].coef for i in indices], [-1, 1, 1]).astype(np.float32)
+
+    def demodulations_of(indices):
+        squares = _sums_of_squares(*(layers[i].unscaled_weight(dtypes[i]) for i in indices))
+        return tf.math.rsqrt(tf.matmul(tf.square(tf.stack([styles[i] for i in indices])), squares) + 1e-8)
+
+    styles = _for_each_group([layer.mod_weight.shape for layer in layers], styles_of)
+    halves = _for_each_group([layer.demodulate and dtype == tf.float16 and layer.mod_weight.shape
+                              for layer, dtype in zip(layers, dtypes, strict=True)], normalized_styles_of)
+    styles = [style if half is None else half for style, half in zip(styles, halves, strict=True)]
+    demodulations = _for_each_group([layer.demodulate and layer.weight.shape for layer in layers], demodulations_of)
+    return list(zip(styles, demodulations, strict=True))
+
+
+def _for_each_group(keys, function):
+    """For each key the row of function(indices of equal keys) that belongs to it, and None for the key False."""
+    rows = [None] * len(keys)
+    for key in dict.fromkeys(keys):
+        indices = [i for i, other in enumerate(keys) if other == key]
+        if key is not False:
+            for i, row in zip(indices, tf.unstack(function(indices), len(indices)), strict=True):
+                rows[i] = row
+    return rows
+
+
+@tf.custom_gradient
+def _sums_of_squares(*weights):
+    """Weights [kernel, kernel, in, out] each -> [weight, in, out].
+
+    The gradient reads a weight once, not three times as that of TensorFlow's operations does.
+    """
+    def gradient(dy):
+        return [w * row for w, row in zip(weights, tf.unstack(2 * dy, len(weights)), strict=True)]
+    return tf.stack([tf.reduce_sum(tf.square(w), axis=[0, 1]) for w in weights]), gradient
 
 
 def _by_maximum(x, axes):
@@ -340,14 +409,18 @@ def minibatch_stddev(x, group_size=4, num_new_features=1):
         group_size = tf.shape(x)[0] if group_size is None else tf.minimum(group_size, tf.shape(x)[0])
     else:
         group_size = min(group_size or batch, batch)
-    y = tf.cast(conv.to_nchw(x), tf.float32)
-    _, c, h, w = y.shape
-    y = tf.reshape(y, [group_size, -1, num_new_features, c // num_new_features, h, w])
+    y, n = tf.cast(x, tf.float32), num_new_features
+    if conv.image_format() == 'NHWC':
+        _, h, w, c = x.shape
+        groups, axes, one_pixel, copies = [h, w, n, c // n], [1, 2, 4], [1, 1, n], [h, w, 1]
+    else:
+        _, c, h, w = x.shape
+        groups, axes, one_pixel, copies = [n, c // n, h, w], [2, 3, 4], [n, 1, 1], [1, h, w]
+    y = tf.reshape(y, [group_size, -1, *groups])
     y -= tf.reduce_mean(y, axis=0, keepdims=True)
     y = tf.sqrt(tf.reduce_mean(tf.square(y), axis=0) + 1e-8)
-    y = tf.reduce_mean(y, axis=[2, 3, 4])
-    y = tf.tile(y[:, :, tf.newaxis, tf.newaxis], [group_size, 1, h, w])
-    y = conv.from_nchw(tf.ensure_shape(y, [x.shape[0], num_new_features, h, w]))
+    y = tf.tile(tf.reshape(tf.reduce_mean(y, axis=axes), [-1, *one_pixel]), [group_size, *copies])
+    y = tf.ensure_shape(y, [batch, *(size * number for size, number in zip(one_pixel, copies, strict=True))])
     return tf.concat([x, tf.cast(y, x.dtype)], axis=conv.channel_axis())
 
 

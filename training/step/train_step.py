@@ -311,6 +311,8 @@ def _moments(values):
         x = tf.stack([values[i] for i in indices])
         count = tf.fill([len(indices)], tf.cast(tf.shape(x)[1] if x.shape[1] is None else x.shape[1], tf.float32))
         sums = tf.stack([count, tf.reduce_sum(x, axis=1), tf.reduce_sum(tf.square(x), axis=1)], axis=1)
+        if len(together) == 1:
+            return sums
         moments.update(zip(indices, tf.unstack(sums), strict=True))
     return tf.stack([moments[i] for i in range(len(values))])
 
