@@ -45,6 +45,8 @@ class Stopped(Exception):
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not finished, try again.
 
+is_command = False  # Is this process a command of the project? `run` says so.
+
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call `main(argv)` and exit the process with the code for how it ended.
@@ -58,6 +60,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         main: Function of the list of arguments. It returns the exit code; None = 0.
         argv: Arguments without the name of the program. None = those of the process.
     """
+    global is_command
+    is_command = True
     argv = sys.argv[1:] if argv is None else argv
     debug = '--debug' in argv
     if isinstance(sys.stdout, io.TextIOWrapper):

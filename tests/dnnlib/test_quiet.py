@@ -43,3 +43,25 @@ def test_messages(tmp_path, has_gpu, given, level, seen):
     assert done.stderr == (seen or '')
     quiet_python = ['Python level ERROR'] if seen is not None else []
     assert done.stdout.splitlines() == [*quiet_python, f'level {level}']
+
+
+@pytest.mark.parametrize('is_command', [True, False])
+def test_commands_import_tensorflow_without_scikit_learn(tmp_path, is_command):
+    """Which Keras would import for wrappers that no command uses. It can be imported afterwards."""
+    (tmp_path / 'tensorflow.py').write_text(f"""{TENSORFLOW}
+try:
+    import sklearn
+except ImportError:
+    print('without')
+""")
+    (tmp_path / 'sklearn.py').write_text('')
+    program = f"""
+import runpy
+from dnnlib import cli
+cli.is_command = {is_command}
+runpy.run_path('dnnlib/tflib/quiet.py')
+import sklearn
+"""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)]), 'TF_CPP_MIN_LOG_LEVEL': '3'}
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, 'without' in done.stdout) == (0, '', is_command)
