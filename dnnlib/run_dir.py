@@ -264,4 +264,5 @@ def _write(path: str, text: str) -> None:
 def network_snapshots(folder: str | os.PathLike) -> list[str]:
     """Names of the files network-snapshot-*.pkl in the folder of a training run, in order of time."""
     names = [name for name in os.listdir(folder) if re.fullmatch(r'network-snapshot-\d.*\.pkl', name)]
-    return sorted(names, key=lambda name: name.removesuffix('.pkl'))
+    # By number, because from kimg 1,000,000 on there is one more digit. 000001 comes before 000001_500.
+    return sorted(names, key=lambda name: ([int(number) for number in re.findall(r'\d+', name)], name))

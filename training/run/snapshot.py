@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from dnnlib import run_dir
 from dnnlib.cli import UserError
 from training import misc
 
@@ -141,10 +142,8 @@ class Snapshots:
         misc.save_pkl(networks, self.path(name))
         if keep is None:
             return
-        # In the order of training: kimg, or kimg_images.
-        names = sorted((other for other in os.listdir(self.path(''))
-                        if re.fullmatch(r'network-snapshot-\d{6,}(_\d{3})?\.pkl', other)),
-                       key=lambda other: [int(number) for number in re.findall(r'\d+', other)])
+        names = [other for other in run_dir.network_snapshots(self.path(''))
+                 if re.fullmatch(r'network-snapshot-\d{6,}(_\d{3})?\.pkl', other)]  # Not those of other programs.
         for other in names[:max(names.index(name) - (keep - 1), 0)]:
             if needed is None or os.path.realpath(needed) != os.path.realpath(self.path(other)):
                 os.remove(self.path(other))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnlib import run_dir
 from dnnlib.cli import UserError
 from dnnlib.tflib.autosummary import Summaries
 from tests.full_disk import files_limited_to
@@ -159,6 +160,9 @@ def test_snapshots_of_a_run_never_have_the_same_name(tmp_path):
     assert found == [f'network-snapshot-{number}.pkl' for number in expected]
     assert sorted(found) == found
     assert run.snapshot_name('fakes', '.png') == 'fakes025000.png'  # Others have names of their own.
+    for name in [*found, 'network-snapshot-1000000.pkl', 'network-final.pkl']:
+        (tmp_path / name).touch()
+    assert run_dir.network_snapshots(tmp_path) == [*found, 'network-snapshot-1000000.pkl']
 
 
 @pytest.mark.parametrize('kimg, expected', [(0.088, '0.088'), (4.096, '4.096'), (99.9, '99.900'), (160.0, '160.0'),
