@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -219,8 +220,21 @@ class ArgumentParser(argparse.ArgumentParser):
             epilog = re.sub(r'python (\w+\.py)', lambda match: command(match[1]), epilog)
         super().__init__(prog=commands.get(prog or '', prog), epilog=epilog, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._given, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, and exit with code 2."""
+        """Print the usage and the message, with what mistyped flags are probably meant to be, and exit with code 2."""
+        known = {*self._option_string_actions}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    known |= {*parser._option_string_actions} if name in self._given else set()
+        for flag in sorted(flags_in(self._given) - known):
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
+            message += f'; {flag}: did you mean {near[0]}?' if near else ''
         super().error(printable(message))
 
 

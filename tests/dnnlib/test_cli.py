@@ -111,6 +111,22 @@ def test_escape_sequences_in_arguments_do_not_reach_the_terminal(capsys):
     assert '--no\\x1b[31mflag' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('argv, expected', [
+    ('draw --netwrok=x', 'the following arguments are required: --network; --netwrok: did you mean --network?'),
+    ('draw --network=x --seed=1', 'unrecognized arguments: --seed=1; --seed: did you mean --seeds?'),
+    ('draw --network=x --other=1', 'unrecognized arguments: --other=1'),
+    ('draw --seeds=1', 'the following arguments are required: --network')])
+def test_mistyped_flags_are_named_with_what_is_probably_meant(argv, expected, capsys):
+    """Also where argparse complains about something else."""
+    parser = cli.ArgumentParser(prog='x', allow_abbrev=False)
+    sub = parser.add_subparsers().add_parser('draw', allow_abbrev=False)
+    sub.add_argument('--network', required=True)
+    sub.add_argument('--seeds')
+    with pytest.raises(SystemExit):
+        parser.parse_args(argv.split())
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f'error: {expected}')
+
+
 def test_warnings_are_one_line_without_source():
     program = ('import warnings; from dnnlib import cli\n'
                'cli.run(lambda argv: warnings.warn("slow", RuntimeWarning), [])')
