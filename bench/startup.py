@@ -1,5 +1,6 @@
 """How soon the commands respond, in seconds from their start: --help, the first image from a pickle, the first step of
-training."""
+training. And how long it takes to open networks of StyleGAN2-ADA from a pickle of PyTorch and from one of TensorFlow.
+"""
 
 import argparse
 import os
@@ -10,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from bench import limits, networks, timing
 
@@ -27,6 +30,8 @@ def main(argv: Sequence[str], prog: str) -> None:
     parser.add_argument('--rounds', help='how often each command is started', type=int, default=3, metavar='N')
     parser.add_argument('--config', help='configuration whose image is generated', default='config-f', metavar='NAME')
     parser.add_argument('--resolution', help='resolution of the images', type=int, default=256, metavar='N')
+    parser.add_argument('--ada-config', help='configuration of StyleGAN2-ADA whose networks are opened',
+                        default='stylegan2', metavar='NAME')
     parser.add_argument('--training-config', help='configuration that is trained', default='config-e', metavar='NAME')
     parser.add_argument('--training-resolution', help='resolution of the training', type=int, default=64, metavar='N')
     parser.add_argument('--minibatch', help='images of a minibatch in training, processed at once', type=int, default=4,
@@ -44,11 +49,13 @@ def main(argv: Sequence[str], prog: str) -> None:
         for _ in range(args.rounds):
             for name, command, until, _aim in cases:
                 found[name].append(seconds_of(command, until))
+        opening = opening_rows(work, args.ada_config, args.resolution, args.rounds)
     rows = []
     for name, _command, _until, aim in cases:
         times, cpu = zip(*found[name])
         rows.append({'name': name, 'median_s': statistics.median(times), 'best_s': min(times), 'cpu_s': min(cpu),
                      'aim_s': aim})
+    rows += opening
     timing.report(rows, COLUMNS, args.json, before=('startup', 'best_s'))
     rate = limits.matmul_rate(timing.interleaved(limits.matmuls(['float32']), 5), 'float32')
     print(f'The generator has {millions:.1f} million parameters. Matrix products, float32: {rate:.0f} GFLOP/s. '
@@ -74,6 +81,41 @@ def cases_of(args: argparse.Namespace, work: str) -> list[tuple[str, list[str], 
     return [*((f'startup/help/{name}', [f'{name}.py', '--help'], None, 0.5) for name in COMMANDS),
             (f'startup/first picture/{args.config}/{args.resolution}', images, None, 8),
             (first_step, training, 'Compiled in', 25)]
+
+
+def opening_rows(work: str, config: str, resolution: int, rounds: int) -> list[dict[str, Any]]:
+    """Time the opening of the same networks from two files, in turn, without the checksum of this project's pickles.
+
+    Args:
+        work:       Folder for the files.
+        config:     Configuration of StyleGAN2-ADA.
+        resolution: Of the images.
+        rounds:     How often each file is opened.
+
+    Returns:
+        Rows of the table. The aim for the pickle of PyTorch, whose weights have to be transposed, is 1.2 of the other.
+    """
+    from dnnlib.pickles.network_state import NetworkState
+    from tests.torch_snapshots import snapshot_of
+    from training import misc
+    G, D = (networks.make_network(key, config, resolution) for key in 'GD')
+    nets, files = (G, D, G.clone('Gs')), {name: Path(work, f'{name}.pkl') for name in ('tensorflow', 'pytorch')}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
+    with mock.patch.object(NetworkState, 'digest', lambda self, max_bytes=0: ''):
+        misc.save_pkl(nets, files['tensorflow'])
+        files['pytorch'].write_bytes(snapshot_of(*nets))
+        for _ in range(rounds + 1):
+            for name, path in files.items():
+                start, start_cpu = time.perf_counter(), time.process_time()
+                misc.load_networks(path)
+                times[name].append((time.perf_counter() - start, time.process_time() - start_cpu))
+    rows = []
+    for name, measured in times.items():
+        seconds, cpu = zip(*measured[1:])  # The first time, modules are imported.
+        rows.append({'name': f'startup/opening/{config}/{resolution}/{name}', 'median_s': statistics.median(seconds),
+                     'best_s': min(seconds), 'cpu_s': min(cpu)})
+    rows[1]['aim_s'] = 1.2 * rows[0]['median_s']
+    return rows
 
 
 def seconds_of(command: Sequence[str], until: str | None = None) -> tuple[float, float]:

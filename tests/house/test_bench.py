@@ -324,7 +324,8 @@ def test_the_page_of_startup(tmp_path, narrow, in_this_process):
                   '--training-flags=--fmap-base=64 --fmap-max=16 --latent-size=16 --mapping-layers=1'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
-                         'startup/first step/config-e/8/mb4'}
+                         'startup/first step/config-e/8/mb4', 'startup/opening/stylegan2/8/tensorflow',
+                         'startup/opening/stylegan2/8/pytorch'}
     assert rows['startup/help/run_training']['best_s'] < rows['startup/first picture/config-f/8']['best_s']
 
 
