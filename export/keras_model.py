@@ -186,6 +186,11 @@ def _expand_dims(builder, op, x, axis):
     return np.expand_dims(x, int(axis)) if isinstance(x, np.ndarray) else keras.ops.expand_dims(x, int(axis))
 
 
+def _squeeze(builder, op, x):
+    axis, = op.get_attr('squeeze_dims')
+    return np.squeeze(x, axis) if isinstance(x, np.ndarray) else keras.ops.squeeze(x, axis)
+
+
 def _concat(builder, op, *values):
     *parts, axis = values
     if all(isinstance(part, np.ndarray) for part in parts):
@@ -277,6 +282,7 @@ _TRANSLATIONS: Mapping[str, Callable] = {
     'Softplus': _unary(lambda x: keras.ops.softplus(x)),
     'Split': _split,
     'Square': _unary(lambda x: keras.ops.square(x)),
+    'Squeeze': _squeeze,
     'StridedSlice': _strided_slice,
     'Sub': _elementwise(np.subtract, lambda a, b: a - b),
     'Tanh': _unary(lambda x: keras.ops.tanh(x)),

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from custom_ops import ACTIVATIONS, conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from custom_ops import conv2d as conv
+from custom_ops.reference import is_portable
 from dnnlib.tflib.keras_network import register
 from dnnlib.tflib.layer_list import capture_output, record_layer
 from dnnlib.tflib.tfutil import tf_variable
@@ -320,50 +321,80 @@ def modulate(layers, dlatents, dtypes):
     Returns:
         For each layer (style [N, in], demodulation [N, out], or None if it does not demodulate), float32.
     """
-    def styles_of(indices):  # The factors of the weights are applied to the styles, which have far fewer elements.
-        some = [layers[i] for i in indices]
-        coef = np.reshape([layer.coef for layer in some], [-1, 1, 1]).astype(np.float32)
-        weights = tf.stack([tf.convert_to_tensor(layer.mod_weight) for layer in some])
-        biases = tf.stack([tf.convert_to_tensor(layer.mod_bias) for layer in some])[:, tf.newaxis]
-        x = tf.matmul(tf.stack([dlatents[i] for i in indices]), weights)  # [layer, N, in]
-        return x * (coef * np.float32(some[0].mod_coef)) + (biases + 1) * coef
+    def styles_of(some, w):  # The factors of the weights are applied to the styles, which have far fewer elements.
+        coef, mod_coef = _factors([layer.coef for layer in some]), np.float32(some[0].mod_coef)
+        weights, biases = (_together([tf.convert_to_tensor(layer.var(name)) for layer in some])
+                           for name in ('mod_weight', 'mod_bias'))
+        return tf.matmul(_together(w), weights) * (coef * mod_coef) + (tf.expand_dims(biases, -2) + 1) * coef
 
-    def normalized_styles_of(indices):
-        x = _by_maximum(tf.stack([styles[i] for i in indices]), [2])
-        return x * np.reshape([layers[i].coef for i in indices], [-1, 1, 1]).astype(np.float32)
+    def normalized_styles_of(some, x):
+        return _by_maximum(_together(x), [-1]) * _factors([layer.coef for layer in some])
 
-    def demodulations_of(indices):
-        squares = _sums_of_squares(*(layers[i].unscaled_weight(dtypes[i]) for i in indices))
-        return tf.math.rsqrt(tf.matmul(tf.square(tf.stack([styles[i] for i in indices])), squares) + 1e-8)
+    def demodulations_of(some, x, weights):
+        return tf.math.rsqrt(tf.matmul(tf.square(_together(x)), _sums_of_squares(*weights)) + 1e-8)
 
-    styles = _for_each_group([layer.mod_weight.shape for layer in layers], styles_of)
-    halves = _for_each_group([layer.demodulate and dtype == tf.float16 and layer.mod_weight.shape
-                              for layer, dtype in zip(layers, dtypes, strict=True)], normalized_styles_of)
-    styles = [style if half is None else half for style, half in zip(styles, halves, strict=True)]
-    demodulations = _for_each_group([layer.demodulate and layer.weight.shape for layer in layers], demodulations_of)
+    half = [layer.demodulate and dtype == tf.float16 for layer, dtype in zip(layers, dtypes, strict=True)]
+    shapes = [layer.mod_weight.shape for layer in layers]
+    styles = _for_each_group(shapes, styles_of, layers, dlatents)
+    normalized = _for_each_group([yes and shape for yes, shape in zip(half, shapes, strict=True)],
+                                 normalized_styles_of, layers, styles)
+    styles = [y if yes else x for x, y, yes in zip(styles, normalized, half, strict=True)]
+    weights = [layer.unscaled_weight(dtype) for layer, dtype in zip(layers, dtypes, strict=True)]
+    demodulations = _for_each_group([layer.demodulate and layer.weight.shape for layer in layers],
+                                    demodulations_of, layers, styles, weights)
     return list(zip(styles, demodulations, strict=True))
 
 
-def _for_each_group(keys, function):
-    """For each key the row of function(indices of equal keys) that belongs to it, and None for the key False."""
+def _for_each_group(keys, function, *columns):
+    """Call a function for all items with equal keys together.
+
+    In the portable form, whose operations have the batch as their first axis, each item is alone.
+
+    Args:
+        keys:     For each item a key. False = do not call the function for it.
+        function: function(list of values for each column) -> tensor with one row for each item of the group. That of
+                  an item alone is the row.
+        columns:  For each item a value, each.
+
+    Returns:
+        For each item its row. None = the function was not called for it.
+    """
     rows = [None] * len(keys)
-    for key in dict.fromkeys(keys):
-        indices = [i for i, other in enumerate(keys) if other == key]
+    groups = {}
+    for i, key in enumerate(keys):
         if key is not False:
-            for i, row in zip(indices, tf.unstack(function(indices), len(indices)), strict=True):
-                rows[i] = row
+            groups.setdefault((key, i if is_portable() else 0), []).append(i)
+    for indices in groups.values():
+        found = function(*([column[i] for i in indices] for column in columns))
+        for i, row in zip(indices, [found] if len(indices) == 1 else tf.unstack(found, len(indices)), strict=True):
+            rows[i] = row
     return rows
 
 
-@tf.custom_gradient
-def _sums_of_squares(*weights):
-    """Weights [kernel, kernel, in, out] each -> [weight, in, out].
+def _together(tensors):
+    """The tensors, stacked if there are several."""
+    return tensors[0] if len(tensors) == 1 else tf.stack(tensors)
 
-    The gradient reads a weight once, not three times as that of TensorFlow's operations does.
-    """
+
+def _factors(values):
+    """The values with the axes of what is computed for a group, [layer, 1, 1], or the only value."""
+    return np.float32(values[0]) if len(values) == 1 else np.reshape(values, [-1, 1, 1]).astype(np.float32)
+
+
+def _sums_of_squares(*weights):
+    """Weights [kernel, kernel, in, out] each -> [weight, in, out], or [in, out] for one."""
+    if is_portable():
+        return tf.reduce_sum(tf.square(*weights), axis=[0, 1])
+    return _native_sums_of_squares(*weights)
+
+
+@tf.custom_gradient
+def _native_sums_of_squares(*weights):
+    """The gradient reads a weight once, not three times as that of TensorFlow's operations does."""
     def gradient(dy):
-        return [w * row for w, row in zip(weights, tf.unstack(2 * dy, len(weights)), strict=True)]
-    return tf.stack([tf.reduce_sum(tf.square(w), axis=[0, 1]) for w in weights]), gradient
+        rows = [2 * dy] if len(weights) == 1 else tf.unstack(2 * dy, len(weights))
+        return [w * row for w, row in zip(weights, rows, strict=True)]
+    return _together([tf.reduce_sum(tf.square(w), axis=[0, 1]) for w in weights]), gradient
 
 
 def _by_maximum(x, axes):
