@@ -1,9 +1,9 @@
 """Compile everything that has to do with CUDA, without a GPU: `make cuda-check`.
 
-The kernels are compiled for each generation of GPUs: by nvcc where it is installed, and then by NVRTC only for the
-oldest and the newest one; otherwise by NVRTC. Then the whole library is built with CUDA kernels, which compiles ops.cc
-against TensorFlow's headers with CUDA enabled and links it, and is loaded. Its launchers must find all their kernels in
-the images.
+The kernels are compiled for the oldest and the newest generation of GPUs that NVRTC and, where it is installed, nvcc
+can compile for; the flag --all adds those between. Then the whole library is built with CUDA kernels for two of these,
+which compiles ops.cc against TensorFlow's headers with CUDA enabled and links it, and is loaded. Its launchers must
+find all their kernels in the images.
 """
 
 from __future__ import annotations
@@ -112,18 +112,20 @@ def check_library(archs: str) -> str:
 
 
 def main() -> None:
+    take_all = '--all' in sys.argv[1:]
     library, nvcc = find_nvrtc(), find_nvcc()
     if library is None:
         sys.exit("Error: NVRTC is not installed: pip install '.[cuda-build]'")
     outputs = []
     with tempfile.TemporaryDirectory() as folder:
         start, archs = time.monotonic(), generations(nvrtc.architectures(library))
-        archs = [archs[0], archs[-1]] if nvcc else archs
+        archs = archs if take_all else [archs[0], archs[-1]]
         outputs.append(compile_with_nvrtc(library, archs, pathlib.Path(folder)))
         print(f'NVRTC {nvrtc.version(library)} compiled {SOURCE.name} for {len(archs)} architectures in '
               f'{time.monotonic() - start:.0f} s: {" ".join(archs)}', flush=True)
     if nvcc:
         start, known = time.monotonic(), generations(architectures(nvcc))
+        known = known if take_all else [known[0], known[-1]]
         outputs.append(compile_kernels(nvcc, known))
         print(f'{nvcc} compiled it for {len(known)} architectures in {time.monotonic() - start:.0f} s: '
               f'{" ".join(known)}', flush=True)
