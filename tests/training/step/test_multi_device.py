@@ -78,11 +78,11 @@ class Two:
 
 
 @pytest.mark.slow
-def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
-    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on to the end.
-    All is the same as in a run that was never stopped."""
-    never_stopped = Two(data_dir, tmp_path / 'never')
+def test_stopped_killed_and_gone_on_with_until_time_is_over(data_dir, tmp_path):
+    """SIGTERM at the second worker stops both; then it is killed, and the chief says so; then both go on.
 
+    In the end there is next to no time, so the chief ends all when the schedule is updated for the first time after the
+    start. All is the same as in a run of that length that was never stopped."""
     two = Two(data_dir, tmp_path, '--resume=latest')
     for line in two.processes[0].stdout:
         if line.startswith('Compiled in'):
@@ -103,19 +103,18 @@ def test_stopped_killed_and_gone_on_with(data_dir, tmp_path):
     assert fact.startswith('Error: a worker of the cluster has gone: ') and '--resume=latest' in remedy
     assert fact in (tmp_path / NAME / 'log.txt').read_text()
 
-    for code, _, err in [*Two(data_dir, tmp_path, '--resume=latest').end(), *never_stopped.end()]:
+    ended = Two(data_dir, tmp_path, '--resume=latest', '--max-minutes=0.001').end()
+    (chief, out, err), (worker, worker_out, worker_err) = ended
+    assert (chief, worker, err, worker_err) == (0, 0, '', '')
+    length, = re.findall(r'was reached at kimg ([\d.]+) of 0.128', out)
+    assert float(stopped_at) < float(length) < 0.128
+    assert (tmp_path / NAME / '_finished.txt').read_text() in out
+    assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.']
+
+    for code, _, err in Two(data_dir, tmp_path / 'never', f'--total-kimg={length}').end():
         assert code == 0 and err == ''
     assert sorted(os.listdir(tmp_path)) == [NAME, 'never']
     assert_same_run(tmp_path / NAME, tmp_path / 'never' / NAME)
-
-
-@pytest.mark.slow
-def test_the_chief_ends_all_when_its_time_is_over(data_dir, tmp_path):
-    """There is next to no time, so it ends when the schedule is updated for the first time after the start."""
-    (chief, out, err), (worker, worker_out, worker_err) = Two(data_dir, tmp_path, '--max-minutes=0.001').end()
-    assert (chief, worker, err, worker_err) == (0, 0, '', '')
-    assert 'was reached at kimg 0.016 of 0.128' in out and (tmp_path / NAME / '_finished.txt').read_text() in out
-    assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.']
 
 
 @pytest.mark.slow
