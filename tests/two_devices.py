@@ -332,7 +332,8 @@ def test_the_strength_of_the_augmentation_is_the_same_on_both(given, devices):
     with devices.scope():
         drawn = tf.Variable(0.0, trainable=False)
         augmentation = Augmentation(brighten, 0.5, target=-1.5, interval=1, kimg=0.1)
-    trainer = make_trainer(given, None, devices, 'D_logistic', augmentation=augmentation, ada_rules=True, lazy_regularization=False)
+    trainer = make_trainer(given, None, devices, 'D_logistic', augmentation=augmentation, ada_rules=True,
+                           lazy_regularization=False)
     assert trainer.phases(0) == ['G_train', 'D_train', 'Gs_update', 'p_update']
     reals = devices.split(tf.constant(given[1]), tf.zeros([4 * PART, 0]))
     trainer.run('D_train', PART, 2, LRATE, *reals, seed=(5, 0))
