@@ -152,9 +152,22 @@ def runs_on_host(op):
 
 def kernel_of(op):
     """The GPU kernel that TensorFlow would choose. None = there is none."""
-    found = {kernel.device_type: kernel for kernel in _kernels(op.type)
-             if all(_fits(op, constraint) for constraint in kernel.constraint)}
+    attributes = op.node_def.attr
+    return _kernel_for(op.type, tuple(_types(attributes[name]) for name in _constrained(op.type)))
+
+
+@functools.cache
+def _kernel_for(op_type, types):
+    types = dict(zip(_constrained(op_type), types, strict=True))
+    found = {kernel.device_type: kernel for kernel in _kernels(op_type)
+             if all(types[constraint.name] <= _types(constraint.allowed_values) for constraint in kernel.constraint)}
     return found.get('GPU', found.get('DEFAULT'))  # The latter are for every device that is not a CPU.
+
+
+@functools.cache
+def _constrained(op_type):
+    """Names of the attributes that decide which kernel is chosen."""
+    return sorted({constraint.name for kernel in _kernels(op_type) for constraint in kernel.constraint})
 
 
 @functools.cache
@@ -162,10 +175,9 @@ def _kernels(op_type):
     return list(kernels.get_registered_kernels_for_op(op_type).kernel)
 
 
-def _fits(op, constraint):
-    value = op.node_def.attr[constraint.name]
-    types = value.list.type if value.WhichOneof('value') == 'list' else [value.type]
-    return set(types) <= set(constraint.allowed_values.list.type)
+def _types(value):
+    """Types that an attribute names."""
+    return frozenset(value.list.type if value.WhichOneof('value') == 'list' else [value.type])
 
 
 def argument_names(op, arguments):
