@@ -22,8 +22,8 @@ from training.step.ada import Augmentation
 from training.step.iteration import smoothing_beta
 from training.step.train_step import TrainStep, _finite, _sum_over_microbatches
 
-# Cases that are computed eagerly: tracing the phases takes longer than a few steps of such small networks. One case of
-# each kind of networks and custom ops, and of each kind of phase, is traced as in training.
+# Cases that are computed eagerly: tracing the phases takes longer than a few steps of such small networks. Of each kind
+# of networks, and of each form of the custom ops, at least one other case is traced as in training.
 EAGER = ('ref-fast', 'ref-slow', 'ref-nolazy', 'fixed', 'grow-noreset', 'm16', 'rampup', 'nolazy')
 
 
