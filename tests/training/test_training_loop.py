@@ -153,8 +153,9 @@ def test_same_seed_same_run(run, data_dir, tmp_path):
 
 def test_resume_from_a_pickle(run, data_dir, tmp_path):
     folder, _ = run
-    done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064',
-                 '--total-kimg=0.08', '--lrate=1e-9')
+    with eagerly():
+        done = train(data_dir, tmp_path, f'--resume-pkl={folder / "network-final.pkl"}', '--resume-kimg=0.064',
+                     '--total-kimg=0.08', '--lrate=1e-9', '--minibatch-gpu=4')
     assert done.returncode == 0, done.stderr
     before = misc.load_pkl(folder / 'network-final.pkl')
     after = misc.load_pkl(next(tmp_path.glob('0*')) / 'network-final.pkl')

@@ -220,16 +220,18 @@ def test_faces_grow_from_8x8_to_32x32(config, tmp_path):
         tmp_path,
         tmp_path / 'results',
         f'--config={config}',
-        '--total-kimg=2.5',
-        '--tick-kimg=0.25',
+        '--total-kimg=1.3',
+        '--tick-kimg=0.1',
+        '--image-snapshot-ticks=100',
+        '--network-snapshot-ticks=100',
         '--minibatch-size=8',
         '--minibatch-gpu=8',
-        '--lod-training-kimg=0.5',
-        '--lod-transition-kimg=0.5',
+        '--lod-training-kimg=0.4',
+        '--lod-transition-kimg=0.15',
         '--fmap-base=256',
         '--fmap-max=32',
         '--latent-size=32',
-        '--lrate=0.003',
+        '--lrate=0.006',
         '--gamma=0.3',
         '--g-smoothing-kimg=0.1',
         dataset='faces',
@@ -255,7 +257,9 @@ def test_faces_grow_from_8x8_to_32x32(config, tmp_path):
         assert error < 0.8 * init_error, (size, error, init_error)
 
 
-@pytest.mark.parametrize('config, flags', [('config-a', ['--d-loss=D_wgan_gp', '--g-loss=G_wgan']), ('config-f', ['--g-loss=G_logistic_ns', '--d-loss=D_logistic'])])
+@pytest.mark.parametrize('config, flags', [
+    ('config-a', ['--d-loss=D_wgan_gp', '--g-loss=G_wgan']),
+    ('config-f', ['--g-loss=G_logistic_ns', '--d-loss=D_logistic'])])
 def test_training_with_labels(config, flags, data_dir, tmp_path):  # noqa: F811
     labels = np.eye(3, dtype=np.float32)[np.arange(40) % 3]
     folder = data_dir / f'labelled-{config}'
