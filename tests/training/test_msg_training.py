@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.golden import GOLDEN_FAMILY
+from tests.graphs import eagerly
 from tests.training.run.test_resume import stop_and_go_on, train
 from tests.training.test_progan_training import arguments as arguments_of_progan
 from tests.training.test_progan_training import data_dir as data_dir  # noqa: PLC0414  A fixture.
@@ -44,7 +45,7 @@ def test_a_run_that_was_stopped_ends_the_same(data_dir, tmp_path):
 @pytest.mark.parametrize('precision', ['float32', pytest.param('bfloat16', marks=pytest.mark.slow)])
 def test_a_pickle_of_the_original_is_adapted_and_trained_on(precision, data_dir, tmp_path):
     pkl = GOLDEN_FAMILY / 'msg/networks/m16.pkl'
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, eagerly():
         train(data_dir, tmp_path / 'next', resume=None, **arguments(total_kimg=0.004, precision=precision),
               resume_pkl=str(pkl))
     assert 'The pickle is for 16x16 images of 3 channels with 0 labels' in out.getvalue()
