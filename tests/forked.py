@@ -2,7 +2,8 @@
 
 They are forks of a server, which imports TensorFlow and does nothing else with it: no device has been set up, no thread
 of TensorFlow works, and no module of the project but this one is there. Not for tests of what an import itself does, or
-of variables of the environment that TensorFlow reads then, such as TF_ENABLE_ONEDNN_OPTS.
+of variables of the environment that TensorFlow reads then, such as TF_ENABLE_ONEDNN_OPTS. Nor for tests of AutoGraph, which
+does not warn of functions without a source there.
 """
 
 import atexit

@@ -65,8 +65,10 @@ def driver_programs(tmp_path_factory, programs):
 
 @pytest.fixture(scope='session')
 def image_of_nvcc(tmp_path_factory):
-    """The kernels as nvcc compiles them for the oldest architecture, and what it prints. `make cuda-check` compiles them
-    for one of each generation."""
+    """The kernels as nvcc compiles them for the oldest architecture, and what it prints.
+
+    `make cuda-check` compiles them for one of each generation.
+    """
     nvcc, image = cuda_check.find_nvcc(), tmp_path_factory.mktemp('nvcc') / 'image'
     assert nvcc is not None
     return image, cuda_check.compile_kernels(nvcc, cuda_check.architectures(nvcc)[:1], str(image))
