@@ -1,9 +1,9 @@
 """Processes of their own in which TensorFlow has been imported already, which takes a new one three seconds.
 
 They are forks of a server, which imports TensorFlow and does nothing else with it: no device has been set up, no thread
-of TensorFlow works, and no module of the project but this one is there. Not for tests of what an import itself does, or
-of variables of the environment that TensorFlow reads then, such as TF_ENABLE_ONEDNN_OPTS. Nor for tests of AutoGraph, which
-does not warn of functions without a source there.
+of TensorFlow works, and no module of the project but this one is there. Not for tests of what an import itself does, of
+variables of the environment that TensorFlow reads then, such as TF_ENABLE_ONEDNN_OPTS, or of AutoGraph, which does not
+warn of functions without a source there.
 """
 
 import atexit

@@ -144,7 +144,7 @@ def test_a_process_of_its_own_has_its_arguments_and_environment_and_its_last_lin
 def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
     # Large enough for one activation in each function that is traced; of small ones there are 256 (ops.repeats).
     monkeypatch.setattr(ops, 'SHAPE', (1, 16, 256, 256))
-    ops.main(['--rounds', '3', '--json', str(tmp_path / 'ops.json')], 'bench')
+    ops.main(['--rounds', '1', '--json', str(tmp_path / 'ops.json')], 'bench')
     rows = json.loads((tmp_path / 'ops.json').read_text())
     names = [row['name'] for row in rows]
     assert {'upfirdn_2d/up2/NHWC/float32', 'fused_bias_act/backward/NCHW/bfloat16',
