@@ -23,6 +23,8 @@ Inputs = Mapping[str, np.ndarray]
 _PACKAGES = {'onnx': ('onnxruntime', 'onnxruntime'), 'litert': ('ai_edge_litert', 'ai-edge-litert'),
              'savedmodel': ('tensorflow', 'tensorflow'), 'keras': ('keras', 'keras')}
 
+_SECONDS = 0.5  # How long to repeat a computation for its shortest time.
+
 # Modules of this project, which the process that opens a SavedModel or .keras file cannot import.
 _OURS = 'custom_ops,dnnlib,export,latents,metrics,training'
 
@@ -68,13 +70,13 @@ def run(kind: str, path: str, inputs: Inputs) -> Result:
 
 
 def timed(function: Callable[[], np.ndarray]) -> Result:
-    """Call a function, which has been called before, for half a second, and at least twice."""
+    """Call a function, which has been called before, for `_SECONDS`, and at least twice."""
     seconds: list[float] = []
     while True:
         start = time.perf_counter()
         output = function()
         seconds.append(time.perf_counter() - start)
-        if len(seconds) >= 2 and sum(seconds) > 0.5:
+        if len(seconds) >= 2 and sum(seconds) > _SECONDS:
             return Result(output, min(seconds))
 
 

@@ -41,8 +41,8 @@ def generations(archs: Sequence[str]) -> list[str]:
     return list({arch[:-1]: arch for arch in reversed(archs)}.values())[::-1]
 
 
-def compile_kernels(nvcc: str, archs: Sequence[str]) -> str:
-    """Compile the kernels with nvcc for all of `archs`, as build.py does.
+def compile_kernels(nvcc: str, archs: Sequence[str], image: str | None = None) -> str:
+    """Compile the kernels with nvcc for all of `archs`, as build.py does, into the file `image` if it is given.
 
     Returns:
         What nvcc prints: its warnings, or ''.
@@ -53,7 +53,7 @@ def compile_kernels(nvcc: str, archs: Sequence[str]) -> str:
     codes = [f'-gencode=arch={arch},code={arch.replace("compute", "sm")}' for arch in archs]
     with tempfile.TemporaryDirectory() as folder:
         return _run([nvcc, '-fatbin', '-std=c++17', '-O3', '--threads=0', '-Xcompiler=-Wall', *codes, str(SOURCE),
-                     '-o', f'{folder}/image'])
+                     '-o', image or f'{folder}/image'])
 
 
 def compile_with_nvrtc(library: str, archs: Sequence[str], folder: pathlib.Path) -> str:

@@ -135,7 +135,9 @@ def digests_of_records(folder):
         if path.suffix == '.json':  # Ours alone.
             continue
         digest = hashlib.sha256()
-        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        # In batches: an iterator of TensorFlow takes a third of a millisecond for each of its elements.
+        batches = tf.data.TFRecordDataset(str(path)).batch(4096).as_numpy_iterator()
+        records = [record for batch in batches for record in batch]
         for record in records:
             features = tf.train.Example.FromString(record).features.feature
             digest.update(np.asarray(features['shape'].int64_list.value, '<i8').tobytes()

@@ -3,8 +3,6 @@
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import types
 import warnings
@@ -16,7 +14,7 @@ import tensorflow as tf
 import custom_ops
 from custom_ops import build, loader
 from dnnlib.cli import UserError
-from tests import ROOT
+from tests import ROOT, forked
 
 OPS = ('stylegan2_upfirdn2d', 'stylegan2_bias_act', 'stylegan2_bias_act_grad', 'stylegan2_styled_bias_act',
        'stylegan2_styled_bias_act_grad')
@@ -250,6 +248,6 @@ def step():
     return strategy.reduce('sum', strategy.run(replica), axis=None)
 print(step().numpy().tolist(), custom_ops.impl_report())
 '''
-    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    result = forked.run(code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith('[128.0, 128.0] Custom ops: native CPU')

@@ -32,35 +32,49 @@ def test_choice(features, machine, given, imported, expected, monkeypatch, caplo
     assert ('TF_ENABLE_ONEDNN_OPTS=1' in caplog.text) == (imported and features is ZEN3)
 
 
-@pytest.mark.parametrize('module', ['custom_ops', 'dnnlib.tflib', 'training.loss', 'training.training_loop',
-                                    'metrics.features.inception',
-                                    'projector',
-                                    'pretrained_networks', 'run_generator', 'run_training', 'run_metrics',
-                                    'run_projector'])
-def test_each_module_chooses_before_it_imports_tensorflow(module):
-    code = f'''
-import os, sys
+MODULES = ['custom_ops', 'dnnlib.tflib', 'training.loss', 'training.training_loop', 'metrics.features.inception',
+           'projector', 'pretrained_networks', 'run_generator', 'run_training', 'run_metrics', 'run_projector']
+
+
+@pytest.fixture(scope='module')
+def answers():
+    """{module: 'chosen' or 'too late' when it imports TensorFlow}, each in a fork of a process with NumPy alone."""
+    code = '''
+import importlib, os, sys
+import numpy
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == 'tensorflow':
-            print('chosen' if 'TF_ENABLE_ONEDNN_OPTS' in os.environ else 'too late', flush=True)
-            os._exit(0)
+            end()
+def end():
+    print(module, 'chosen' if 'TF_ENABLE_ONEDNN_OPTS' in os.environ else 'too late', flush=True)
+    os._exit(0)
 sys.meta_path.insert(0, Finder())
-import {module}
-import dnnlib
-print('chosen' if 'TF_ENABLE_ONEDNN_OPTS' in os.environ else 'too late')
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(module)
+        import dnnlib
+        end()
+    os.wait()
 '''
+    environment = {name: value for name, value in os.environ.items() if name != 'TF_ENABLE_ONEDNN_OPTS'}
+    result = subprocess.run([sys.executable, '-c', code, *MODULES], env=environment, capture_output=True, text=True,
+                            check=True)
+    return dict(line.split(' ', 1) for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_each_module_chooses_before_it_imports_tensorflow(module, answers):
     if not onednn.is_faster(onednn.cpu_features()):
         pytest.skip('nothing is chosen on a CPU without AVX2')
-    environment = {name: value for name, value in os.environ.items() if name != 'TF_ENABLE_ONEDNN_OPTS'}
-    result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == 'chosen'
+    assert answers[module] == 'chosen'
 
 
 def test_is_on_tells_what_tensorflow_does():
-    for value in '01':
-        result = subprocess.run([sys.executable, '-c', 'from dnnlib import onednn; print(onednn.is_on())'],
-                                capture_output=True, text=True,
-                                check=True,
-                                env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': value, 'TF_CPP_MIN_LOG_LEVEL': '3'})
-        assert result.stdout.strip() == str(value == '1')
+    """In this process, which most tests need TensorFlow in, and in one with the other choice."""
+    given, here = os.environ.get('TF_ENABLE_ONEDNN_OPTS'), onednn.is_on()
+    assert given is None or here == (given == '1')
+    environment = {**os.environ, 'TF_ENABLE_ONEDNN_OPTS': str(int(not here)), 'TF_CPP_MIN_LOG_LEVEL': '3'}
+    result = subprocess.run([sys.executable, '-c', 'from dnnlib import onednn; print(onednn.is_on())'],
+                            capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == str(not here)

@@ -22,6 +22,14 @@ _SMALL_W = dict(_SMALL, dlatent_size=6, mapping_fmaps=6, mapping_layers=2)
 _LARGEST = 1e-5  # Difference from Gs.run, relative to the largest value.
 
 
+@pytest.fixture(scope='module', autouse=True)
+def timed_briefly():
+    """Two computations are enough where nobody looks at the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, '_SECONDS', 0)
+        yield
+
+
 def generator(func_name='G_main', **settings):
     """A small generator whose variables are all random, so that each has an effect on the images."""
     func_name = func_name.split('.')[-1]

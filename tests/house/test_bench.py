@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import xml.etree.ElementTree
 import zipfile
 
@@ -41,9 +42,11 @@ from bench import (
     timing,
     training,
 )
-from tests import ROOT
+from tests import ROOT, forked
 
 NARROW = dict(fmap_base=64, fmap_max=16, latent_size=16, mapping_layers=1)
+MAKE_NARROW = ('import functools; from bench import networks; '
+               'networks.make_network = functools.partial(networks.make_network, **{}); ')
 
 
 @pytest.fixture
@@ -70,6 +73,22 @@ def in_this_process(monkeypatch, short_limit):
             exec(program, {})
         return printed.getvalue().splitlines()[-1]
     monkeypatch.setattr(timing, 'in_own_process', run)
+
+
+@pytest.fixture
+def in_forks(monkeypatch, in_this_process):
+    """What pages run in processes of their own runs in forks, whose memory is their own too, with narrow networks that
+    `widths(...)` changes. What measures the other kernels, which a fork does not have, runs in this process."""
+    settings = dict(NARROW)
+
+    def run(program, *arguments, env=None, run_here=timing.in_own_process):
+        if env is not None:
+            return run_here(program, *arguments, env=env)
+        done = forked.run(MAKE_NARROW.format(settings) + program, *arguments, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+    monkeypatch.setattr(timing, 'in_own_process', run)
+    return types.SimpleNamespace(widths=settings.update)
 
 
 def test_interleaved_calls_each_function_in_turn():
@@ -125,7 +144,7 @@ def test_a_process_of_its_own_has_its_arguments_and_environment_and_its_last_lin
 def test_the_page_of_ops(tmp_path, capsys, monkeypatch):
     # Large enough for one activation in each function that is traced; of small ones there are 256 (ops.repeats).
     monkeypatch.setattr(ops, 'SHAPE', (1, 16, 256, 256))
-    ops.main(['--rounds', '3', '--json', str(tmp_path / 'ops.json')], 'bench')
+    ops.main(['--rounds', '1', '--json', str(tmp_path / 'ops.json')], 'bench')
     rows = json.loads((tmp_path / 'ops.json').read_text())
     names = [row['name'] for row in rows]
     assert {'upfirdn_2d/up2/NHWC/float32', 'fused_bias_act/backward/NCHW/bfloat16',
@@ -224,32 +243,37 @@ def test_the_page_of_memory(tmp_path, capsys, narrow):
 
 
 @pytest.mark.slow
-def test_the_page_of_training(tmp_path, capsys, monkeypatch, narrow, short_limit):
-    """The peak memory of one kind is measured in a process of its own, and stands for those of the others."""
-    first_answers = {}
+def test_the_page_of_training(tmp_path, capsys, monkeypatch, narrow, in_forks):
+    """Two of the four kinds are traced, and stand for the others. So does the peak memory of one, measured in a process
+    of its own."""
+    known = {}
 
-    def once_for_each_program(program, *arguments, run=timing.in_own_process, **kwargs):
-        if program not in first_answers:
-            first_answers[program] = run(program, *arguments, **kwargs)
-        return first_answers[program]
-    monkeypatch.setattr(timing, 'in_own_process', once_for_each_program)
+    def once(function, key):
+        def run(*args, **kwargs):
+            if key(*args) not in known:
+                known[key(*args)] = function(*args, **kwargs)
+            return known[key(*args)]
+        return run
+    monkeypatch.setattr(timing, 'in_own_process', once(timing.in_own_process, lambda program, *_: program))
+    monkeypatch.setattr(training, 'traced_phases', once(
+        training.traced_phases, lambda *args: args[-2:] == ('bfloat16', 'ref')))
     path = tmp_path / 'rows.json'
-    training.main(['--cases=config-f/8/mb8', '--impls=native,ref', '--rounds=1', '--layers', f'--json={path}'], 'bench')
+    training.main(['--cases=config-f/4/mb8', '--impls=native,ref', '--rounds=1', '--layers', f'--json={path}'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert list(rows)[:5] == [
-        f'training/config-f/8/mb8/float32{phase}' for phase in ('/G_train', '/G_reg', '/D_train', '/D_reg', '')]
-    assert len(rows) == 20 and 'training/config-f/8/mb8/bfloat16/ref/D_reg' in rows
+        f'training/config-f/4/mb8/float32{phase}' for phase in ('/G_train', '/G_reg', '/D_train', '/D_reg', '')]
+    assert len(rows) == 20 and 'training/config-f/4/mb8/bfloat16/ref/D_reg' in rows
     for name, row in rows.items():
         bound_ms = row['gflop'] / row['matmul_gflops'] * 1e3
         assert row['traces'] == 1 and row['fraction_of_bound'] == pytest.approx(bound_ms / row['best_ms'])
         first = rows[name.replace('/ref', '').replace('bfloat16', 'float32')]
         assert row['speedup'] == first['best_ms'] / row['best_ms']
-    iteration = rows['training/config-f/8/mb8/float32']
+    iteration = rows['training/config-f/4/mb8/float32']
     phases = costs.average(
-        {phase: rows[f'training/config-f/8/mb8/float32/{phase}']['best_ms'] for phase in networks.PHASES})
+        {phase: rows[f'training/config-f/4/mb8/float32/{phase}']['best_ms'] for phase in networks.PHASES})
     assert iteration['best_ms'] > phases
     assert iteration['memory_ratio'] == iteration['peak_mb'] / iteration['least_mb'] > 0
-    assert '8x8/Conv1' in capsys.readouterr().out  # --layers
+    assert '4x4/Conv' in capsys.readouterr().out  # --layers
 
 
 @pytest.mark.slow
@@ -300,8 +324,8 @@ def test_what_the_page_of_kernels_times(capsys, narrow, short_limit):
 
 def test_the_page_of_augmentation(tmp_path, narrow):
     path = tmp_path / 'rows.json'
-    augment.main(['--cases=config-e/8/mb4', '--augpipe=blit', '--rounds=1', f'--json={path}'], 'bench')
-    rows = {row['name'].removeprefix('augment/config-e/8/mb4/blit/'): row for row in json.loads(path.read_text())}
+    augment.main(['--cases=config-e/4/mb4', '--augpipe=blit', '--rounds=1', f'--json={path}'], 'bench')
+    rows = {row['name'].removeprefix('augment/config-e/4/mb4/blit/'): row for row in json.loads(path.read_text())}
     assert list(rows) == ['G_train', 'D_reg', 'D_train', 'iteration']
     for row in rows.values():
         assert row['share'] == row['augment_ms'] / row['iteration_ms'] > 0
@@ -321,7 +345,8 @@ def test_the_page_of_augmentation_measures_the_networks_of_the_demo():
 def test_the_page_of_startup(tmp_path, narrow, in_this_process):
     path = tmp_path / 'rows.json'
     startup.main(['--rounds=1', '--resolution=8', '--training-resolution=8', '--minibatch=4', f'--json={path}',
-                  '--training-flags=--fmap-base=64 --fmap-max=16 --latent-size=16 --mapping-layers=1'], 'bench')
+                  '--training-flags=--fmap-base=64 --fmap-max=16 --latent-size=16 --mapping-layers=1 '
+                  '--g-loss=G_logistic_ns --d-loss=D_logistic'], 'bench')
     rows = {row['name']: row for row in json.loads(path.read_text())}
     assert set(rows) == {*(f'startup/help/{name}' for name in startup.COMMANDS), 'startup/first picture/config-f/8',
                          'startup/first step/config-e/8/mb4', 'startup/opening/stylegan2/8/tensorflow',
@@ -336,7 +361,14 @@ def test_a_command_that_fails_is_not_timed(tmp_path):
 
 @pytest.mark.slow
 def test_the_page_of_growth(tmp_path, monkeypatch, narrow, in_this_process):
-    monkeypatch.setattr(growth, 'SERIES', {'resolution': [(8, 64, 4), (16, 64, 4)], 'minibatch': [(8, 64, 4)]})
+    monkeypatch.setattr(growth, 'SERIES', {'resolution': [(4, 64, 4), (8, 64, 4)], 'minibatch': [(4, 64, 4)]})
+    known, run = {}, timing.in_own_process
+
+    def once(program, *arguments, env=None):  # The third case is the first one.
+        if (program, arguments) not in known:
+            known[program, arguments] = run(program, *arguments, env=env)
+        return known[program, arguments]
+    monkeypatch.setattr(timing, 'in_own_process', once)
     path = tmp_path / 'rows.json'
     growth.main(['--rounds=1', f'--json={path}', f'--plot={tmp_path / "plot.svg"}'], 'bench')
     small, large, other = json.loads(path.read_text())
@@ -458,13 +490,14 @@ def test_what_counts_as_a_launch():
 
 
 @pytest.mark.slow
-def test_the_page_of_stages(tmp_path, capsys):
+def test_the_page_of_stages(tmp_path, in_forks):
     """The coarse stage takes less time than the fine one, whatever else the machine does."""
-    stages.main(['--rounds', '1', '--configs', 'config-d', '--fmap-max', '128', '--json', str(tmp_path / 'rows.json')],
+    in_forks.widths(fmap_base=2048)
+    stages.main(['--rounds', '1', '--configs', 'config-a', '--fmap-max', '32', '--json', str(tmp_path / 'rows.json')],
                 'bench')
     coarse, middle, fine = json.loads((tmp_path / 'rows.json').read_text())
     assert [row['name'] for row in (coarse, middle, fine)] == [
-        f'config-d/32/stage {size}x{size}' for size in (8, 16, 32)]
+        f'config-a/32/stage {size}x{size}' for size in (8, 16, 32)]
     assert coarse['time_ratio'] < 0.8 and fine['time_ratio'] == 1 and coarse['memory_mb'] < fine['memory_mb']
 
 
@@ -503,7 +536,7 @@ def test_the_page_of_small_data(tmp_path, capsys, monkeypatch):
     assert '--fmap-base=512' in settings and all(flag.startswith('--') for flag in settings)
     monkeypatch.setattr(small_data, 'demo_settings', lambda: [
         '--fmap-base=64', '--fmap-max=16', '--latent-size=16', '--mapping-layers=1', '--g-loss=G_logistic_ns',
-        '--minibatch-size=8', '--minibatch-gpu=8', '--lrate=0.004', '--g-smoothing-kimg=0.1'])
+        '--d-loss=D_logistic', '--minibatch-size=8', '--minibatch-gpu=8', '--lrate=0.004', '--g-smoothing-kimg=0.1'])
     monkeypatch.setattr(demo, 'METRICS', ('fd_efficientnet16', 'pr0.016k3_exact'))
     trained, measured = [], {}
 
@@ -563,7 +596,10 @@ def test_the_page_of_the_family(tmp_path, capsys, monkeypatch):
 
     def train(flags):
         trained.append(flags)
-        run_training.main([*(flag for flag in flags if not flag.startswith('--max')), '--total-kimg=0.016'])
+        if len(trained) < 3:
+            run_training.main([*(flag for flag in flags if not flag.startswith('--max')), '--total-kimg=0.016'])
+        else:
+            finished.touch()  # How runs go on is tested elsewhere.
     monkeypatch.setattr(family, 'train', train)
     flags = [f'--faces={tmp_path / "faces.zip"}', f'--out={tmp_path}', f'--json={tmp_path / "rows.json"}',
              '--minutes=3', '--cases=msg-stylegan,progan']
@@ -581,6 +617,7 @@ def test_the_page_of_the_family(tmp_path, capsys, monkeypatch):
     (tmp_path / 'rows.json').write_text(json.dumps(rows[:1]))
     family.main([*flags, f'--pictures={tmp_path / "new.png"}', '--at', '0', '1'], 'bench')
     assert len(trained) == 3 and float(trained[2][4].split('=')[1]) < 3  # Less what the run has used.
+    assert '--resume=latest' in trained[2]
     assert PIL.Image.open(tmp_path / 'new.png').size == (2 * (2 * 64 + 4), 2 * (2 * 16 + 4))
     assert capsys.readouterr().out.count('family/progan/3min') == 2
     with pytest.raises(SystemExit):
