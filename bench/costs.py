@@ -122,6 +122,8 @@ def flop_of_graph(graph: Any) -> int:
             total += shapes[2].num_elements() * op.outputs[0].shape[:3].num_elements()
         elif op.type == 'MatMul':
             total += op.outputs[0].shape.num_elements() * shapes[0][0 if op.get_attr('transpose_a') else 1]
+        elif op.type == 'BatchMatMulV2':
+            total += op.outputs[0].shape.num_elements() * shapes[0][-2 if op.get_attr('adj_x') else -1]
         else:
             counted = any(word in op.type for word in ('Conv', 'MatMul', 'Einsum')) and 'Depthwise' not in op.type
             assert not counted, f'{op.type} is not handled'

@@ -48,10 +48,11 @@ INNER = ('test_autosummary test_checkpoint test_cli test_configs test_detection 
          'test_run_training test_schedule test_transfer test_util').split()
 
 # The slowest test files, in this order. They start first, so that none of them keeps one worker busy at the end.
-LONGEST = ('test_multi_device test_resume test_training_loop test_bench test_native test_progressive '
-           'test_cuda_kernels test_networks test_keras_habits test_tour test_train_step test_dtypes test_run_metrics '
-           'test_health test_packaging test_build test_projection_quality test_known_datasets test_time_limit '
-           'test_feature_networks').split()
+LONGEST = ('test_multi_device test_bench test_progressive test_training_loop test_resume test_train_step test_native '
+           'test_cuda_kernels test_build test_dtypes test_export test_feature_networks test_tour test_several_devices '
+           'test_projection_quality test_keras_habits test_known_datasets test_networks test_packaging '
+           'test_progan_training test_run_metrics test_gpu_kernels test_health test_msg_training '
+           'test_time_limit').split()
 
 
 def pytest_configure(config):
