@@ -321,24 +321,20 @@ def modulate(layers, dlatents, dtypes):
     Returns:
         For each layer (style [N, in], demodulation [N, out], or None if it does not demodulate), float32.
     """
-    def styles_of(some, w):  # The factors of the weights are applied to the styles, which have far fewer elements.
+    def styles_of(some, w, half):
+        # The factors of the weights are applied to the styles, which have far fewer elements.
         coef, mod_coef = _factors([layer.coef for layer in some]), np.float32(some[0].mod_coef)
         weights, biases = (_together([tf.convert_to_tensor(layer.var(name)) for layer in some])
                            for name in ('mod_weight', 'mod_bias'))
-        return tf.matmul(_together(w), weights) * (coef * mod_coef) + (tf.expand_dims(biases, -2) + 1) * coef
-
-    def normalized_styles_of(some, x):
-        return _by_maximum(_together(x), [-1]) * _factors([layer.coef for layer in some])
+        x = tf.matmul(_together(w), weights) * (coef * mod_coef) + (tf.expand_dims(biases, -2) + 1) * coef
+        return _by_maximum(x, [-1]) * coef if half[0] else x
 
     def demodulations_of(some, x, weights):
         return tf.math.rsqrt(tf.matmul(tf.square(_together(x)), _sums_of_squares(*weights)) + 1e-8)
 
     half = [layer.demodulate and dtype == tf.float16 for layer, dtype in zip(layers, dtypes, strict=True)]
-    shapes = [layer.mod_weight.shape for layer in layers]
-    styles = _for_each_group(shapes, styles_of, layers, dlatents)
-    normalized = _for_each_group([yes and shape for yes, shape in zip(half, shapes, strict=True)],
-                                 normalized_styles_of, layers, styles)
-    styles = [y if yes else x for x, y, yes in zip(styles, normalized, half, strict=True)]
+    styles = _for_each_group([(layer.mod_weight.shape, yes) for layer, yes in zip(layers, half, strict=True)],
+                             styles_of, layers, dlatents, half)
     weights = [layer.unscaled_weight(dtype) for layer, dtype in zip(layers, dtypes, strict=True)]
     demodulations = _for_each_group([layer.demodulate and layer.weight.shape for layer in layers],
                                     demodulations_of, layers, styles, weights)
