@@ -6,8 +6,8 @@ from PIL import Image
 
 from latents import figures_stylegan
 from tests.golden import GOLDEN_FAMILY, load_json, load_npz
+from tests.graphs import eagerly
 from tests.latents.networks import generator
-from tests.training.test_networks import eagerly
 from training import misc, networks_stylegan2
 
 FOLDER = GOLDEN_FAMILY / 'stylegan' / 'figures'

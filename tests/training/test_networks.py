@@ -1,12 +1,11 @@
 """The networks against the original's numbers, names, shapes and listings."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.golden import GOLDEN, assert_close, load_json, load_npz
+from tests.graphs import eagerly
 from training import misc
 
 
@@ -93,18 +92,9 @@ def expected_and_actual(name, nets, only=None):
                 net.set_var(name, 0)  # As they were read: other tests use them too.
 
 
-@contextlib.contextmanager
-def eagerly():
-    """`Network.run` computes eagerly inside: tracing takes ten times as long as computing these small networks."""
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.golden
 def test_outputs(variant, impl):
+    """Eagerly: tracing takes ten times as long as computing these small networks."""
     name, nets, path = variant
     with eagerly():
         for key, expected, actual, scale in expected_and_actual(name, nets):

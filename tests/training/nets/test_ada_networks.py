@@ -12,8 +12,9 @@ from dnnlib.pickles import legacy_pickle
 from dnnlib.pickles.network_state import NetworkReader, NetworkState
 from dnnlib.pickles.reader import BoundedStream
 from tests.golden import GOLDEN_ADA, GOLDEN_FAMILY, assert_close, load_json, load_npz
+from tests.graphs import eagerly
 from tests.torch_snapshots import snapshot_of
-from tests.training.test_networks import eagerly, scale_of_scores
+from tests.training.test_networks import scale_of_scores
 from training import misc
 from training.nets.registry import create_network
 from training.networks_stylegan2 import embed_labels, truncate

@@ -18,10 +18,11 @@ from dnnlib.cli import UserError
 from dnnlib.tflib import Random
 from dnnlib.tflib.tfutil import has_gpu, seed_everything
 from tests.golden import GOLDEN
+from tests.graphs import eagerly
 from tests.training.run.test_health import PLAIN
 from tests.training.run.test_resume import assert_same_run, train
 from tests.training.run.test_resume import data_dir as data_dir  # noqa: PLC0414  A fixture.
-from tests.training.test_networks import eagerly, expected_and_actual
+from tests.training.test_networks import expected_and_actual
 from training import misc
 from training.configs import PRECISIONS
 from training.nets import registry

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.golden import GOLDEN_FAMILY, assert_close, load_json, load_npz
-from tests.training.test_networks import eagerly, scale_of_scores
+from tests.graphs import eagerly
+from tests.training.test_networks import scale_of_scores
 from training import misc, networks_msg
 
 VARIANTS = load_json('msg/networks/variants.json', GOLDEN_FAMILY)

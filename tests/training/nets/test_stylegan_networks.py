@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.golden import GOLDEN_FAMILY, assert_close, load_json, load_npz
-from tests.training.test_networks import eagerly, scale_of_scores
+from tests.graphs import eagerly
+from tests.training.test_networks import scale_of_scores
 from training import misc
 
 VARIANTS = [name for name in load_json('stylegan/networks/variants.json', GOLDEN_FAMILY) if 'progan' not in name]
