@@ -161,6 +161,12 @@ def _map_networks(obj, cls, func):
 
 
 def _network_from_state(state, path):
+    # Keras needs one core to create the network. Meanwhile TensorFlow transposes the weights with another.
+    with ThreadPoolExecutor(1) as pool:
+        return _create_network(state, path, pool)
+
+
+def _create_network(state, path, pool):
     from dnnlib.tflib.variables import count_variables, skip_initializers
     from training.nets import registry
     try:
@@ -172,10 +178,8 @@ def _network_from_state(state, path):
         _check_lists(known)
         # The settings must not describe much more than the file holds. What differs by less is named below.
         num_bytes = 4 * sum(int(np.size(value)) for value in values.values())
-        # Keras needs one core to create the network. Meanwhile TensorFlow transposes the weights with another.
-        with (ThreadPoolExecutor(1) as pool, skip_initializers(),
-              count_variables(2 * len(values) + 100, 2 * num_bytes + _SPARE_BYTES)):
-            tensors = {name: pool.submit(_contiguous, np.asarray(value)) for name, value in values.items()}
+        tensors = {name: pool.submit(_contiguous, np.asarray(value)) for name, value in values.items()}
+        with skip_initializers(), count_variables(2 * len(values) + 100, 2 * num_bytes + _SPARE_BYTES):
             net = cls(state.name, **known)
     except Exception as err:  # Settings of a wrong type or size can fail anywhere in Keras, NumPy and TensorFlow.
         reason = (str(err) or type(err).__name__).splitlines()[0][:300]
