@@ -215,6 +215,8 @@ class ArgumentParser(argparse.ArgumentParser):
         Others:       As of argparse.
     """
 
+    _given: Sequence[str] = ()  # What was parsed last.
+
     def __init__(self, prog: str | None = None, epilog: str | None = None, **kwargs: Any):
         if epilog and commands:
             epilog = re.sub(r'python (\w+\.py)', lambda match: command(match[1]), epilog)

@@ -173,11 +173,10 @@ class Dense(ScopedLayer):
         if x.shape.rank > 2:
             x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
         gain = ACTIVATIONS[self.act].def_gain if self.act_gain is None else self.act_gain
-        if self.act in ('linear', 'relu', 'lrelu'):  # Factors of the input may as well be factors of the output.
-            x = fused_bias_act(tf.matmul(x, self.weight * (self.coef / self.lrmul)), self.bias, act=self.act,
-                               gain=gain * self.lrmul)
-        else:
-            x = fused_bias_act(tf.matmul(x, self.weight * self.coef), self.bias * self.lrmul, act=self.act, gain=gain)
+        # Where activations allow it, the multiplier of weight and bias is a factor of the output.
+        factor = self.lrmul if self.act in ('linear', 'relu', 'lrelu') else 1.0
+        x = tf.matmul(x, self.weight * (self.coef / factor))
+        x = fused_bias_act(x, self.bias * (self.lrmul / factor), act=self.act, gain=gain * factor)
         if labels is not None:
             x = tf.reduce_sum(x * labels, axis=1, keepdims=True)
         return self.record(x, is_image=False)
