@@ -121,7 +121,10 @@ def test_stopped_killed_and_gone_on_with_until_time_is_over(data_dir, tmp_path):
     (chief, out, err), (worker, worker_out, worker_err) = ended
     assert (chief, worker, err, worker_err) == (0, 0, '', '')
     length, = re.findall(r'was reached at kimg ([\d.]+) of 0.128', out)
-    assert float(stopped_at) < float(length) < 0.128
+    begun_at, = re.findall(r'Going on from .*, at kimg (\d+\.\d+)', out)
+    assert float(begun_at) >= float(stopped_at)
+    # The schedule is updated every 16 images.
+    assert round(1000 * float(length)) == (round(1000 * float(begun_at)) // 16 + 1) * 16 < 128
     assert (tmp_path / NAME / '_finished.txt').read_text() in out
     assert worker_out.splitlines() == ['Worker 1 of 2: training, and leaving the report to the chief.']
 
