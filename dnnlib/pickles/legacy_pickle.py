@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import mmap
 import os
 import pickle
 import struct
@@ -48,7 +49,7 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
         None, bool, int, float, str, bytes, numeric numpy array or scalar, NetworkState, or list, tuple, dict (with str
         keys), OrderedDict or EasyDict of these. Arrays have the byte order of this machine. Strings of Python 2 are
         decoded as latin1. Networks are read from protocol 2, which the original's oldest files have, and later ones.
-        A pickle of PyTorch gives the tuple (G, D, Gs) of `NetworkState`.
+        A pickle of PyTorch gives the tuple (G, D, Gs) of `NetworkState`, whose arrays are views of the mapped file.
 
     Raises:
         UserError: The file cannot be read, is damaged, has another format, or contains something not listed above.
@@ -61,7 +62,7 @@ def load(file: str | os.PathLike | IO[bytes]) -> Any:
             raise UserError(f'{file}: cannot be read: {err.strerror}',
                             'Check the path of the network pickle.') from None
     try:
-        stream = BoundedStream(file if file.seekable() else io.BytesIO(file.read()))
+        stream = BoundedStream(_contents(file))
         _refuse_other_formats(stream.head)
         reader, size = SnapshotReader(stream), stream.left
         value = reader.load()
@@ -100,6 +101,16 @@ def dump(obj: Any, path: str | os.PathLike) -> None:
 
 
 # ---- Reading ----
+
+def _contents(file):
+    """The rest of an open file. A file on a disk is mapped, so that the weights of PyTorch are not copied."""
+    if type(file) is io.BufferedReader:
+        try:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[file.tell():]
+        except (OSError, ValueError):  # A pipe, or an empty file.
+            pass
+    return file.read()
+
 
 def _refuse_other_formats(head):
     if not head:

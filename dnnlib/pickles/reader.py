@@ -12,10 +12,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import os
 import pickletools
 import re
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -65,41 +64,54 @@ _ARGUMENT_OPCODES = {
     'SHORT_BINUNICODE', 'BINUNICODE8',
 }
 
+_BYTES_OPCODES = (b'B', b'\x8e')  # BINBYTES and BINBYTES8, which are followed by four or eight bytes with the size.
+_VIEW_BYTES = 2**16
+
 _PLAIN_TYPES = (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)
 
 
 class BoundedStream:
-    """Binary stream that never requests more bytes than its file has, whatever length the pickle claims.
+    """Binary stream that never requests more bytes than there are, whatever length the pickle claims.
 
     Python allocates memory for the requested size, so that a `read` of 2**40 bytes could end the program.
 
     Args:
-        file: Seekable binary file object, positioned at the beginning.
+        data: Bytes of the pickle, uint8; of a file, those in memory that is mapped to it.
 
     Attributes:
         head: The first 64 bytes.
         left: Number of bytes that have not been read yet.
     """
 
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        start = file.tell()
-        self.left = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
-        self.head = file.read(64)
-        file.seek(start)
+    def __init__(self, data: Any):
+        self._data = memoryview(data)
+        self.left = len(self._data)
+        self.head = bytes(self._data[:64])
+        self._opcode = b''
 
-    def read(self, size: int) -> bytes:
-        """Read up to `size` bytes."""
-        data = self._file.read(min(size, self.left))
-        self.left -= len(data)
-        return data
+    @property
+    def position(self) -> int:
+        """Number of bytes that have been read."""
+        return len(self._data) - self.left
+
+    def read(self, size: int) -> bytes | memoryview:
+        """Read up to `size` bytes. Long byte strings of a pickle are views of the data, to spare a copy of weights."""
+        begin = self.position
+        view = self._data[begin:begin + size]
+        self.left -= len(view)
+        if size == 1:  # Whatever is longer than this follows its instruction and its size.
+            self._opcode = bytes(view)
+        return view if size >= _VIEW_BYTES and self._opcode in _BYTES_OPCODES else bytes(view)
 
     def readline(self) -> bytes:
         """Read up to the end of the line."""
-        line = self._file.readline(self.left)
-        self.left -= len(line)
-        return line
+        begin, size = self.position, 256
+        while True:
+            line, newline, _rest = bytes(self._data[begin:begin + size]).partition(b'\n')
+            if newline or size >= self.left:
+                self.left -= len(line + newline)
+                return line + newline
+            size *= 2
 
 
 class Reader:
@@ -148,7 +160,7 @@ class Reader:
             if count >= self.max_opcodes:
                 raise Refusal(f'has more than {self.max_opcodes} instructions', FOREIGN)
             if opcode.name in _ARGUMENT_OPCODES:
-                self.stack.append(arg)
+                self.stack.append(self.take_bytes(arg) if isinstance(arg, memoryview) else arg)
             elif not self.execute_data_opcode(opcode.name, arg):
                 self.execute_object_opcode(opcode.name, arg)
         if len(self.stack) != 1 or self.outer_stacks:
@@ -235,6 +247,10 @@ class Reader:
                 raise Refusal(f'uses the pickle instruction {name}{detail}, which network pickles do not need', FOREIGN)
 
     # ---- Parts of the instructions ----
+
+    def take_bytes(self, view: memoryview) -> Any:
+        """Return what a long byte string becomes on the stack."""
+        return bytes(view)
 
     def pop(self, count: int) -> list[Any]:
         """Remove the last values from the stack and return them."""
@@ -366,7 +382,7 @@ class Reader:
         if depth > MAX_DEPTH:
             raise Refusal(f'is nested more than {MAX_DEPTH} levels deep', FOREIGN)
 
-    def count_bytes(self, data: bytes) -> bytes:
+    def count_bytes(self, data: Any) -> Any:
         """Count bytes that were made and return them; refuse a file that has the same bytes made again and again."""
         self.bytes_left -= len(data)
         if self.bytes_left < 0:

@@ -13,7 +13,6 @@ of this project. They become views of the tensors, so that nothing is copied.
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 
 from dnnlib.pickles import torch_weights
 from dnnlib.pickles.network_state import NetworkReader, NetworkState
-from dnnlib.pickles.reader import DAMAGED, BoundedStream, Refusal, show
+from dnnlib.pickles.reader import DAMAGED, BoundedStream, Global, Refusal, show
 from dnnlib.pickles.torch_weights import Storage, StorageReader
 
 EXPECTED = ('Expected a network-snapshot-*.pkl of stylegan2-ada-pytorch, or of stylegan3 with --cfg=stylegan2. '
@@ -95,6 +94,11 @@ class SnapshotReader(NetworkReader):
         else:
             super().check(value, depth)
 
+    def take_bytes(self, view: memoryview) -> Any:
+        """Arguments of `make_storage` stay views. Anything else, such as the weights of TensorFlow, needs bytes."""
+        stack = self.stack or (self.outer_stacks or [[]])[-1]  # Arguments may begin with a MARK.
+        return view if stack[-1:] == [Global('torch.storage._load_from_bytes')] else super().take_bytes(view)
+
     # ---- Meaning of the allowed names ----
 
     def make_module(self, meta: Any) -> TorchModule:
@@ -115,19 +119,18 @@ class SnapshotReader(NetworkReader):
         return ()
 
     def make_storage(self, data: Any) -> _LoadedStorage:
-        if type(data) is not bytes:
+        if not isinstance(data, (bytes, memoryview)):
             raise TypeError('storage of a tensor is no byte string')
         self.count_bytes(data)
         # A storage has few instructions, each of which takes time; the file can refer to it again and again.
         self.count_values(_STORAGE_OPCODES)
-        file, numbers = io.BytesIO(data), np.frombuffer(data, np.uint8)
-        if self._beginning and data.startswith(self._beginning):
-            file.seek(len(self._beginning))
-            stream = BoundedStream(file)
+        numbers = np.frombuffer(data, np.uint8)
+        stream = BoundedStream(data)
+        if self._beginning and data[:len(self._beginning)] == self._beginning:
+            stream.read(len(self._beginning))
         else:
-            stream = BoundedStream(file)
             self._order = torch_weights.read_order(stream, _STORAGE_OPCODES)
-            self._beginning = data[:len(data) - stream.left]
+            self._beginning = bytes(data[:stream.position])
         order = self._order
         storage, storages, end = torch_weights.read_old(stream, numbers, order, _FloatReader, _STORAGE_OPCODES)
         if end != len(data):

@@ -78,7 +78,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if not head:
                 raise Refusal('is empty', DAMAGED)
             data = np.memmap(path, np.uint8, 'r')
-            tensors, storages, order = (_read_zip if head == b'PK\x03\x04' else _read_file)(file, data)
+            tensors, storages, order = _read_zip(file, data) if head == b'PK\x03\x04' else _read_old_file(data)
         return {name: view_of(tensor, storages.get(tensor.storage.key, data[:0]), order, ascii(name[:100]))
                 for name, tensor in tensors.items()}
     except OSError as err:
@@ -108,7 +108,7 @@ def _read_zip(file, data):
     order = parts['byteorder'].tobytes() if 'byteorder' in parts else b'little'
     if order not in (b'little', b'big'):
         raise Refusal('has an unknown byte order', FOREIGN)
-    tensors = _Unpickler(_stream(file, begins['data.pkl'], len(parts['data.pkl']))).load()
+    tensors = _Unpickler(BoundedStream(parts['data.pkl'])).load()
     storages = {name.removeprefix('data/'): part for name, part in parts.items() if name.startswith('data/')}
     return tensors, storages, '<' if order == b'little' else '>'
 
@@ -125,12 +125,12 @@ def _begin(info, file):
     return info.header_offset + 30 + sum(struct.unpack('<HH', header[26:30]))
 
 
-def _read_file(file, data):
+def _read_old_file(data):
     """Read the format before PyTorch 1.6; returns the same as `_read_zip`."""
     if data[257:262].tobytes() == b'ustar':
         raise Refusal('is of the form that PyTorch wrote before version 0.2',
                       'Load it and save it again with a later PyTorch.')
-    stream = _stream(file, 0, len(data))
+    stream = BoundedStream(data)
     order = read_order(stream)
     tensors, storages, _end = read_old(stream, data, order, _Unpickler)
     return tensors, storages, order
@@ -175,7 +175,7 @@ def read_old(stream: BoundedStream, data: np.ndarray, order: str, reader: type[S
     keys = _run(_PlainReader(stream), max_opcodes)
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise TypeError('keys of the storages are no list of strings')
-    storages, begin = {}, len(data) - stream.left
+    storages, begin = {}, stream.position
     for key in keys:
         header = data[begin:begin + 8].tobytes()
         if len(header) < 8:
@@ -192,14 +192,6 @@ def read_old(stream: BoundedStream, data: np.ndarray, order: str, reader: type[S
 def _run(reader, max_opcodes):
     reader.max_opcodes = max_opcodes
     return reader.run()
-
-
-def _stream(file, begin, size):
-    """BoundedStream of a part of the file."""
-    file.seek(begin)
-    stream = BoundedStream(file)
-    stream.left = min(size, stream.left)
-    return stream
 
 
 def view_of(tensor: Tensor, data: np.ndarray, order: str, name: str) -> np.ndarray:

@@ -118,11 +118,24 @@ def test_plain_data_of_every_protocol_reads_as_pickle_reads_it(protocol):
         'arrays': [np.arange(6, dtype=dtype).reshape(2, 3) for dtype in ('u1', 'i4', 'i8', 'f2', 'f4', 'f8', 'c8')],
         'order': np.arange(600.0).reshape(20, 30).T, 'empty': np.zeros([0, 3]), 'bool': np.array([True, False]),
         'scalars': [np.float32(0.1), np.int64(-1), np.bool_(True)], 'zero dims': np.array(3.5),
+        'long': [b'\xff\n' * 70000, '\xff\n' * 70000, np.arange(40000)],
     }
     if protocol < 2:
         del data['easy']  # needs copyreg._reconstructor there, which is not admitted
     pickled = pickle.dumps(data, protocol)
     assert_same(load_bytes(pickled), pickle.loads(pickled))
+
+
+def test_a_pipe_is_read():
+    reader, writer = os.pipe()
+    with open(writer, 'wb') as file:
+        file.write(pickle.dumps({'a': 1}))
+    with open(reader, 'rb') as file:
+        assert legacy_pickle.load(file) == {'a': 1}
+
+
+def test_long_strings_of_python_2_are_text():
+    assert load_bytes(b'\x80\x02T\x00\x00\x02\x00' + b'\xe9' * 2**17 + b'.') == '\xe9' * 2**17
 
 
 def test_python_2_pickle_is_read_as_latin1():

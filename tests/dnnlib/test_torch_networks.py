@@ -1,6 +1,7 @@
 """Network pickles of PyTorch: read exactly, and hostile ones refused without harm."""
 
 import hashlib
+import mmap
 import os
 import time
 
@@ -12,7 +13,7 @@ from dnnlib.pickles import legacy_pickle, torch_networks
 from dnnlib.pickles.reader import BoundedStream
 from tests.attacks import torch_networks as attacks
 from tests.attacks.limits import traced_memory
-from tests.dnnlib.test_legacy_pickle import load_bytes, refused
+from tests.dnnlib.test_legacy_pickle import assert_same, load_bytes, refused
 from tests.golden import GOLDEN_ADA, load_json
 
 VARIANTS = load_json('networks/variants.json', GOLDEN_ADA)
@@ -24,7 +25,7 @@ VARIANTS = load_json('networks/variants.json', GOLDEN_ADA)
 @pytest.mark.parametrize('name', VARIANTS)
 def test_tensors_have_the_listed_names_shapes_and_values(name):
     with open(GOLDEN_ADA / 'networks' / f'{name}.pkl', 'rb') as file:
-        snapshot = torch_networks.SnapshotReader(BoundedStream(file)).load()
+        snapshot = torch_networks.SnapshotReader(BoundedStream(file.read())).load()
     expected = load_json(f'networks/{name}.vars.json', GOLDEN_ADA)
     assert {'G', 'D', 'G_ema'} <= set(expected)
     for net, rows in expected.items():
@@ -67,6 +68,28 @@ def test_strides_are_kept_and_nothing_is_copied():
     const = dict(load_bytes(attacks.with_tensor(value))[0].components['synthesis'].variables)['4x4/Const/const']
     np.testing.assert_array_equal(const[0], weights.reshape(4, 4, 6).transpose(2, 0, 1))
     assert const.strides[1:] == (4, 96, 24) and not const.flags.writeable
+
+
+@pytest.mark.golden('STYLEGAN2_GOLDEN_ADA')
+@pytest.mark.parametrize('own', [False, True])
+def test_weights_of_a_file_are_views_of_the_mapped_file(own, tmp_path, monkeypatch):
+    """In files of PyTorch, and in those whose tuples begin with a MARK."""
+    monkeypatch.setattr('dnnlib.pickles.reader._VIEW_BYTES', 64)
+    path = tmp_path / 'own.pkl' if own else GOLDEN_ADA / 'networks' / 'auto.pkl'
+    if own:
+        path.write_bytes(attacks.snapshot())
+    networks = legacy_pickle.load(path)
+    for weight in (dict(networks[0].components['synthesis'].variables)['4x4/Const/const'],
+                   dict(networks[1].variables)['4x4/Dense0/weight']):
+        assert isinstance(owner_of(weight), mmap.mmap)
+    assert_same(networks, load_bytes(path.read_bytes()))
+
+
+def owner_of(array):
+    """What holds the memory of an array."""
+    while hasattr(array, 'base'):
+        array = array.base
+    return array.obj if isinstance(array, memoryview) else array
 
 
 def test_big_endian_numbers():

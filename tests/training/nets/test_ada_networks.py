@@ -225,7 +225,7 @@ def states_of(path):
             super().set_state(target, state)
 
     with open(path, 'rb') as file:
-        Recorder(BoundedStream(file)).load()
+        Recorder(BoundedStream(file.read())).load()
     return states
 
 
