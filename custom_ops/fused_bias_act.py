@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from custom_ops import loader
-from custom_ops.reference import ACTIVATIONS, bias_act_reference
+from custom_ops.reference import ACTIVATIONS, SLOPES, bias_act_reference
 
 
 def fused_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, axis: int = 1, act: str = 'linear',
@@ -52,7 +52,7 @@ def fused_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, axis: int = 1, act:
 
 def _gradient_needs_only_y(act, alpha, gain):
     """True if the output determines the slope (by its sign) and whether an element was clamped (by its magnitude)."""
-    return tf.compat.as_str(act) in ('linear', 'relu', 'lrelu') and gain > 0 and alpha >= 0
+    return tf.compat.as_str(act) in SLOPES and gain > 0 and alpha >= 0
 
 
 def _gradient(op, dy, dy_bias, ref, order, ref_is_y, want_db):
@@ -91,7 +91,7 @@ def _gradient_gradient(op, ddx, ddb):
     ddx_bias = ddb if want_db else tf.zeros([0], dy.dtype)
     d_dy, d_dy_bias = _gradient(op, ddx, ddx_bias, ref, order, ref_is_y, want_db=_has_bias(dy_bias))
     d_dy_bias = d_dy_bias if _has_bias(dy_bias) else None
-    if op.get_attr('act') in (b'linear', b'relu', b'lrelu'):  # The slope is constant on both sides of zero.
+    if tf.compat.as_str(op.get_attr('act')) in SLOPES:  # The slope is constant on both sides of zero.
         return d_dy, d_dy_bias, None, None
     channels = [-1 if i == op.get_attr('axis') else 1 for i in range(dy.shape.rank)]
     u = ddx + tf.reshape(ddx_bias, channels) if want_db else ddx

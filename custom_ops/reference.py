@@ -59,6 +59,9 @@ ACTIVATIONS = {
     'swish':    Activation(lambda x, alpha: tf.nn.sigmoid(x) * x,                     None, math.sqrt(2)),
 }
 
+# Activations that are linear on each side of zero, with their default slope for negative x.
+SLOPES = {'linear': 1.0, 'relu': 0.0, 'lrelu': ACTIVATIONS['lrelu'].def_alpha}
+
 
 def bias_act_reference(x: tf.Tensor, b: tf.Tensor | None, axis: int, act: str, alpha: float | None, gain: float,
                        clamp: float | None = None) -> tf.Tensor:

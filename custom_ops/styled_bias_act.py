@@ -4,10 +4,7 @@ import tensorflow as tf
 
 from custom_ops import loader
 from custom_ops.fused_bias_act import fused_bias_act
-from custom_ops.reference import ACTIVATIONS, styled_bias_act_reference
-
-# Activations that the native op knows, with their slope for negative input: the piecewise linear ones.
-_SLOPES = {'linear': 1.0, 'relu': 0.0, 'lrelu': ACTIVATIONS['lrelu'].def_alpha}
+from custom_ops.reference import ACTIVATIONS, SLOPES, styled_bias_act_reference
 
 
 def styled_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, scale: tf.Tensor | None = None,
@@ -29,12 +26,12 @@ def styled_bias_act(x: tf.Tensor, b: tf.Tensor | None = None, scale: tf.Tensor |
         Images of x's shape and type, differentiable to any order.
     """
     gain = ACTIVATIONS[act].def_gain if gain is None else gain
-    library = loader.library() if act in _SLOPES and gain > 0 else None
+    library = loader.library() if act in SLOPES and gain > 0 else None  # The native op has no other activations.
     if library is None:
         return styled_bias_act_reference(x, b, scale, noise, act, gain, clamp, data_format, bias_act=fused_bias_act)
     none = tf.zeros([0], tf.float32)
     return library.stylegan2_styled_bias_act(
-        x, *(none if value is None else value for value in (scale, noise, b)), alpha=_SLOPES[act],
+        x, *(none if value is None else value for value in (scale, noise, b)), alpha=SLOPES[act],
         gain=gain, clamp=-1 if clamp is None else clamp, data_format=data_format)
 
 

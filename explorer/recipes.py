@@ -214,18 +214,11 @@ class Kitchen:
         if (net.key, name) not in self._directions:
             num_layers, size = net.w_shape
             cov = directions_module.covariance_of_w(net.Gs, _NUM_SAMPLES)
-            num = min(_NUM_DIRECTIONS, size)
-            if name == 'pca':
-                vectors, shares = directions_module.pca(cov, num)
-            else:
-                weights = [weight for group in directions_module.modulations(net.Gs).values() for weight in group]
-                if not weights:
-                    raise UserError('this network has no modulation weights, from which SeFa computes directions',
-                                    'Choose PCA.')
-                vectors, shares = directions_module.sefa(weights, num)
+            layers = list(range(num_layers))
+            vectors, shares = directions_module.computed(net.Gs, name, layers, min(_NUM_DIRECTIONS, size), cov)
             how = dict(network=net.named.name, method=name, num_samples=_NUM_SAMPLES, class_idx=None)
             self._directions[net.key, name] = directions_module.make(
-                vectors, shares, list(range(num_layers)), num_layers, cov, how)
+                vectors, shares, layers, num_layers, cov, how)
         return self._directions[net.key, name]
 
 

@@ -182,6 +182,33 @@ def modulations(Gs: Network) -> dict[int, list[np.ndarray]]:
     return found
 
 
+def computed(Gs: Network, method: str, layers: Sequence[int], num: int, cov: np.ndarray,
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """The directions of a generator by a method that needs no examples.
+
+    Args:
+        Gs:     Generator.
+        method: 'sefa' or 'pca'.
+        layers: Layers of W whose modulation weights count (sefa).
+        num:    Number of directions.
+        cov:    Covariance of W (pca), [dlatent_size, dlatent_size].
+
+    Returns:
+        As sefa and pca.
+
+    Raises:
+        UserError: The layers have no modulation weights.
+    """
+    if method == 'pca':
+        return pca(cov, num)
+    found = modulations(Gs)
+    weights = [weight for layer in layers for weight in found.get(layer, [])]
+    if not weights:
+        raise UserError('these layers of the network have no modulation weights, from which SeFa computes directions',
+                        'Choose the method pca.')
+    return sefa(weights, num)
+
+
 def sefa(weights: Sequence[np.ndarray], num: int) -> tuple[np.ndarray, np.ndarray]:
     """Directions that change the styles most: closed-form factorization (Shen and Zhou 2021, arXiv:2007.06600).
 

@@ -91,14 +91,8 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
         vectors, shares = vector[np.newaxis], np.array([np.nan])
     # Z is standard normal.
     cov = np.eye(size) if space == 'z' else directions_module.covariance_of_w(Gs, num_samples, label)
-    if method == 'sefa':
-        modulations = directions_module.modulations(Gs)
-        weights = [weight for layer in layers for weight in modulations.get(layer, [])]
-        if not weights:
-            raise UserError(f'{network_pkl}: these layers have no modulation weights', 'Choose --method=pca.')
-        vectors, shares = directions_module.sefa(weights, num)
-    elif method == 'pca':
-        vectors, shares = directions_module.pca(cov, num)
+    if method != 'svm':
+        vectors, shares = directions_module.computed(Gs, method, layers, num, cov)
     found = directions_module.make(
         vectors, shares, layers, num_layers, cov,
         dict(network=str(network_pkl), method=method, num_samples=num_samples, class_idx=class_idx, space=space))

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from custom_ops import ACTIVATIONS, conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
+from custom_ops import ACTIVATIONS, SLOPES, conv_downsample_2d, fused_bias_act, styled_bias_act, upsample_conv_2d
 from custom_ops import conv2d as conv
 from custom_ops.reference import is_portable
 from dnnlib.tflib.keras_network import register
@@ -174,7 +174,7 @@ class Dense(ScopedLayer):
             x = tf.reshape(conv.to_nchw(x), [-1, self.weight.shape[0]])
         gain = ACTIVATIONS[self.act].def_gain if self.act_gain is None else self.act_gain
         # Where activations allow it, the multiplier of weight and bias is a factor of the output.
-        factor = self.lrmul if self.act in ('linear', 'relu', 'lrelu') else 1.0
+        factor = self.lrmul if self.act in SLOPES and self.lrmul > 0 else 1.0
         x = tf.matmul(x, self.weight * (self.coef / factor))
         x = fused_bias_act(x, self.bias * (self.lrmul / factor), act=self.act, gain=gain * factor)
         if labels is not None:
