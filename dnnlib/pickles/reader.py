@@ -65,7 +65,7 @@ _ARGUMENT_OPCODES = {
 }
 
 _BYTES_OPCODES = (b'B', b'\x8e')  # BINBYTES and BINBYTES8, which are followed by four or eight bytes with the size.
-_VIEW_BYTES = 2**16
+_VIEW_BYTES = 2**16               # Shorter byte strings are copied.
 
 _PLAIN_TYPES = (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)
 
@@ -76,7 +76,7 @@ class BoundedStream:
     Python allocates memory for the requested size, so that a `read` of 2**40 bytes could end the program.
 
     Args:
-        data: Bytes of the pickle, uint8; of a file, those in memory that is mapped to it.
+        data: The bytes of the pickle: bytes, a memoryview or a uint8 array. A file can be mapped into memory.
 
     Attributes:
         head: The first 64 bytes.
