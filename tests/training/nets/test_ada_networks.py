@@ -169,7 +169,7 @@ def test_opening_takes_about_as_long_as_a_pickle_of_tensorflow(tmp_path, monkeyp
     misc.save_pkl(nets, tmp_path / 'tf.pkl')
     (tmp_path / 'torch.pkl').write_bytes(snapshot_of(*nets))
     seconds = {'tf.pkl': [], 'torch.pkl': []}
-    for _ in range(3):
+    for _ in range(8):
         for name, measured in seconds.items():
             start = time.process_time()
             misc.load_networks(tmp_path / name)
