@@ -79,37 +79,39 @@ class BoundedStream:
         data: The bytes of the pickle: bytes, a memoryview or a uint8 array. A file can be mapped into memory.
 
     Attributes:
-        head: The first 64 bytes.
-        left: Number of bytes that have not been read yet.
+        head:     The first 64 bytes.
+        position: Number of bytes that have been read.
     """
 
     def __init__(self, data: Any):
         self._data = memoryview(data)
-        self.left = len(self._data)
         self.head = bytes(self._data[:64])
+        self.position = 0
         self._opcode = b''
 
     @property
-    def position(self) -> int:
-        """Number of bytes that have been read."""
-        return len(self._data) - self.left
+    def left(self) -> int:
+        """Number of bytes that have not been read yet."""
+        return len(self._data) - self.position
 
     def read(self, size: int) -> bytes | memoryview:
         """Read up to `size` bytes. Long byte strings of a pickle are views of the data, to spare a copy of weights."""
-        begin = self.position
-        view = self._data[begin:begin + size]
-        self.left -= len(view)
-        if size == 1:  # Whatever is longer than this follows its instruction and its size.
-            self._opcode = bytes(view)
-        return view if size >= _VIEW_BYTES and self._opcode in _BYTES_OPCODES else bytes(view)
+        view = self._data[self.position:self.position + size]
+        self.position += len(view)
+        if size >= _VIEW_BYTES and self._opcode in _BYTES_OPCODES:
+            return view
+        data = view.tobytes()
+        if size == 1:  # What is longer than this follows its instruction and its size.
+            self._opcode = data
+        return data
 
     def readline(self) -> bytes:
         """Read up to the end of the line."""
-        begin, size = self.position, 256
+        size = 256
         while True:
-            line, newline, _rest = bytes(self._data[begin:begin + size]).partition(b'\n')
+            line, newline, _rest = self._data[self.position:self.position + size].tobytes().partition(b'\n')
             if newline or size >= self.left:
-                self.left -= len(line + newline)
+                self.position += len(line + newline)
                 return line + newline
             size *= 2
 
