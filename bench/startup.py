@@ -185,9 +185,9 @@ def save_networks(path: str, config: str, resolution: int) -> float:
         Number of the generator's parameters, in millions.
     """
     from training import misc
-    G, D = (networks.make_network(key, config, resolution) for key in 'GD')
-    misc.save_pkl((G, D, G.clone('Gs')), path)
-    return sum(var.shape.num_elements() for var in G.trainables.values()) / 1e6
+    nets = _networks(config, resolution)
+    misc.save_pkl(nets, path)
+    return sum(var.shape.num_elements() for var in nets[0].trainables.values()) / 1e6
 
 
 def save_dataset(folder: str, resolution: int) -> None:

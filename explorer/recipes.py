@@ -215,7 +215,8 @@ class Kitchen:
             num_layers, size = net.w_shape
             cov = directions_module.covariance_of_w(net.Gs, _NUM_SAMPLES)
             layers = list(range(num_layers))
-            vectors, shares = directions_module.computed(net.Gs, name, layers, min(_NUM_DIRECTIONS, size), cov)
+            vectors, shares = directions_module.computed(
+                net.Gs, name, layers, min(_NUM_DIRECTIONS, size), cov, net.named.name)
             how = dict(network=net.named.name, method=name, num_samples=_NUM_SAMPLES, class_idx=None)
             self._directions[net.key, name] = directions_module.make(
                 vectors, shares, layers, num_layers, cov, how)

@@ -183,15 +183,16 @@ def modulations(Gs: Network) -> dict[int, list[np.ndarray]]:
 
 
 def computed(Gs: Network, method: str, layers: Sequence[int], num: int, cov: np.ndarray,
-             ) -> tuple[np.ndarray, np.ndarray]:
+             network: str) -> tuple[np.ndarray, np.ndarray]:
     """The directions of a generator by a method that needs no examples.
 
     Args:
-        Gs:     Generator.
-        method: 'sefa' or 'pca'.
-        layers: Layers of W whose modulation weights count (sefa).
-        num:    Number of directions.
-        cov:    Covariance of W (pca), [dlatent_size, dlatent_size].
+        Gs:      Generator.
+        method:  'sefa' or 'pca'.
+        layers:  Layers of W whose modulation weights count (sefa).
+        num:     Number of directions.
+        cov:     Covariance of W (pca), [dlatent_size, dlatent_size].
+        network: Name of the network, for messages.
 
     Returns:
         As sefa and pca.
@@ -204,7 +205,7 @@ def computed(Gs: Network, method: str, layers: Sequence[int], num: int, cov: np.
     found = modulations(Gs)
     weights = [weight for layer in layers for weight in found.get(layer, [])]
     if not weights:
-        raise UserError('these layers of the network have no modulation weights, from which SeFa computes directions',
+        raise UserError(f'{network}: these layers have no modulation weights, from which SeFa computes directions',
                         'Choose the method pca.')
     return sefa(weights, num)
 

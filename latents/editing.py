@@ -92,7 +92,7 @@ def find_directions(run_dir: str, network_pkl: str, keyframes: Sequence[int | st
     # Z is standard normal.
     cov = np.eye(size) if space == 'z' else directions_module.covariance_of_w(Gs, num_samples, label)
     if method != 'svm':
-        vectors, shares = directions_module.computed(Gs, method, layers, num, cov)
+        vectors, shares = directions_module.computed(Gs, method, layers, num, cov, str(network_pkl))
     found = directions_module.make(
         vectors, shares, layers, num_layers, cov,
         dict(network=str(network_pkl), method=method, num_samples=num_samples, class_idx=class_idx, space=space))

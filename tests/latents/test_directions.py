@@ -69,6 +69,12 @@ def test_sefa_finds_a_planted_direction():
     assert cosine(directions.sefa(weights[0], 1)[0][0], planted) < 0.95
 
 
+def test_layers_without_modulation_weights_are_refused_for_the_network():
+    with pytest.raises(UserError, match='^a.pkl: these layers have no modulation weights') as caught:
+        directions.computed(generator('config-f'), 'sefa', [], 1, np.eye(6), 'a.pkl')
+    assert 'pca' in caught.value.remedy
+
+
 def test_the_covariance_is_that_of_numpy():
     Gs = generator('config-f')
     found = directions.covariance_of_w(Gs, 3000)  # More than one batch.
